@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# `make` lists the targets. Each target stands alone: it builds what it needs.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+GO ?= go
+ifeq ($(origin CC),default)
+CC := gcc
+endif
+CROSS_CC ?= aarch64-linux-gnu-gcc
+
+PREFIX ?= /usr/local
+DESTDIR ?=
+BIN := $(CURDIR)/bin
+TOOLS := $(CURDIR)/tools/bin
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -X pno/internal/buildinfo.version=$(VERSION)
+GOBUILD := $(GO) build -trimpath -ldflags '$(LDFLAGS)'
+
+# The end-to-end suite needs the binaries, and root: it is not a unit test.
+UNIT_PKGS = $$($(GO) list ./... | grep -v '^pno/e2e')
+RACE_PKGS = $$($(GO) list ./... | grep -E '^pno/(offload|shim|host|dpu|sim|crypto|internal)(/|$$)')
+ARM64_PKGS = ./offload/... ./dpu/...
+
+export FUZZTIME ?= 10s
+
+##@ Build
+
+.PHONY: help
+help: ## list the targets
+	@awk 'BEGIN { FS = ":.*## " } \
+	  /^##@/ { printf "\n%s\n", substr($$0, 5) } \
+	  /^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: all
+all: build arm64 ## everything, for this machine and for the DPU
+
+.PHONY: build
+build: deps-build shim ## every command and libpno.so, into bin/
+	@mkdir -p $(BIN)
+	$(GOBUILD) -o $(BIN)/ ./cmd/...
+
+.PHONY: shim
+shim: ## libpno.so alone, into bin/
+	@mkdir -p $(BIN)
+	$(MAKE) -C shim all OUT=$(BIN) CC=$(CC)
+
+.PHONY: arm64
+arm64: ## cross-build every command and libpno.so for the DPU, into bin/arm64/
+	@mkdir -p $(BIN)/arm64
+	GOOS=linux GOARCH=arm64 CGO_ENABLED=0 $(GOBUILD) -o $(BIN)/arm64/ ./cmd/...
+	$(MAKE) -C shim all OUT=$(BIN)/arm64 CC=$(CROSS_CC)
+
+.PHONY: clean
+clean: ## remove what was built
+	-$(MAKE) -C shim clean OUT=$(BIN)
+	rm -rf $(BIN) $(TOOLS)
+
+##@ Run
+
+.PHONY: demo
+demo: ## nginx behind a simulated DPU, checked with curl (ONCE=1: exit after the checks)
+	@scripts/deps.sh demo
+	@$(MAKE) --no-print-directory build
+	@ONCE=$(ONCE) scripts/demo.sh
+
+##@ Test
+
+.PHONY: test
+test: ## the whole suite; installs what it needs
+	@scripts/test.sh
+
+.PHONY: unit
+unit: ## Go unit tests
+	$(GO) test $(UNIT_PKGS)
+
+.PHONY: race
+race: ## the concurrent packages under the race detector
+	$(GO) test -race $(RACE_PKGS)
+
+.PHONY: test-shim
+test-shim: ## the C tests of the shim, plain and under the sanitizers
+	$(MAKE) -C shim test OUT=$(BIN) CC=$(CC)
+	$(MAKE) -C shim asan OUT=$(BIN) CC=$(CC)
+	$(MAKE) -C shim tsan OUT=$(BIN) CC=$(CC)
+
+.PHONY: test-arm64
+test-arm64: ## the unit tests of offload/ and dpu/ as arm64 binaries under qemu-user
+	GOOS=linux GOARCH=arm64 CGO_ENABLED=0 $(GO) test -exec qemu-aarch64-static $(ARM64_PKGS)
+
+.PHONY: fuzz
+fuzz: ## every fuzz target for FUZZTIME (10s)
+	@scripts/fuzz.sh
+
+.PHONY: e2e
+e2e: build ## real proxies through the offload (root)
+	$(GO) test -count=1 -timeout 20m -v ./e2e/...
+
+.PHONY: soak
+soak: build ## race tests and the end-to-end suite again and again for SOAK (1h)
+	@scripts/soak.sh $(or $(SOAK),1h)
+
+##@ Measure
+
+.PHONY: bench
+bench: ## every Go benchmark
+	$(GO) test -run '^$$' -bench . -benchmem $(UNIT_PKGS)
+
+.PHONY: bench-compare
+bench-compare: ## Go benchmarks of BASE=rev and of this tree, side by side (PKGS, BENCH, COUNT)
+	@scripts/bench-compare.sh "$(BASE)"
+
+##@ Keep in order
+
+.PHONY: lint
+lint: ## gofmt, vet, golangci-lint, shellcheck
+	@scripts/lint.sh
+
+.PHONY: gen
+gen: ## rewrite generated code: shim/abi.h, proto/
+	@scripts/gen.sh
+
+.PHONY: check-gen
+check-gen: ## fail when generated code is not what `make gen` writes
+	@scripts/gen.sh check
+
+.PHONY: deps-build
+deps-build:
+	@scripts/deps.sh build
+
+##@ Install
+
+.PHONY: install
+install: ## copy bin/ below DESTDIR/PREFIX (run make build first)
+	@scripts/install.sh install "$(DESTDIR)$(PREFIX)"
+
+.PHONY: uninstall
+uninstall: ## remove what install copied
+	@scripts/install.sh uninstall "$(DESTDIR)$(PREFIX)"
