@@ -3,7 +3,8 @@
 // Package link is the seam between a shard and the wire. A Device is one
 // network port; it has one or more Queues, and each Queue belongs to exactly
 // one goroutine (the shard's loop), which is the only caller of its methods.
-// Close of the Device may be called by anyone once the loops have stopped.
+// Close of the Device may be called by anyone once the loops have stopped;
+// Stats may be called by anyone at any time.
 //
 // Implementations: xsk (AF_XDP), afpacket, and the simulator's virtual wire.
 // linktest holds the conformance suite that each of them passes.
@@ -23,6 +24,8 @@ type Device interface {
 	// Queues returns the receive/transmit queues, fixed for the device's life.
 	Queues() []Queue
 	Stats() Stats
+	// Close detaches from the wire and frees the frames' memory: no slice from
+	// Recv or TxAlloc may be used afterwards. A second Close does nothing.
 	Close() error
 }
 
@@ -31,15 +34,19 @@ type Device interface {
 type Queue interface {
 	// Recv fills frames with up to len(frames) received Ethernet frames and
 	// returns their number; 0 when none is waiting. The slices point into
-	// memory owned by the queue and stay valid until Release.
+	// memory owned by the queue and stay valid until Release. An owner that
+	// never releases stops receiving and loses packets, nothing worse.
 	Recv(frames [][]byte) (int, error)
 	// Release gives back every frame returned by Recv since the last Release.
 	Release()
 
 	// TxAlloc returns an empty transmit frame with room for MTU+14 bytes, or
 	// nil when the queue is full (the caller keeps the packet and retries
-	// after Flush). It is sent by TxCommit(n), which may be called once.
+	// after Flush). It is sent by TxCommit(n), which may be called once; a
+	// TxAlloc with no TxCommit in between returns the same frame again.
 	TxAlloc() []byte
+	// TxCommit queues the first n bytes of the frame. A length no frame can
+	// have drops it and counts it in TxDropped.
 	TxCommit(n int)
 	// Flush hands committed frames to the device with at most one system
 	// call, and reclaims completed ones.
