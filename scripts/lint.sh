@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# Everything that reads the code without running it. Like the suite, it goes
+# through all checks before it fails.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
+
+scripts/deps.sh lint || exit
+tools=$PWD/tools/bin
+mkdir -p "$tools"
+GOBIN=$tools go -C tools/lint install tool || exit
+
+failed=0
+check() {
+  echo "lint: $1"
+  shift
+  "$@" || failed=1
+}
+
+scripts() { git ls-files -co --exclude-standard '*.sh' .ci/run; }
+
+check "golangci-lint" "$tools/golangci-lint" run ./...
+check "golangci-lint for arm64" env GOARCH=arm64 CGO_ENABLED=0 "$tools/golangci-lint" run ./...
+mapfile -t files < <(scripts)
+check shellcheck shellcheck -x "${files[@]}"
+exit "$failed"

@@ -1,0 +1,109 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# test.sh [section…]: the whole suite, or the named sections of it. Every
+# section runs even if an earlier one failed; the exit status and the closing
+# lines tell which did. Without what the suite needs, nothing is run.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
+
+arm64=(env GOOS=linux GOARCH=arm64 CGO_ENABLED=0)
+
+# Vetting is a section of its own, so go test need not repeat it.
+go_test=(go test -vet=off)
+
+section_build() { make --no-print-directory build; }
+section_arm64-build() { make --no-print-directory arm64; }
+
+section_format-vet() {
+  local unformatted
+  unformatted=$(git ls-files -co --exclude-standard '*.go' | xargs gofmt -l)
+  if [[ -n $unformatted ]]; then
+    printf 'not formatted:\n%s\n' "$unformatted"
+    return 1
+  fi
+  go vet ./...
+}
+
+section_unit() { packages '' | xargs "${go_test[@]}" -count=1 -timeout 8m; }
+
+# Where goroutines meet; cmd/, bench/ and proto/ have nothing of their own.
+section_race() {
+  packages '^pno/(offload|shim|host|dpu|sim|crypto|internal)(/|$)' |
+    xargs "${go_test[@]}" -race -timeout 8m
+}
+
+section_shim() { make --no-print-directory test-shim; }
+
+section_arm64-unit() {
+  "${arm64[@]}" "${go_test[@]}" -timeout 8m -exec qemu-aarch64-static ./offload/... ./dpu/...
+}
+
+section_fuzz() { FUZZTIME=${FUZZTIME:-2s} scripts/fuzz.sh; }
+
+# A benchmark that no longer runs measures nothing: each goes round once.
+section_bench-once() {
+  local dirs
+  dirs=$(git ls-files -co --exclude-standard '*_test.go' | grep -v '^e2e/' |
+    xargs grep -l '^func Benchmark' | xargs -r -n1 dirname | sort -u | sed 's,^,./,')
+  if [[ -z $dirs ]]; then
+    echo "no benchmarks"
+    return
+  fi
+  xargs "${go_test[@]}" -run '^$' -bench . -benchtime 1x -timeout 5m <<<"$dirs"
+}
+
+section_e2e() {
+  if ((EUID != 0)); then
+    echo "not root: every test that needs network namespaces or AF_XDP is skipped and says so below"
+  fi
+  "${go_test[@]}" -count=1 -timeout 15m -v ./e2e/...
+}
+
+# packages REGEX: the Go packages that match, without the end-to-end suite.
+packages() { go list ./... | grep -v '^pno/e2e' | grep -E -- "${1:-.}"; }
+
+all=(build format-vet unit race shim arm64-build arm64-unit fuzz bench-once e2e)
+selected=("$@")
+((${#selected[@]} == 0)) && selected=("${all[@]}")
+for name in "${selected[@]}"; do
+  if ! declare -F "section_$name" >/dev/null; then
+    echo "test.sh: no section $name; there are: ${all[*]}" >&2
+    exit 2
+  fi
+done
+
+scripts/deps.sh test || exit
+
+passed=() failed=() lines=()
+begun=$SECONDS
+for name in "${selected[@]}"; do
+  start=$SECONDS
+  printf '\n=== %s\n' "$name"
+  # A subshell with -e: a section ends at its first failing command, this loop goes on.
+  (
+    set -e
+    "section_$name"
+  )
+  rc=$?
+  took=$((SECONDS - start))
+  if ((rc == 0)); then
+    passed+=("$name")
+    verdict=ok
+  else
+    failed+=("$name")
+    verdict=FAIL
+  fi
+  lines+=("$(printf '%-4s %-12s %4ds' "$verdict" "$name" "$took")")
+  printf -- '--- %s %s (%ds)\n' "$verdict" "$name" "$took"
+done
+
+printf '\n=== summary\n'
+printf '%s\n' "${lines[@]}"
+if ((${#failed[@]} > 0)); then
+  printf 'failed: %s\n' "${failed[*]}"
+fi
+total=$((SECONDS - begun))
+printf '%d passed, %d failed (sections, %dm%02ds)\n' \
+  "${#passed[@]}" "${#failed[@]}" $((total / 60)) $((total % 60))
+((${#failed[@]} == 0))
