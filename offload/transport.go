@@ -21,6 +21,7 @@ const (
 // touched in between.
 type DMA struct {
 	Kind OpKind
+	Line bool // a control line: Off and len(Buf) multiples of 8, len(Buf) at most 64
 	Off  uint64
 	Buf  []byte
 	Done bool
@@ -33,8 +34,8 @@ type DMA struct {
 // Ordering is PCIe's: writes become visible to the host in the order posted,
 // and a read posted after a write observes host memory after that write is
 // visible (a read does not pass a posted write). The sleep/wake protocol of
-// docs/protocol.md rests on this. Writes of an aligned 64-byte line, and reads
-// of one, are single-copy atomic per aligned 8-byte word.
+// docs/protocol.md rests on this. Operations marked Line are single-copy atomic
+// per aligned 8-byte word.
 type Transport interface {
 	// Post starts operations. An out-of-range operation is refused with
 	// ErrBounds and nothing is started. A zero-cost transport completes them

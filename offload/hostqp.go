@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package offload
+
+import (
+	"fmt"
+	"sync/atomic"
+	"unsafe"
+)
+
+// HostQP is the host's end of one queue pair, in Go: the counterpart of the C
+// shim's for Go programs, tests and synthetic peers. It works on the session
+// memory directly.
+//
+// One goroutine owns it. The DPU is not trusted: what is read from its control
+// line and ring is copied once and checked.
+type HostQP struct {
+	mem      []byte
+	h2d, d2h []byte
+	host     *HostLine
+	dev      *DevLine
+
+	prod    uint64 // H2D built
+	h2dCons uint64 // H2D consumer as last read
+	seen    uint64 // D2H handed out by Next
+	cons    uint64 // D2H given back
+	dprod   uint64 // D2H producer as last read
+	arm     uint32
+	rung    uint32
+	pubProd uint64
+}
+
+// NewHostQP returns the host's end of the queue pair of a channel and shard
+// over the whole session memory.
+func NewHostQP(mem []byte, l Layout, channel, shard int) (*HostQP, error) {
+	if uint64(len(mem)) < l.TotalSize() {
+		return nil, fmt.Errorf("session memory of %d bytes, layout wants %d: %w", len(mem), l.TotalSize(), ErrLayout)
+	}
+	o := l.QP(channel, shard)
+	return &HostQP{
+		mem:  mem,
+		h2d:  mem[o.H2D : o.H2D+uint64(l.H2DSize)],
+		d2h:  mem[o.D2H : o.D2H+uint64(l.D2HSize)],
+		host: (*HostLine)(unsafe.Pointer(&mem[o.HostLine])),
+		dev:  (*DevLine)(unsafe.Pointer(&mem[o.DevLine])),
+	}, nil
+}
+
+// Emit writes a record with n payload bytes, to be filled before Publish. It
+// returns nil if the ring has no room.
+func (q *HostQP) Emit(op Op, flags uint8, sock, seq, ack uint32, n int) []byte {
+	size := uint64(len(q.h2d))
+	space := uint64(RecordSpace(n))
+	tail := size - q.prod&(size-1)
+	need := space
+	if tail < space {
+		need += tail
+	}
+	if size-(q.prod-q.h2dCons) < need {
+		c := atomic.LoadUint64(&q.dev.H2DCons)
+		if c < q.h2dCons || c > q.pubProd {
+			return nil // a consumer that lies gets no more records
+		}
+		q.h2dCons = c
+		if size-(q.prod-q.h2dCons) < need {
+			return nil
+		}
+	}
+	if tail < space {
+		PutRecord(q.h2d[size-tail:], Record{Op: OpPad})
+		q.prod += tail
+	}
+	b := q.h2d[q.prod&(size-1):]
+	PutRecord(b, Record{Op: op, Flags: flags, Len: uint16(n), Sock: sock, Seq: seq, Ack: ack})
+	q.prod += space
+	return b[RecordHdr : RecordHdr+n : RecordHdr+n]
+}
+
+// Publish makes the records visible to the DPU and tells whether the caller
+// has to ring this shard's doorbell.
+func (q *HostQP) Publish() (ring bool) {
+	if q.pubProd == q.prod {
+		return false
+	}
+	q.pubProd = q.prod
+	// Go's atomics are sequentially consistent: the load below cannot pass
+	// the store, which is what the doorbell protocol needs.
+	atomic.StoreUint64(&q.host.H2DProd, q.prod)
+	db := atomic.LoadUint32(&q.dev.DBArm)
+	if db&1 == 1 && db != q.rung {
+		q.rung = db
+		return true
+	}
+	return false
+}
+
+// Next returns the next record from the DPU; payload stays valid until
+// Release. An error wraps ErrProtocol: the session is lost.
+func (q *HostQP) Next() (rec Record, payload []byte, ok bool, err error) {
+	size := uint64(len(q.d2h))
+	for {
+		if q.seen == q.dprod {
+			p := atomic.LoadUint64(&q.dev.D2HProd)
+			if p == q.dprod {
+				return rec, nil, false, nil
+			}
+			if p < q.dprod || p-q.cons > size || p%RecordAlign != 0 {
+				return rec, nil, false, fmt.Errorf("D2H producer %d after %d: %w", p, q.dprod, ErrProtocol)
+			}
+			q.dprod = p
+		}
+		b := q.d2h[q.seen&(size-1):]
+		rec = GetRecord(b)
+		space := uint64(RecordSpace(int(rec.Len)))
+		if rec.Op == OpPad {
+			space = uint64(len(b))
+		}
+		if rec.Len > MaxPayload || space > uint64(len(b)) || space > q.dprod-q.seen {
+			return rec, nil, false, fmt.Errorf("D2H record %d of %d bytes does not fit: %w", rec.Op, rec.Len, ErrProtocol)
+		}
+		q.seen += space
+		if rec.Op != OpPad {
+			n := int(rec.Len)
+			return rec, b[RecordHdr : RecordHdr+n : RecordHdr+n], true, nil
+		}
+	}
+}
+
+// Release gives back the ring space of every record handed out so far.
+func (q *HostQP) Release() {
+	if q.cons != q.seen {
+		q.cons = q.seen
+		atomic.StoreUint64(&q.host.D2HCons, q.cons)
+	}
+}
+
+// Arm asks for an interrupt and tells whether the caller may sleep: false
+// means that records came in the meantime (the request is withdrawn).
+func (q *HostQP) Arm() bool {
+	q.arm += 1 + q.arm&1
+	atomic.StoreUint64(&q.host.D2HSeen, q.seen)
+	atomic.StoreUint32(&q.host.Arm, q.arm)
+	if atomic.LoadUint64(&q.dev.D2HProd) != q.seen {
+		q.Disarm()
+		return false
+	}
+	return true
+}
+
+// Disarm withdraws the request for an interrupt.
+func (q *HostQP) Disarm() {
+	if q.arm&1 == 1 {
+		q.arm++
+		atomic.StoreUint32(&q.host.Arm, q.arm)
+	}
+}
