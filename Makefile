@@ -122,7 +122,7 @@ lint: ## gofmt, vet, golangci-lint, shellcheck
 	@scripts/lint.sh
 
 .PHONY: gen
-gen: ## rewrite generated code: shim/abi.h, proto/
+gen: ## rewrite what is generated: shim/abi.h, proto/, docs/deps/
 	@scripts/gen.sh
 
 .PHONY: check-gen

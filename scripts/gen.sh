@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 tools=$PWD/tools/bin
-generated=(shim/abi.h proto)
+generated=(shim/abi.h proto docs/deps)
 
 mkdir -p "$tools"
 GOBIN=$tools go -C tools install tool
@@ -15,6 +15,7 @@ GOBIN=$tools go -C tools/buf install tool
 
 go run ./offload/genabi -o shim/abi.h
 (cd proto && PATH=$tools:$PATH buf generate)
+go test -count=1 -run '^TestDependencyLists$' . -update
 
 if [[ ${1:-} == check ]]; then
   # status, not diff: a file that the generator newly writes counts too.
