@@ -6,11 +6,6 @@
 // 	protoc        (unknown)
 // source: pno/admin/v1/admin_service.proto
 
-// Package adminv1 is the administration API of dpud and hostd: what offloadctl
-// speaks. AdminService is served by both, DpuService by dpud; the standard
-// health service stands beside them. The Go code is generated; messages belong
-// to whoever holds them, clients may be used by any goroutine.
-
 package adminv1
 
 import (
@@ -499,231 +494,11 @@ func (x *GetSessionResponse) GetSession() *Session {
 	return nil
 }
 
-// ListRingsRequest selects rings.
-type ListRingsRequest struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// sessions/{session}, or sessions/- for all; empty is sessions/-.
-	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
-	// Most rings in the answer: at most 1000, 500 if 0.
-	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// next_page_token of the previous answer; empty for the first page.
-	PageToken string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
-	// As in ListSessionsRequest, over the fields of Ring.
-	Filter        string `protobuf:"bytes,4,opt,name=filter,proto3" json:"filter,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *ListRingsRequest) Reset() {
-	*x = ListRingsRequest{}
-	mi := &file_pno_admin_v1_admin_service_proto_msgTypes[10]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *ListRingsRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*ListRingsRequest) ProtoMessage() {}
-
-func (x *ListRingsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pno_admin_v1_admin_service_proto_msgTypes[10]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use ListRingsRequest.ProtoReflect.Descriptor instead.
-func (*ListRingsRequest) Descriptor() ([]byte, []int) {
-	return file_pno_admin_v1_admin_service_proto_rawDescGZIP(), []int{10}
-}
-
-func (x *ListRingsRequest) GetParent() string {
-	if x != nil {
-		return x.Parent
-	}
-	return ""
-}
-
-func (x *ListRingsRequest) GetPageSize() int32 {
-	if x != nil {
-		return x.PageSize
-	}
-	return 0
-}
-
-func (x *ListRingsRequest) GetPageToken() string {
-	if x != nil {
-		return x.PageToken
-	}
-	return ""
-}
-
-func (x *ListRingsRequest) GetFilter() string {
-	if x != nil {
-		return x.Filter
-	}
-	return ""
-}
-
-// ListRingsResponse answers ListRings.
-type ListRingsResponse struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// The rings, by session, channel, shard and direction.
-	Rings []*Ring `protobuf:"bytes,1,rep,name=rings,proto3" json:"rings,omitempty"`
-	// Asks for the next page; empty on the last.
-	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *ListRingsResponse) Reset() {
-	*x = ListRingsResponse{}
-	mi := &file_pno_admin_v1_admin_service_proto_msgTypes[11]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *ListRingsResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*ListRingsResponse) ProtoMessage() {}
-
-func (x *ListRingsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pno_admin_v1_admin_service_proto_msgTypes[11]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use ListRingsResponse.ProtoReflect.Descriptor instead.
-func (*ListRingsResponse) Descriptor() ([]byte, []int) {
-	return file_pno_admin_v1_admin_service_proto_rawDescGZIP(), []int{11}
-}
-
-func (x *ListRingsResponse) GetRings() []*Ring {
-	if x != nil {
-		return x.Rings
-	}
-	return nil
-}
-
-func (x *ListRingsResponse) GetNextPageToken() string {
-	if x != nil {
-		return x.NextPageToken
-	}
-	return ""
-}
-
-// GetRingRequest names a ring.
-type GetRingRequest struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// sessions/{session}/rings/{channel}-{shard}-{direction}
-	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *GetRingRequest) Reset() {
-	*x = GetRingRequest{}
-	mi := &file_pno_admin_v1_admin_service_proto_msgTypes[12]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *GetRingRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*GetRingRequest) ProtoMessage() {}
-
-func (x *GetRingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pno_admin_v1_admin_service_proto_msgTypes[12]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use GetRingRequest.ProtoReflect.Descriptor instead.
-func (*GetRingRequest) Descriptor() ([]byte, []int) {
-	return file_pno_admin_v1_admin_service_proto_rawDescGZIP(), []int{12}
-}
-
-func (x *GetRingRequest) GetName() string {
-	if x != nil {
-		return x.Name
-	}
-	return ""
-}
-
-// GetRingResponse answers GetRing.
-type GetRingResponse struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// The ring.
-	Ring          *Ring `protobuf:"bytes,1,opt,name=ring,proto3" json:"ring,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *GetRingResponse) Reset() {
-	*x = GetRingResponse{}
-	mi := &file_pno_admin_v1_admin_service_proto_msgTypes[13]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *GetRingResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*GetRingResponse) ProtoMessage() {}
-
-func (x *GetRingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pno_admin_v1_admin_service_proto_msgTypes[13]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use GetRingResponse.ProtoReflect.Descriptor instead.
-func (*GetRingResponse) Descriptor() ([]byte, []int) {
-	return file_pno_admin_v1_admin_service_proto_rawDescGZIP(), []int{13}
-}
-
-func (x *GetRingResponse) GetRing() *Ring {
-	if x != nil {
-		return x.Ring
-	}
-	return nil
-}
-
 var File_pno_admin_v1_admin_service_proto protoreflect.FileDescriptor
 
 const file_pno_admin_v1_admin_service_proto_rawDesc = "" +
 	"\n" +
-	" pno/admin/v1/admin_service.proto\x12\fpno.admin.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17pno/admin/v1/ring.proto\x1a\x1apno/admin/v1/session.proto\x1a\x18pno/admin/v1/stats.proto\x1a\x19pno/admin/v1/status.proto\"\x12\n" +
+	" pno/admin/v1/admin_service.proto\x12\fpno.admin.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1apno/admin/v1/session.proto\x1a\x18pno/admin/v1/stats.proto\x1a\x19pno/admin/v1/status.proto\"\x12\n" +
 	"\x10GetStatusRequest\"A\n" +
 	"\x11GetStatusResponse\x12,\n" +
 	"\x06status\x18\x01 \x01(\v2\x14.pno.admin.v1.StatusR\x06status\"\x11\n" +
@@ -745,20 +520,7 @@ const file_pno_admin_v1_admin_service_proto_rawDesc = "" +
 	"\x11GetSessionRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"E\n" +
 	"\x12GetSessionResponse\x12/\n" +
-	"\asession\x18\x01 \x01(\v2\x15.pno.admin.v1.SessionR\asession\"~\n" +
-	"\x10ListRingsRequest\x12\x16\n" +
-	"\x06parent\x18\x01 \x01(\tR\x06parent\x12\x1b\n" +
-	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
-	"\n" +
-	"page_token\x18\x03 \x01(\tR\tpageToken\x12\x16\n" +
-	"\x06filter\x18\x04 \x01(\tR\x06filter\"e\n" +
-	"\x11ListRingsResponse\x12(\n" +
-	"\x05rings\x18\x01 \x03(\v2\x12.pno.admin.v1.RingR\x05rings\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"$\n" +
-	"\x0eGetRingRequest\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"9\n" +
-	"\x0fGetRingResponse\x12&\n" +
-	"\x04ring\x18\x01 \x01(\v2\x12.pno.admin.v1.RingR\x04ring2\xb8\x04\n" +
+	"\asession\x18\x01 \x01(\v2\x15.pno.admin.v1.SessionR\asession2\xa2\x03\n" +
 	"\fAdminService\x12L\n" +
 	"\tGetStatus\x12\x1e.pno.admin.v1.GetStatusRequest\x1a\x1f.pno.admin.v1.GetStatusResponse\x12I\n" +
 	"\bGetStats\x12\x1d.pno.admin.v1.GetStatsRequest\x1a\x1e.pno.admin.v1.GetStatsResponse\x12Q\n" +
@@ -766,9 +528,7 @@ const file_pno_admin_v1_admin_service_proto_rawDesc = "" +
 	"WatchStats\x12\x1f.pno.admin.v1.WatchStatsRequest\x1a .pno.admin.v1.WatchStatsResponse0\x01\x12U\n" +
 	"\fListSessions\x12!.pno.admin.v1.ListSessionsRequest\x1a\".pno.admin.v1.ListSessionsResponse\x12O\n" +
 	"\n" +
-	"GetSession\x12\x1f.pno.admin.v1.GetSessionRequest\x1a .pno.admin.v1.GetSessionResponse\x12L\n" +
-	"\tListRings\x12\x1e.pno.admin.v1.ListRingsRequest\x1a\x1f.pno.admin.v1.ListRingsResponse\x12F\n" +
-	"\aGetRing\x12\x1c.pno.admin.v1.GetRingRequest\x1a\x1d.pno.admin.v1.GetRingResponseB Z\x1epno/proto/pno/admin/v1;adminv1b\x06proto3"
+	"GetSession\x12\x1f.pno.admin.v1.GetSessionRequest\x1a .pno.admin.v1.GetSessionResponseB Z\x1epno/proto/pno/admin/v1;adminv1b\x06proto3"
 
 var (
 	file_pno_admin_v1_admin_service_proto_rawDescOnce sync.Once
@@ -782,7 +542,7 @@ func file_pno_admin_v1_admin_service_proto_rawDescGZIP() []byte {
 	return file_pno_admin_v1_admin_service_proto_rawDescData
 }
 
-var file_pno_admin_v1_admin_service_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_pno_admin_v1_admin_service_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_pno_admin_v1_admin_service_proto_goTypes = []any{
 	(*GetStatusRequest)(nil),     // 0: pno.admin.v1.GetStatusRequest
 	(*GetStatusResponse)(nil),    // 1: pno.admin.v1.GetStatusResponse
@@ -794,44 +554,33 @@ var file_pno_admin_v1_admin_service_proto_goTypes = []any{
 	(*ListSessionsResponse)(nil), // 7: pno.admin.v1.ListSessionsResponse
 	(*GetSessionRequest)(nil),    // 8: pno.admin.v1.GetSessionRequest
 	(*GetSessionResponse)(nil),   // 9: pno.admin.v1.GetSessionResponse
-	(*ListRingsRequest)(nil),     // 10: pno.admin.v1.ListRingsRequest
-	(*ListRingsResponse)(nil),    // 11: pno.admin.v1.ListRingsResponse
-	(*GetRingRequest)(nil),       // 12: pno.admin.v1.GetRingRequest
-	(*GetRingResponse)(nil),      // 13: pno.admin.v1.GetRingResponse
-	(*Status)(nil),               // 14: pno.admin.v1.Status
-	(*Stats)(nil),                // 15: pno.admin.v1.Stats
-	(*durationpb.Duration)(nil),  // 16: google.protobuf.Duration
-	(*Session)(nil),              // 17: pno.admin.v1.Session
-	(*Ring)(nil),                 // 18: pno.admin.v1.Ring
+	(*Status)(nil),               // 10: pno.admin.v1.Status
+	(*Stats)(nil),                // 11: pno.admin.v1.Stats
+	(*durationpb.Duration)(nil),  // 12: google.protobuf.Duration
+	(*Session)(nil),              // 13: pno.admin.v1.Session
 }
 var file_pno_admin_v1_admin_service_proto_depIdxs = []int32{
-	14, // 0: pno.admin.v1.GetStatusResponse.status:type_name -> pno.admin.v1.Status
-	15, // 1: pno.admin.v1.GetStatsResponse.stats:type_name -> pno.admin.v1.Stats
-	16, // 2: pno.admin.v1.WatchStatsRequest.interval:type_name -> google.protobuf.Duration
-	15, // 3: pno.admin.v1.WatchStatsResponse.stats:type_name -> pno.admin.v1.Stats
-	17, // 4: pno.admin.v1.ListSessionsResponse.sessions:type_name -> pno.admin.v1.Session
-	17, // 5: pno.admin.v1.GetSessionResponse.session:type_name -> pno.admin.v1.Session
-	18, // 6: pno.admin.v1.ListRingsResponse.rings:type_name -> pno.admin.v1.Ring
-	18, // 7: pno.admin.v1.GetRingResponse.ring:type_name -> pno.admin.v1.Ring
-	0,  // 8: pno.admin.v1.AdminService.GetStatus:input_type -> pno.admin.v1.GetStatusRequest
-	2,  // 9: pno.admin.v1.AdminService.GetStats:input_type -> pno.admin.v1.GetStatsRequest
-	4,  // 10: pno.admin.v1.AdminService.WatchStats:input_type -> pno.admin.v1.WatchStatsRequest
-	6,  // 11: pno.admin.v1.AdminService.ListSessions:input_type -> pno.admin.v1.ListSessionsRequest
-	8,  // 12: pno.admin.v1.AdminService.GetSession:input_type -> pno.admin.v1.GetSessionRequest
-	10, // 13: pno.admin.v1.AdminService.ListRings:input_type -> pno.admin.v1.ListRingsRequest
-	12, // 14: pno.admin.v1.AdminService.GetRing:input_type -> pno.admin.v1.GetRingRequest
-	1,  // 15: pno.admin.v1.AdminService.GetStatus:output_type -> pno.admin.v1.GetStatusResponse
-	3,  // 16: pno.admin.v1.AdminService.GetStats:output_type -> pno.admin.v1.GetStatsResponse
-	5,  // 17: pno.admin.v1.AdminService.WatchStats:output_type -> pno.admin.v1.WatchStatsResponse
-	7,  // 18: pno.admin.v1.AdminService.ListSessions:output_type -> pno.admin.v1.ListSessionsResponse
-	9,  // 19: pno.admin.v1.AdminService.GetSession:output_type -> pno.admin.v1.GetSessionResponse
-	11, // 20: pno.admin.v1.AdminService.ListRings:output_type -> pno.admin.v1.ListRingsResponse
-	13, // 21: pno.admin.v1.AdminService.GetRing:output_type -> pno.admin.v1.GetRingResponse
-	15, // [15:22] is the sub-list for method output_type
-	8,  // [8:15] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	10, // 0: pno.admin.v1.GetStatusResponse.status:type_name -> pno.admin.v1.Status
+	11, // 1: pno.admin.v1.GetStatsResponse.stats:type_name -> pno.admin.v1.Stats
+	12, // 2: pno.admin.v1.WatchStatsRequest.interval:type_name -> google.protobuf.Duration
+	11, // 3: pno.admin.v1.WatchStatsResponse.stats:type_name -> pno.admin.v1.Stats
+	13, // 4: pno.admin.v1.ListSessionsResponse.sessions:type_name -> pno.admin.v1.Session
+	13, // 5: pno.admin.v1.GetSessionResponse.session:type_name -> pno.admin.v1.Session
+	0,  // 6: pno.admin.v1.AdminService.GetStatus:input_type -> pno.admin.v1.GetStatusRequest
+	2,  // 7: pno.admin.v1.AdminService.GetStats:input_type -> pno.admin.v1.GetStatsRequest
+	4,  // 8: pno.admin.v1.AdminService.WatchStats:input_type -> pno.admin.v1.WatchStatsRequest
+	6,  // 9: pno.admin.v1.AdminService.ListSessions:input_type -> pno.admin.v1.ListSessionsRequest
+	8,  // 10: pno.admin.v1.AdminService.GetSession:input_type -> pno.admin.v1.GetSessionRequest
+	1,  // 11: pno.admin.v1.AdminService.GetStatus:output_type -> pno.admin.v1.GetStatusResponse
+	3,  // 12: pno.admin.v1.AdminService.GetStats:output_type -> pno.admin.v1.GetStatsResponse
+	5,  // 13: pno.admin.v1.AdminService.WatchStats:output_type -> pno.admin.v1.WatchStatsResponse
+	7,  // 14: pno.admin.v1.AdminService.ListSessions:output_type -> pno.admin.v1.ListSessionsResponse
+	9,  // 15: pno.admin.v1.AdminService.GetSession:output_type -> pno.admin.v1.GetSessionResponse
+	11, // [11:16] is the sub-list for method output_type
+	6,  // [6:11] is the sub-list for method input_type
+	6,  // [6:6] is the sub-list for extension type_name
+	6,  // [6:6] is the sub-list for extension extendee
+	0,  // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_pno_admin_v1_admin_service_proto_init() }
@@ -839,7 +588,6 @@ func file_pno_admin_v1_admin_service_proto_init() {
 	if File_pno_admin_v1_admin_service_proto != nil {
 		return
 	}
-	file_pno_admin_v1_ring_proto_init()
 	file_pno_admin_v1_session_proto_init()
 	file_pno_admin_v1_stats_proto_init()
 	file_pno_admin_v1_status_proto_init()
@@ -849,7 +597,7 @@ func file_pno_admin_v1_admin_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pno_admin_v1_admin_service_proto_rawDesc), len(file_pno_admin_v1_admin_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   14,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

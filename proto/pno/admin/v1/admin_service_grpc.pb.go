@@ -6,11 +6,6 @@
 // - protoc             (unknown)
 // source: pno/admin/v1/admin_service.proto
 
-// Package adminv1 is the administration API of dpud and hostd: what offloadctl
-// speaks. AdminService is served by both, DpuService by dpud; the standard
-// health service stands beside them. The Go code is generated; messages belong
-// to whoever holds them, clients may be used by any goroutine.
-
 package adminv1
 
 import (
@@ -31,8 +26,6 @@ const (
 	AdminService_WatchStats_FullMethodName   = "/pno.admin.v1.AdminService/WatchStats"
 	AdminService_ListSessions_FullMethodName = "/pno.admin.v1.AdminService/ListSessions"
 	AdminService_GetSession_FullMethodName   = "/pno.admin.v1.AdminService/GetSession"
-	AdminService_ListRings_FullMethodName    = "/pno.admin.v1.AdminService/ListRings"
-	AdminService_GetRing_FullMethodName      = "/pno.admin.v1.AdminService/GetRing"
 )
 
 // AdminServiceClient is the client API for AdminService service.
@@ -54,10 +47,6 @@ type AdminServiceClient interface {
 	ListSessions(ctx context.Context, in *ListSessionsRequest, opts ...grpc.CallOption) (*ListSessionsResponse, error)
 	// GetSession returns one attached process.
 	GetSession(ctx context.Context, in *GetSessionRequest, opts ...grpc.CallOption) (*GetSessionResponse, error)
-	// ListRings lists the rings of a session, or of all.
-	ListRings(ctx context.Context, in *ListRingsRequest, opts ...grpc.CallOption) (*ListRingsResponse, error)
-	// GetRing returns one ring.
-	GetRing(ctx context.Context, in *GetRingRequest, opts ...grpc.CallOption) (*GetRingResponse, error)
 }
 
 type adminServiceClient struct {
@@ -127,26 +116,6 @@ func (c *adminServiceClient) GetSession(ctx context.Context, in *GetSessionReque
 	return out, nil
 }
 
-func (c *adminServiceClient) ListRings(ctx context.Context, in *ListRingsRequest, opts ...grpc.CallOption) (*ListRingsResponse, error) {
-	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	out := new(ListRingsResponse)
-	err := c.cc.Invoke(ctx, AdminService_ListRings_FullMethodName, in, out, cOpts...)
-	if err != nil {
-		return nil, err
-	}
-	return out, nil
-}
-
-func (c *adminServiceClient) GetRing(ctx context.Context, in *GetRingRequest, opts ...grpc.CallOption) (*GetRingResponse, error) {
-	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	out := new(GetRingResponse)
-	err := c.cc.Invoke(ctx, AdminService_GetRing_FullMethodName, in, out, cOpts...)
-	if err != nil {
-		return nil, err
-	}
-	return out, nil
-}
-
 // AdminServiceServer is the server API for AdminService service.
 // All implementations must embed UnimplementedAdminServiceServer
 // for forward compatibility.
@@ -166,10 +135,6 @@ type AdminServiceServer interface {
 	ListSessions(context.Context, *ListSessionsRequest) (*ListSessionsResponse, error)
 	// GetSession returns one attached process.
 	GetSession(context.Context, *GetSessionRequest) (*GetSessionResponse, error)
-	// ListRings lists the rings of a session, or of all.
-	ListRings(context.Context, *ListRingsRequest) (*ListRingsResponse, error)
-	// GetRing returns one ring.
-	GetRing(context.Context, *GetRingRequest) (*GetRingResponse, error)
 	mustEmbedUnimplementedAdminServiceServer()
 }
 
@@ -194,12 +159,6 @@ func (UnimplementedAdminServiceServer) ListSessions(context.Context, *ListSessio
 }
 func (UnimplementedAdminServiceServer) GetSession(context.Context, *GetSessionRequest) (*GetSessionResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetSession not implemented")
-}
-func (UnimplementedAdminServiceServer) ListRings(context.Context, *ListRingsRequest) (*ListRingsResponse, error) {
-	return nil, status.Error(codes.Unimplemented, "method ListRings not implemented")
-}
-func (UnimplementedAdminServiceServer) GetRing(context.Context, *GetRingRequest) (*GetRingResponse, error) {
-	return nil, status.Error(codes.Unimplemented, "method GetRing not implemented")
 }
 func (UnimplementedAdminServiceServer) mustEmbedUnimplementedAdminServiceServer() {}
 func (UnimplementedAdminServiceServer) testEmbeddedByValue()                      {}
@@ -305,42 +264,6 @@ func _AdminService_GetSession_Handler(srv interface{}, ctx context.Context, dec 
 	return interceptor(ctx, in, info, handler)
 }
 
-func _AdminService_ListRings_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
-	in := new(ListRingsRequest)
-	if err := dec(in); err != nil {
-		return nil, err
-	}
-	if interceptor == nil {
-		return srv.(AdminServiceServer).ListRings(ctx, in)
-	}
-	info := &grpc.UnaryServerInfo{
-		Server:     srv,
-		FullMethod: AdminService_ListRings_FullMethodName,
-	}
-	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
-		return srv.(AdminServiceServer).ListRings(ctx, req.(*ListRingsRequest))
-	}
-	return interceptor(ctx, in, info, handler)
-}
-
-func _AdminService_GetRing_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
-	in := new(GetRingRequest)
-	if err := dec(in); err != nil {
-		return nil, err
-	}
-	if interceptor == nil {
-		return srv.(AdminServiceServer).GetRing(ctx, in)
-	}
-	info := &grpc.UnaryServerInfo{
-		Server:     srv,
-		FullMethod: AdminService_GetRing_FullMethodName,
-	}
-	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
-		return srv.(AdminServiceServer).GetRing(ctx, req.(*GetRingRequest))
-	}
-	return interceptor(ctx, in, info, handler)
-}
-
 // AdminService_ServiceDesc is the grpc.ServiceDesc for AdminService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -363,14 +286,6 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetSession",
 			Handler:    _AdminService_GetSession_Handler,
-		},
-		{
-			MethodName: "ListRings",
-			Handler:    _AdminService_ListRings_Handler,
-		},
-		{
-			MethodName: "GetRing",
-			Handler:    _AdminService_GetRing_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

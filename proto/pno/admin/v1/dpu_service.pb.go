@@ -246,6 +246,226 @@ func (x *GetSocketResponse) GetSocket() *Socket {
 	return nil
 }
 
+// ListRingsRequest selects ring pairs.
+type ListRingsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// sessions/{session}, or sessions/- for all; empty is sessions/-.
+	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	// Most ring pairs in the answer: at most 5000, 1000 if 0.
+	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// next_page_token of the previous answer; empty for the first page.
+	PageToken string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// As in ListSocketsRequest, over the fields of Ring.
+	Filter        string `protobuf:"bytes,4,opt,name=filter,proto3" json:"filter,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRingsRequest) Reset() {
+	*x = ListRingsRequest{}
+	mi := &file_pno_admin_v1_dpu_service_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRingsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRingsRequest) ProtoMessage() {}
+
+func (x *ListRingsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pno_admin_v1_dpu_service_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRingsRequest.ProtoReflect.Descriptor instead.
+func (*ListRingsRequest) Descriptor() ([]byte, []int) {
+	return file_pno_admin_v1_dpu_service_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ListRingsRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *ListRingsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListRingsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+func (x *ListRingsRequest) GetFilter() string {
+	if x != nil {
+		return x.Filter
+	}
+	return ""
+}
+
+// ListRingsResponse answers ListRings.
+type ListRingsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The ring pairs, by session, channel and shard.
+	Rings []*Ring `protobuf:"bytes,1,rep,name=rings,proto3" json:"rings,omitempty"`
+	// Asks for the next page; empty on the last.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRingsResponse) Reset() {
+	*x = ListRingsResponse{}
+	mi := &file_pno_admin_v1_dpu_service_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRingsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRingsResponse) ProtoMessage() {}
+
+func (x *ListRingsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pno_admin_v1_dpu_service_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRingsResponse.ProtoReflect.Descriptor instead.
+func (*ListRingsResponse) Descriptor() ([]byte, []int) {
+	return file_pno_admin_v1_dpu_service_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ListRingsResponse) GetRings() []*Ring {
+	if x != nil {
+		return x.Rings
+	}
+	return nil
+}
+
+func (x *ListRingsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// GetRingRequest names a ring pair.
+type GetRingRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// sessions/{session}/rings/{channel}-{shard}
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetRingRequest) Reset() {
+	*x = GetRingRequest{}
+	mi := &file_pno_admin_v1_dpu_service_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetRingRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetRingRequest) ProtoMessage() {}
+
+func (x *GetRingRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pno_admin_v1_dpu_service_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetRingRequest.ProtoReflect.Descriptor instead.
+func (*GetRingRequest) Descriptor() ([]byte, []int) {
+	return file_pno_admin_v1_dpu_service_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *GetRingRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// GetRingResponse answers GetRing.
+type GetRingResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The ring pair.
+	Ring          *Ring `protobuf:"bytes,1,opt,name=ring,proto3" json:"ring,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetRingResponse) Reset() {
+	*x = GetRingResponse{}
+	mi := &file_pno_admin_v1_dpu_service_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetRingResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetRingResponse) ProtoMessage() {}
+
+func (x *GetRingResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pno_admin_v1_dpu_service_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetRingResponse.ProtoReflect.Descriptor instead.
+func (*GetRingResponse) Descriptor() ([]byte, []int) {
+	return file_pno_admin_v1_dpu_service_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *GetRingResponse) GetRing() *Ring {
+	if x != nil {
+		return x.Ring
+	}
+	return nil
+}
+
 // ListShardsRequest selects shards.
 type ListShardsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -261,7 +481,7 @@ type ListShardsRequest struct {
 
 func (x *ListShardsRequest) Reset() {
 	*x = ListShardsRequest{}
-	mi := &file_pno_admin_v1_dpu_service_proto_msgTypes[4]
+	mi := &file_pno_admin_v1_dpu_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -273,7 +493,7 @@ func (x *ListShardsRequest) String() string {
 func (*ListShardsRequest) ProtoMessage() {}
 
 func (x *ListShardsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pno_admin_v1_dpu_service_proto_msgTypes[4]
+	mi := &file_pno_admin_v1_dpu_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -286,7 +506,7 @@ func (x *ListShardsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListShardsRequest.ProtoReflect.Descriptor instead.
 func (*ListShardsRequest) Descriptor() ([]byte, []int) {
-	return file_pno_admin_v1_dpu_service_proto_rawDescGZIP(), []int{4}
+	return file_pno_admin_v1_dpu_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListShardsRequest) GetPageSize() int32 {
@@ -323,7 +543,7 @@ type ListShardsResponse struct {
 
 func (x *ListShardsResponse) Reset() {
 	*x = ListShardsResponse{}
-	mi := &file_pno_admin_v1_dpu_service_proto_msgTypes[5]
+	mi := &file_pno_admin_v1_dpu_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -335,7 +555,7 @@ func (x *ListShardsResponse) String() string {
 func (*ListShardsResponse) ProtoMessage() {}
 
 func (x *ListShardsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pno_admin_v1_dpu_service_proto_msgTypes[5]
+	mi := &file_pno_admin_v1_dpu_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -348,7 +568,7 @@ func (x *ListShardsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListShardsResponse.ProtoReflect.Descriptor instead.
 func (*ListShardsResponse) Descriptor() ([]byte, []int) {
-	return file_pno_admin_v1_dpu_service_proto_rawDescGZIP(), []int{5}
+	return file_pno_admin_v1_dpu_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ListShardsResponse) GetShards() []*Shard {
@@ -376,7 +596,7 @@ type GetShardRequest struct {
 
 func (x *GetShardRequest) Reset() {
 	*x = GetShardRequest{}
-	mi := &file_pno_admin_v1_dpu_service_proto_msgTypes[6]
+	mi := &file_pno_admin_v1_dpu_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -388,7 +608,7 @@ func (x *GetShardRequest) String() string {
 func (*GetShardRequest) ProtoMessage() {}
 
 func (x *GetShardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pno_admin_v1_dpu_service_proto_msgTypes[6]
+	mi := &file_pno_admin_v1_dpu_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -401,7 +621,7 @@ func (x *GetShardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetShardRequest.ProtoReflect.Descriptor instead.
 func (*GetShardRequest) Descriptor() ([]byte, []int) {
-	return file_pno_admin_v1_dpu_service_proto_rawDescGZIP(), []int{6}
+	return file_pno_admin_v1_dpu_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *GetShardRequest) GetName() string {
@@ -422,7 +642,7 @@ type GetShardResponse struct {
 
 func (x *GetShardResponse) Reset() {
 	*x = GetShardResponse{}
-	mi := &file_pno_admin_v1_dpu_service_proto_msgTypes[7]
+	mi := &file_pno_admin_v1_dpu_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -434,7 +654,7 @@ func (x *GetShardResponse) String() string {
 func (*GetShardResponse) ProtoMessage() {}
 
 func (x *GetShardResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pno_admin_v1_dpu_service_proto_msgTypes[7]
+	mi := &file_pno_admin_v1_dpu_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -447,7 +667,7 @@ func (x *GetShardResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetShardResponse.ProtoReflect.Descriptor instead.
 func (*GetShardResponse) Descriptor() ([]byte, []int) {
-	return file_pno_admin_v1_dpu_service_proto_rawDescGZIP(), []int{7}
+	return file_pno_admin_v1_dpu_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *GetShardResponse) GetShard() *Shard {
@@ -472,7 +692,7 @@ type ListLinksRequest struct {
 
 func (x *ListLinksRequest) Reset() {
 	*x = ListLinksRequest{}
-	mi := &file_pno_admin_v1_dpu_service_proto_msgTypes[8]
+	mi := &file_pno_admin_v1_dpu_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -484,7 +704,7 @@ func (x *ListLinksRequest) String() string {
 func (*ListLinksRequest) ProtoMessage() {}
 
 func (x *ListLinksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pno_admin_v1_dpu_service_proto_msgTypes[8]
+	mi := &file_pno_admin_v1_dpu_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -497,7 +717,7 @@ func (x *ListLinksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListLinksRequest.ProtoReflect.Descriptor instead.
 func (*ListLinksRequest) Descriptor() ([]byte, []int) {
-	return file_pno_admin_v1_dpu_service_proto_rawDescGZIP(), []int{8}
+	return file_pno_admin_v1_dpu_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ListLinksRequest) GetPageSize() int32 {
@@ -524,7 +744,7 @@ func (x *ListLinksRequest) GetFilter() string {
 // ListLinksResponse answers ListLinks.
 type ListLinksResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The links, in order of their shards.
+	// The links, in order of their numbers.
 	Links []*Link `protobuf:"bytes,1,rep,name=links,proto3" json:"links,omitempty"`
 	// Asks for the next page; empty on the last.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
@@ -534,7 +754,7 @@ type ListLinksResponse struct {
 
 func (x *ListLinksResponse) Reset() {
 	*x = ListLinksResponse{}
-	mi := &file_pno_admin_v1_dpu_service_proto_msgTypes[9]
+	mi := &file_pno_admin_v1_dpu_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -546,7 +766,7 @@ func (x *ListLinksResponse) String() string {
 func (*ListLinksResponse) ProtoMessage() {}
 
 func (x *ListLinksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pno_admin_v1_dpu_service_proto_msgTypes[9]
+	mi := &file_pno_admin_v1_dpu_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -559,7 +779,7 @@ func (x *ListLinksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListLinksResponse.ProtoReflect.Descriptor instead.
 func (*ListLinksResponse) Descriptor() ([]byte, []int) {
-	return file_pno_admin_v1_dpu_service_proto_rawDescGZIP(), []int{9}
+	return file_pno_admin_v1_dpu_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListLinksResponse) GetLinks() []*Link {
@@ -579,7 +799,7 @@ func (x *ListLinksResponse) GetNextPageToken() string {
 // GetLinkRequest names a link.
 type GetLinkRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// links/{shard}
+	// links/{link}
 	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -587,7 +807,7 @@ type GetLinkRequest struct {
 
 func (x *GetLinkRequest) Reset() {
 	*x = GetLinkRequest{}
-	mi := &file_pno_admin_v1_dpu_service_proto_msgTypes[10]
+	mi := &file_pno_admin_v1_dpu_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -599,7 +819,7 @@ func (x *GetLinkRequest) String() string {
 func (*GetLinkRequest) ProtoMessage() {}
 
 func (x *GetLinkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pno_admin_v1_dpu_service_proto_msgTypes[10]
+	mi := &file_pno_admin_v1_dpu_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -612,7 +832,7 @@ func (x *GetLinkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLinkRequest.ProtoReflect.Descriptor instead.
 func (*GetLinkRequest) Descriptor() ([]byte, []int) {
-	return file_pno_admin_v1_dpu_service_proto_rawDescGZIP(), []int{10}
+	return file_pno_admin_v1_dpu_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GetLinkRequest) GetName() string {
@@ -633,7 +853,7 @@ type GetLinkResponse struct {
 
 func (x *GetLinkResponse) Reset() {
 	*x = GetLinkResponse{}
-	mi := &file_pno_admin_v1_dpu_service_proto_msgTypes[11]
+	mi := &file_pno_admin_v1_dpu_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -645,7 +865,7 @@ func (x *GetLinkResponse) String() string {
 func (*GetLinkResponse) ProtoMessage() {}
 
 func (x *GetLinkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pno_admin_v1_dpu_service_proto_msgTypes[11]
+	mi := &file_pno_admin_v1_dpu_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -658,7 +878,7 @@ func (x *GetLinkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLinkResponse.ProtoReflect.Descriptor instead.
 func (*GetLinkResponse) Descriptor() ([]byte, []int) {
-	return file_pno_admin_v1_dpu_service_proto_rawDescGZIP(), []int{11}
+	return file_pno_admin_v1_dpu_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *GetLinkResponse) GetLink() *Link {
@@ -672,7 +892,7 @@ var File_pno_admin_v1_dpu_service_proto protoreflect.FileDescriptor
 
 const file_pno_admin_v1_dpu_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1epno/admin/v1/dpu_service.proto\x12\fpno.admin.v1\x1a\x17pno/admin/v1/link.proto\x1a\x18pno/admin/v1/shard.proto\x1a\x19pno/admin/v1/socket.proto\"\x80\x01\n" +
+	"\x1epno/admin/v1/dpu_service.proto\x12\fpno.admin.v1\x1a\x17pno/admin/v1/link.proto\x1a\x17pno/admin/v1/ring.proto\x1a\x18pno/admin/v1/shard.proto\x1a\x19pno/admin/v1/socket.proto\"\x80\x01\n" +
 	"\x12ListSocketsRequest\x12\x16\n" +
 	"\x06parent\x18\x01 \x01(\tR\x06parent\x12\x1b\n" +
 	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
@@ -685,7 +905,20 @@ const file_pno_admin_v1_dpu_service_proto_rawDesc = "" +
 	"\x10GetSocketRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"A\n" +
 	"\x11GetSocketResponse\x12,\n" +
-	"\x06socket\x18\x01 \x01(\v2\x14.pno.admin.v1.SocketR\x06socket\"g\n" +
+	"\x06socket\x18\x01 \x01(\v2\x14.pno.admin.v1.SocketR\x06socket\"~\n" +
+	"\x10ListRingsRequest\x12\x16\n" +
+	"\x06parent\x18\x01 \x01(\tR\x06parent\x12\x1b\n" +
+	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\x12\x16\n" +
+	"\x06filter\x18\x04 \x01(\tR\x06filter\"e\n" +
+	"\x11ListRingsResponse\x12(\n" +
+	"\x05rings\x18\x01 \x03(\v2\x12.pno.admin.v1.RingR\x05rings\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"$\n" +
+	"\x0eGetRingRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"9\n" +
+	"\x0fGetRingResponse\x12&\n" +
+	"\x04ring\x18\x01 \x01(\v2\x12.pno.admin.v1.RingR\x04ring\"g\n" +
 	"\x11ListShardsRequest\x12\x1b\n" +
 	"\tpage_size\x18\x01 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +
@@ -709,11 +942,13 @@ const file_pno_admin_v1_dpu_service_proto_rawDesc = "" +
 	"\x0eGetLinkRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"9\n" +
 	"\x0fGetLinkResponse\x12&\n" +
-	"\x04link\x18\x01 \x01(\v2\x12.pno.admin.v1.LinkR\x04link2\xe0\x03\n" +
+	"\x04link\x18\x01 \x01(\v2\x12.pno.admin.v1.LinkR\x04link2\xf6\x04\n" +
 	"\n" +
 	"DpuService\x12R\n" +
 	"\vListSockets\x12 .pno.admin.v1.ListSocketsRequest\x1a!.pno.admin.v1.ListSocketsResponse\x12L\n" +
-	"\tGetSocket\x12\x1e.pno.admin.v1.GetSocketRequest\x1a\x1f.pno.admin.v1.GetSocketResponse\x12O\n" +
+	"\tGetSocket\x12\x1e.pno.admin.v1.GetSocketRequest\x1a\x1f.pno.admin.v1.GetSocketResponse\x12L\n" +
+	"\tListRings\x12\x1e.pno.admin.v1.ListRingsRequest\x1a\x1f.pno.admin.v1.ListRingsResponse\x12F\n" +
+	"\aGetRing\x12\x1c.pno.admin.v1.GetRingRequest\x1a\x1d.pno.admin.v1.GetRingResponse\x12O\n" +
 	"\n" +
 	"ListShards\x12\x1f.pno.admin.v1.ListShardsRequest\x1a .pno.admin.v1.ListShardsResponse\x12I\n" +
 	"\bGetShard\x12\x1d.pno.admin.v1.GetShardRequest\x1a\x1e.pno.admin.v1.GetShardResponse\x12L\n" +
@@ -732,48 +967,59 @@ func file_pno_admin_v1_dpu_service_proto_rawDescGZIP() []byte {
 	return file_pno_admin_v1_dpu_service_proto_rawDescData
 }
 
-var file_pno_admin_v1_dpu_service_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_pno_admin_v1_dpu_service_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_pno_admin_v1_dpu_service_proto_goTypes = []any{
 	(*ListSocketsRequest)(nil),  // 0: pno.admin.v1.ListSocketsRequest
 	(*ListSocketsResponse)(nil), // 1: pno.admin.v1.ListSocketsResponse
 	(*GetSocketRequest)(nil),    // 2: pno.admin.v1.GetSocketRequest
 	(*GetSocketResponse)(nil),   // 3: pno.admin.v1.GetSocketResponse
-	(*ListShardsRequest)(nil),   // 4: pno.admin.v1.ListShardsRequest
-	(*ListShardsResponse)(nil),  // 5: pno.admin.v1.ListShardsResponse
-	(*GetShardRequest)(nil),     // 6: pno.admin.v1.GetShardRequest
-	(*GetShardResponse)(nil),    // 7: pno.admin.v1.GetShardResponse
-	(*ListLinksRequest)(nil),    // 8: pno.admin.v1.ListLinksRequest
-	(*ListLinksResponse)(nil),   // 9: pno.admin.v1.ListLinksResponse
-	(*GetLinkRequest)(nil),      // 10: pno.admin.v1.GetLinkRequest
-	(*GetLinkResponse)(nil),     // 11: pno.admin.v1.GetLinkResponse
-	(*Socket)(nil),              // 12: pno.admin.v1.Socket
-	(*Shard)(nil),               // 13: pno.admin.v1.Shard
-	(*Link)(nil),                // 14: pno.admin.v1.Link
+	(*ListRingsRequest)(nil),    // 4: pno.admin.v1.ListRingsRequest
+	(*ListRingsResponse)(nil),   // 5: pno.admin.v1.ListRingsResponse
+	(*GetRingRequest)(nil),      // 6: pno.admin.v1.GetRingRequest
+	(*GetRingResponse)(nil),     // 7: pno.admin.v1.GetRingResponse
+	(*ListShardsRequest)(nil),   // 8: pno.admin.v1.ListShardsRequest
+	(*ListShardsResponse)(nil),  // 9: pno.admin.v1.ListShardsResponse
+	(*GetShardRequest)(nil),     // 10: pno.admin.v1.GetShardRequest
+	(*GetShardResponse)(nil),    // 11: pno.admin.v1.GetShardResponse
+	(*ListLinksRequest)(nil),    // 12: pno.admin.v1.ListLinksRequest
+	(*ListLinksResponse)(nil),   // 13: pno.admin.v1.ListLinksResponse
+	(*GetLinkRequest)(nil),      // 14: pno.admin.v1.GetLinkRequest
+	(*GetLinkResponse)(nil),     // 15: pno.admin.v1.GetLinkResponse
+	(*Socket)(nil),              // 16: pno.admin.v1.Socket
+	(*Ring)(nil),                // 17: pno.admin.v1.Ring
+	(*Shard)(nil),               // 18: pno.admin.v1.Shard
+	(*Link)(nil),                // 19: pno.admin.v1.Link
 }
 var file_pno_admin_v1_dpu_service_proto_depIdxs = []int32{
-	12, // 0: pno.admin.v1.ListSocketsResponse.sockets:type_name -> pno.admin.v1.Socket
-	12, // 1: pno.admin.v1.GetSocketResponse.socket:type_name -> pno.admin.v1.Socket
-	13, // 2: pno.admin.v1.ListShardsResponse.shards:type_name -> pno.admin.v1.Shard
-	13, // 3: pno.admin.v1.GetShardResponse.shard:type_name -> pno.admin.v1.Shard
-	14, // 4: pno.admin.v1.ListLinksResponse.links:type_name -> pno.admin.v1.Link
-	14, // 5: pno.admin.v1.GetLinkResponse.link:type_name -> pno.admin.v1.Link
-	0,  // 6: pno.admin.v1.DpuService.ListSockets:input_type -> pno.admin.v1.ListSocketsRequest
-	2,  // 7: pno.admin.v1.DpuService.GetSocket:input_type -> pno.admin.v1.GetSocketRequest
-	4,  // 8: pno.admin.v1.DpuService.ListShards:input_type -> pno.admin.v1.ListShardsRequest
-	6,  // 9: pno.admin.v1.DpuService.GetShard:input_type -> pno.admin.v1.GetShardRequest
-	8,  // 10: pno.admin.v1.DpuService.ListLinks:input_type -> pno.admin.v1.ListLinksRequest
-	10, // 11: pno.admin.v1.DpuService.GetLink:input_type -> pno.admin.v1.GetLinkRequest
-	1,  // 12: pno.admin.v1.DpuService.ListSockets:output_type -> pno.admin.v1.ListSocketsResponse
-	3,  // 13: pno.admin.v1.DpuService.GetSocket:output_type -> pno.admin.v1.GetSocketResponse
-	5,  // 14: pno.admin.v1.DpuService.ListShards:output_type -> pno.admin.v1.ListShardsResponse
-	7,  // 15: pno.admin.v1.DpuService.GetShard:output_type -> pno.admin.v1.GetShardResponse
-	9,  // 16: pno.admin.v1.DpuService.ListLinks:output_type -> pno.admin.v1.ListLinksResponse
-	11, // 17: pno.admin.v1.DpuService.GetLink:output_type -> pno.admin.v1.GetLinkResponse
-	12, // [12:18] is the sub-list for method output_type
-	6,  // [6:12] is the sub-list for method input_type
-	6,  // [6:6] is the sub-list for extension type_name
-	6,  // [6:6] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	16, // 0: pno.admin.v1.ListSocketsResponse.sockets:type_name -> pno.admin.v1.Socket
+	16, // 1: pno.admin.v1.GetSocketResponse.socket:type_name -> pno.admin.v1.Socket
+	17, // 2: pno.admin.v1.ListRingsResponse.rings:type_name -> pno.admin.v1.Ring
+	17, // 3: pno.admin.v1.GetRingResponse.ring:type_name -> pno.admin.v1.Ring
+	18, // 4: pno.admin.v1.ListShardsResponse.shards:type_name -> pno.admin.v1.Shard
+	18, // 5: pno.admin.v1.GetShardResponse.shard:type_name -> pno.admin.v1.Shard
+	19, // 6: pno.admin.v1.ListLinksResponse.links:type_name -> pno.admin.v1.Link
+	19, // 7: pno.admin.v1.GetLinkResponse.link:type_name -> pno.admin.v1.Link
+	0,  // 8: pno.admin.v1.DpuService.ListSockets:input_type -> pno.admin.v1.ListSocketsRequest
+	2,  // 9: pno.admin.v1.DpuService.GetSocket:input_type -> pno.admin.v1.GetSocketRequest
+	4,  // 10: pno.admin.v1.DpuService.ListRings:input_type -> pno.admin.v1.ListRingsRequest
+	6,  // 11: pno.admin.v1.DpuService.GetRing:input_type -> pno.admin.v1.GetRingRequest
+	8,  // 12: pno.admin.v1.DpuService.ListShards:input_type -> pno.admin.v1.ListShardsRequest
+	10, // 13: pno.admin.v1.DpuService.GetShard:input_type -> pno.admin.v1.GetShardRequest
+	12, // 14: pno.admin.v1.DpuService.ListLinks:input_type -> pno.admin.v1.ListLinksRequest
+	14, // 15: pno.admin.v1.DpuService.GetLink:input_type -> pno.admin.v1.GetLinkRequest
+	1,  // 16: pno.admin.v1.DpuService.ListSockets:output_type -> pno.admin.v1.ListSocketsResponse
+	3,  // 17: pno.admin.v1.DpuService.GetSocket:output_type -> pno.admin.v1.GetSocketResponse
+	5,  // 18: pno.admin.v1.DpuService.ListRings:output_type -> pno.admin.v1.ListRingsResponse
+	7,  // 19: pno.admin.v1.DpuService.GetRing:output_type -> pno.admin.v1.GetRingResponse
+	9,  // 20: pno.admin.v1.DpuService.ListShards:output_type -> pno.admin.v1.ListShardsResponse
+	11, // 21: pno.admin.v1.DpuService.GetShard:output_type -> pno.admin.v1.GetShardResponse
+	13, // 22: pno.admin.v1.DpuService.ListLinks:output_type -> pno.admin.v1.ListLinksResponse
+	15, // 23: pno.admin.v1.DpuService.GetLink:output_type -> pno.admin.v1.GetLinkResponse
+	16, // [16:24] is the sub-list for method output_type
+	8,  // [8:16] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_pno_admin_v1_dpu_service_proto_init() }
@@ -782,6 +1028,7 @@ func file_pno_admin_v1_dpu_service_proto_init() {
 		return
 	}
 	file_pno_admin_v1_link_proto_init()
+	file_pno_admin_v1_ring_proto_init()
 	file_pno_admin_v1_shard_proto_init()
 	file_pno_admin_v1_socket_proto_init()
 	type x struct{}
@@ -790,7 +1037,7 @@ func file_pno_admin_v1_dpu_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pno_admin_v1_dpu_service_proto_rawDesc), len(file_pno_admin_v1_dpu_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -23,6 +23,8 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	DpuService_ListSockets_FullMethodName = "/pno.admin.v1.DpuService/ListSockets"
 	DpuService_GetSocket_FullMethodName   = "/pno.admin.v1.DpuService/GetSocket"
+	DpuService_ListRings_FullMethodName   = "/pno.admin.v1.DpuService/ListRings"
+	DpuService_GetRing_FullMethodName     = "/pno.admin.v1.DpuService/GetRing"
 	DpuService_ListShards_FullMethodName  = "/pno.admin.v1.DpuService/ListShards"
 	DpuService_GetShard_FullMethodName    = "/pno.admin.v1.DpuService/GetShard"
 	DpuService_ListLinks_FullMethodName   = "/pno.admin.v1.DpuService/ListLinks"
@@ -33,17 +35,22 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// DpuService is what only dpud can answer: its sockets, shards and links.
+// DpuService is what only dpud can answer: its sockets, rings, shards
+// and links.
 type DpuServiceClient interface {
 	// ListSockets lists offloaded sockets of a session, or of all.
 	ListSockets(ctx context.Context, in *ListSocketsRequest, opts ...grpc.CallOption) (*ListSocketsResponse, error)
 	// GetSocket returns one offloaded socket.
 	GetSocket(ctx context.Context, in *GetSocketRequest, opts ...grpc.CallOption) (*GetSocketResponse, error)
+	// ListRings lists the ring pairs of a session, or of all.
+	ListRings(ctx context.Context, in *ListRingsRequest, opts ...grpc.CallOption) (*ListRingsResponse, error)
+	// GetRing returns one ring pair.
+	GetRing(ctx context.Context, in *GetRingRequest, opts ...grpc.CallOption) (*GetRingResponse, error)
 	// ListShards lists the cores of the DPU that run a network stack.
 	ListShards(ctx context.Context, in *ListShardsRequest, opts ...grpc.CallOption) (*ListShardsResponse, error)
 	// GetShard returns one shard.
 	GetShard(ctx context.Context, in *GetShardRequest, opts ...grpc.CallOption) (*GetShardResponse, error)
-	// ListLinks lists the queues of the wire-side interface, one a shard.
+	// ListLinks lists the wire-side ports.
 	ListLinks(ctx context.Context, in *ListLinksRequest, opts ...grpc.CallOption) (*ListLinksResponse, error)
 	// GetLink returns one link.
 	GetLink(ctx context.Context, in *GetLinkRequest, opts ...grpc.CallOption) (*GetLinkResponse, error)
@@ -71,6 +78,26 @@ func (c *dpuServiceClient) GetSocket(ctx context.Context, in *GetSocketRequest, 
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(GetSocketResponse)
 	err := c.cc.Invoke(ctx, DpuService_GetSocket_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *dpuServiceClient) ListRings(ctx context.Context, in *ListRingsRequest, opts ...grpc.CallOption) (*ListRingsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListRingsResponse)
+	err := c.cc.Invoke(ctx, DpuService_ListRings_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *dpuServiceClient) GetRing(ctx context.Context, in *GetRingRequest, opts ...grpc.CallOption) (*GetRingResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetRingResponse)
+	err := c.cc.Invoke(ctx, DpuService_GetRing_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -121,17 +148,22 @@ func (c *dpuServiceClient) GetLink(ctx context.Context, in *GetLinkRequest, opts
 // All implementations must embed UnimplementedDpuServiceServer
 // for forward compatibility.
 //
-// DpuService is what only dpud can answer: its sockets, shards and links.
+// DpuService is what only dpud can answer: its sockets, rings, shards
+// and links.
 type DpuServiceServer interface {
 	// ListSockets lists offloaded sockets of a session, or of all.
 	ListSockets(context.Context, *ListSocketsRequest) (*ListSocketsResponse, error)
 	// GetSocket returns one offloaded socket.
 	GetSocket(context.Context, *GetSocketRequest) (*GetSocketResponse, error)
+	// ListRings lists the ring pairs of a session, or of all.
+	ListRings(context.Context, *ListRingsRequest) (*ListRingsResponse, error)
+	// GetRing returns one ring pair.
+	GetRing(context.Context, *GetRingRequest) (*GetRingResponse, error)
 	// ListShards lists the cores of the DPU that run a network stack.
 	ListShards(context.Context, *ListShardsRequest) (*ListShardsResponse, error)
 	// GetShard returns one shard.
 	GetShard(context.Context, *GetShardRequest) (*GetShardResponse, error)
-	// ListLinks lists the queues of the wire-side interface, one a shard.
+	// ListLinks lists the wire-side ports.
 	ListLinks(context.Context, *ListLinksRequest) (*ListLinksResponse, error)
 	// GetLink returns one link.
 	GetLink(context.Context, *GetLinkRequest) (*GetLinkResponse, error)
@@ -150,6 +182,12 @@ func (UnimplementedDpuServiceServer) ListSockets(context.Context, *ListSocketsRe
 }
 func (UnimplementedDpuServiceServer) GetSocket(context.Context, *GetSocketRequest) (*GetSocketResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetSocket not implemented")
+}
+func (UnimplementedDpuServiceServer) ListRings(context.Context, *ListRingsRequest) (*ListRingsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListRings not implemented")
+}
+func (UnimplementedDpuServiceServer) GetRing(context.Context, *GetRingRequest) (*GetRingResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetRing not implemented")
 }
 func (UnimplementedDpuServiceServer) ListShards(context.Context, *ListShardsRequest) (*ListShardsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListShards not implemented")
@@ -216,6 +254,42 @@ func _DpuService_GetSocket_Handler(srv interface{}, ctx context.Context, dec fun
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(DpuServiceServer).GetSocket(ctx, req.(*GetSocketRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _DpuService_ListRings_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListRingsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DpuServiceServer).ListRings(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: DpuService_ListRings_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DpuServiceServer).ListRings(ctx, req.(*ListRingsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _DpuService_GetRing_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetRingRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DpuServiceServer).GetRing(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: DpuService_GetRing_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DpuServiceServer).GetRing(ctx, req.(*GetRingRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -306,6 +380,14 @@ var DpuService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetSocket",
 			Handler:    _DpuService_GetSocket_Handler,
+		},
+		{
+			MethodName: "ListRings",
+			Handler:    _DpuService_ListRings_Handler,
+		},
+		{
+			MethodName: "GetRing",
+			Handler:    _DpuService_GetRing_Handler,
 		},
 		{
 			MethodName: "ListShards",

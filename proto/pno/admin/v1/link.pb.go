@@ -23,27 +23,25 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Link is one queue of the wire-side interface.
+// Link is one wire-side port of the DPU, with one queue a shard.
 type Link struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// links/{shard}
+	// links/{link}
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// The shard that owns it.
-	Shard uint32 `protobuf:"varint,2,opt,name=shard,proto3" json:"shard,omitempty"`
+	// The interface, or the simulator's name for its wire.
+	Interface string `protobuf:"bytes,2,opt,name=interface,proto3" json:"interface,omitempty"`
 	// af_xdp, af_packet or wire (the simulator's).
 	Driver string `protobuf:"bytes,3,opt,name=driver,proto3" json:"driver,omitempty"`
-	// The interface; empty for the simulator's wire.
-	Interface string `protobuf:"bytes,4,opt,name=interface,proto3" json:"interface,omitempty"`
-	// The queue of the interface.
-	Queue uint32 `protobuf:"varint,5,opt,name=queue,proto3" json:"queue,omitempty"`
 	// copy, zerocopy, or empty where that means nothing.
-	Mode string `protobuf:"bytes,6,opt,name=mode,proto3" json:"mode,omitempty"`
+	Mode string `protobuf:"bytes,4,opt,name=mode,proto3" json:"mode,omitempty"`
 	// Link-layer address.
-	Mac string `protobuf:"bytes,7,opt,name=mac,proto3" json:"mac,omitempty"`
+	Mac string `protobuf:"bytes,5,opt,name=mac,proto3" json:"mac,omitempty"`
 	// Largest IP packet.
-	Mtu uint32 `protobuf:"varint,8,opt,name=mtu,proto3" json:"mtu,omitempty"`
-	// Its counters.
-	Counters      *LinkCounters `protobuf:"bytes,9,opt,name=counters,proto3" json:"counters,omitempty"`
+	Mtu uint32 `protobuf:"varint,6,opt,name=mtu,proto3" json:"mtu,omitempty"`
+	// Queues in use.
+	Queues uint32 `protobuf:"varint,7,opt,name=queues,proto3" json:"queues,omitempty"`
+	// What it moved.
+	Counters      *LinkCounters `protobuf:"bytes,8,opt,name=counters,proto3" json:"counters,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -85,20 +83,6 @@ func (x *Link) GetName() string {
 	return ""
 }
 
-func (x *Link) GetShard() uint32 {
-	if x != nil {
-		return x.Shard
-	}
-	return 0
-}
-
-func (x *Link) GetDriver() string {
-	if x != nil {
-		return x.Driver
-	}
-	return ""
-}
-
 func (x *Link) GetInterface() string {
 	if x != nil {
 		return x.Interface
@@ -106,11 +90,11 @@ func (x *Link) GetInterface() string {
 	return ""
 }
 
-func (x *Link) GetQueue() uint32 {
+func (x *Link) GetDriver() string {
 	if x != nil {
-		return x.Queue
+		return x.Driver
 	}
-	return 0
+	return ""
 }
 
 func (x *Link) GetMode() string {
@@ -130,6 +114,13 @@ func (x *Link) GetMac() string {
 func (x *Link) GetMtu() uint32 {
 	if x != nil {
 		return x.Mtu
+	}
+	return 0
+}
+
+func (x *Link) GetQueues() uint32 {
+	if x != nil {
+		return x.Queues
 	}
 	return 0
 }
@@ -156,7 +147,7 @@ type LinkCounters struct {
 	DropsRx uint64 `protobuf:"varint,5,opt,name=drops_rx,json=dropsRx,proto3" json:"drops_rx,omitempty"`
 	// Packets dropped on the way out.
 	DropsTx uint64 `protobuf:"varint,6,opt,name=drops_tx,json=dropsTx,proto3" json:"drops_tx,omitempty"`
-	// System calls made to move packets (kicks).
+	// System calls made to move packets.
 	Kicks         uint64 `protobuf:"varint,7,opt,name=kicks,proto3" json:"kicks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -245,17 +236,16 @@ var File_pno_admin_v1_link_proto protoreflect.FileDescriptor
 
 const file_pno_admin_v1_link_proto_rawDesc = "" +
 	"\n" +
-	"\x17pno/admin/v1/link.proto\x12\fpno.admin.v1\"\xec\x01\n" +
+	"\x17pno/admin/v1/link.proto\x12\fpno.admin.v1\"\xd8\x01\n" +
 	"\x04Link\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
-	"\x05shard\x18\x02 \x01(\rR\x05shard\x12\x16\n" +
-	"\x06driver\x18\x03 \x01(\tR\x06driver\x12\x1c\n" +
-	"\tinterface\x18\x04 \x01(\tR\tinterface\x12\x14\n" +
-	"\x05queue\x18\x05 \x01(\rR\x05queue\x12\x12\n" +
-	"\x04mode\x18\x06 \x01(\tR\x04mode\x12\x10\n" +
-	"\x03mac\x18\a \x01(\tR\x03mac\x12\x10\n" +
-	"\x03mtu\x18\b \x01(\rR\x03mtu\x126\n" +
-	"\bcounters\x18\t \x01(\v2\x1a.pno.admin.v1.LinkCountersR\bcounters\"\xce\x01\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
+	"\tinterface\x18\x02 \x01(\tR\tinterface\x12\x16\n" +
+	"\x06driver\x18\x03 \x01(\tR\x06driver\x12\x12\n" +
+	"\x04mode\x18\x04 \x01(\tR\x04mode\x12\x10\n" +
+	"\x03mac\x18\x05 \x01(\tR\x03mac\x12\x10\n" +
+	"\x03mtu\x18\x06 \x01(\rR\x03mtu\x12\x16\n" +
+	"\x06queues\x18\a \x01(\rR\x06queues\x126\n" +
+	"\bcounters\x18\b \x01(\v2\x1a.pno.admin.v1.LinkCountersR\bcounters\"\xce\x01\n" +
 	"\fLinkCounters\x12\x1d\n" +
 	"\n" +
 	"packets_rx\x18\x01 \x01(\x04R\tpacketsRx\x12\x1d\n" +

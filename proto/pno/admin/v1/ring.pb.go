@@ -23,63 +23,11 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// RingDirection tells who produces.
-type RingDirection int32
-
-const (
-	// Not told.
-	RingDirection_RING_DIRECTION_UNSPECIFIED RingDirection = 0
-	// The host produces, the DPU consumes.
-	RingDirection_RING_DIRECTION_H2D RingDirection = 1
-	// The DPU produces, the host consumes.
-	RingDirection_RING_DIRECTION_D2H RingDirection = 2
-)
-
-// Enum value maps for RingDirection.
-var (
-	RingDirection_name = map[int32]string{
-		0: "RING_DIRECTION_UNSPECIFIED",
-		1: "RING_DIRECTION_H2D",
-		2: "RING_DIRECTION_D2H",
-	}
-	RingDirection_value = map[string]int32{
-		"RING_DIRECTION_UNSPECIFIED": 0,
-		"RING_DIRECTION_H2D":         1,
-		"RING_DIRECTION_D2H":         2,
-	}
-)
-
-func (x RingDirection) Enum() *RingDirection {
-	p := new(RingDirection)
-	*p = x
-	return p
-}
-
-func (x RingDirection) String() string {
-	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
-}
-
-func (RingDirection) Descriptor() protoreflect.EnumDescriptor {
-	return file_pno_admin_v1_ring_proto_enumTypes[0].Descriptor()
-}
-
-func (RingDirection) Type() protoreflect.EnumType {
-	return &file_pno_admin_v1_ring_proto_enumTypes[0]
-}
-
-func (x RingDirection) Number() protoreflect.EnumNumber {
-	return protoreflect.EnumNumber(x)
-}
-
-// Deprecated: Use RingDirection.Descriptor instead.
-func (RingDirection) EnumDescriptor() ([]byte, []int) {
-	return file_pno_admin_v1_ring_proto_rawDescGZIP(), []int{0}
-}
-
-// Ring is one single-producer, single-consumer ring in a session's memory.
+// Ring is the pair of rings of one channel and one shard: each
+// single-producer, single-consumer, in the session's memory.
 type Ring struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// sessions/{session}/rings/{channel}-{shard}-{direction}
+	// sessions/{session}/rings/{channel}-{shard}
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// The session's number.
 	Session uint64 `protobuf:"varint,2,opt,name=session,proto3" json:"session,omitempty"`
@@ -87,22 +35,22 @@ type Ring struct {
 	Channel uint32 `protobuf:"varint,3,opt,name=channel,proto3" json:"channel,omitempty"`
 	// The shard at the DPU's end.
 	Shard uint32 `protobuf:"varint,4,opt,name=shard,proto3" json:"shard,omitempty"`
-	// Who produces.
-	Direction RingDirection `protobuf:"varint,5,opt,name=direction,proto3,enum=pno.admin.v1.RingDirection" json:"direction,omitempty"`
-	// Size in bytes.
-	SizeBytes uint64 `protobuf:"varint,6,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
-	// Bytes produced and not yet given back.
-	UsedBytes uint64 `protobuf:"varint,7,opt,name=used_bytes,json=usedBytes,proto3" json:"used_bytes,omitempty"`
-	// Bytes produced since the session began (a position that never wraps).
-	ProducedBytes uint64 `protobuf:"varint,8,opt,name=produced_bytes,json=producedBytes,proto3" json:"produced_bytes,omitempty"`
-	// Bytes given back since the session began.
-	ConsumedBytes uint64 `protobuf:"varint,9,opt,name=consumed_bytes,json=consumedBytes,proto3" json:"consumed_bytes,omitempty"`
-	// Records produced, where this side counts them.
-	Records uint64 `protobuf:"varint,10,opt,name=records,proto3" json:"records,omitempty"`
-	// Times that the producer found the ring full, where this side counts them.
-	Full          uint64 `protobuf:"varint,11,opt,name=full,proto3" json:"full,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// Host to DPU.
+	H2D *RingLevel `protobuf:"bytes,5,opt,name=h2d,proto3" json:"h2d,omitempty"`
+	// DPU to host.
+	D2H *RingLevel `protobuf:"bytes,6,opt,name=d2h,proto3" json:"d2h,omitempty"`
+	// The shard looks at it on each turn.
+	Hot bool `protobuf:"varint,7,opt,name=hot,proto3" json:"hot,omitempty"`
+	// The shard asked for a doorbell.
+	DoorbellArmed bool `protobuf:"varint,8,opt,name=doorbell_armed,json=doorbellArmed,proto3" json:"doorbell_armed,omitempty"`
+	// Sockets that wait for room towards the host.
+	WaitingSockets uint32 `protobuf:"varint,9,opt,name=waiting_sockets,json=waitingSockets,proto3" json:"waiting_sockets,omitempty"`
+	// Interrupts raised.
+	Interrupts uint64 `protobuf:"varint,10,opt,name=interrupts,proto3" json:"interrupts,omitempty"`
+	// Interrupts put off by moderation.
+	InterruptsModerated uint64 `protobuf:"varint,11,opt,name=interrupts_moderated,json=interruptsModerated,proto3" json:"interrupts_moderated,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
 }
 
 func (x *Ring) Reset() {
@@ -163,51 +111,124 @@ func (x *Ring) GetShard() uint32 {
 	return 0
 }
 
-func (x *Ring) GetDirection() RingDirection {
+func (x *Ring) GetH2D() *RingLevel {
 	if x != nil {
-		return x.Direction
+		return x.H2D
 	}
-	return RingDirection_RING_DIRECTION_UNSPECIFIED
+	return nil
 }
 
-func (x *Ring) GetSizeBytes() uint64 {
+func (x *Ring) GetD2H() *RingLevel {
+	if x != nil {
+		return x.D2H
+	}
+	return nil
+}
+
+func (x *Ring) GetHot() bool {
+	if x != nil {
+		return x.Hot
+	}
+	return false
+}
+
+func (x *Ring) GetDoorbellArmed() bool {
+	if x != nil {
+		return x.DoorbellArmed
+	}
+	return false
+}
+
+func (x *Ring) GetWaitingSockets() uint32 {
+	if x != nil {
+		return x.WaitingSockets
+	}
+	return 0
+}
+
+func (x *Ring) GetInterrupts() uint64 {
+	if x != nil {
+		return x.Interrupts
+	}
+	return 0
+}
+
+func (x *Ring) GetInterruptsModerated() uint64 {
+	if x != nil {
+		return x.InterruptsModerated
+	}
+	return 0
+}
+
+// RingLevel is how full one ring is, and what passed through it.
+type RingLevel struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its size.
+	SizeBytes uint64 `protobuf:"varint,1,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	// Bytes produced and not given back.
+	UsedBytes uint64 `protobuf:"varint,2,opt,name=used_bytes,json=usedBytes,proto3" json:"used_bytes,omitempty"`
+	// Bytes produced since the session began, padding included.
+	ProducedBytes uint64 `protobuf:"varint,3,opt,name=produced_bytes,json=producedBytes,proto3" json:"produced_bytes,omitempty"`
+	// Records moved, padding not counted.
+	Records       uint64 `protobuf:"varint,4,opt,name=records,proto3" json:"records,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RingLevel) Reset() {
+	*x = RingLevel{}
+	mi := &file_pno_admin_v1_ring_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RingLevel) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RingLevel) ProtoMessage() {}
+
+func (x *RingLevel) ProtoReflect() protoreflect.Message {
+	mi := &file_pno_admin_v1_ring_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RingLevel.ProtoReflect.Descriptor instead.
+func (*RingLevel) Descriptor() ([]byte, []int) {
+	return file_pno_admin_v1_ring_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *RingLevel) GetSizeBytes() uint64 {
 	if x != nil {
 		return x.SizeBytes
 	}
 	return 0
 }
 
-func (x *Ring) GetUsedBytes() uint64 {
+func (x *RingLevel) GetUsedBytes() uint64 {
 	if x != nil {
 		return x.UsedBytes
 	}
 	return 0
 }
 
-func (x *Ring) GetProducedBytes() uint64 {
+func (x *RingLevel) GetProducedBytes() uint64 {
 	if x != nil {
 		return x.ProducedBytes
 	}
 	return 0
 }
 
-func (x *Ring) GetConsumedBytes() uint64 {
-	if x != nil {
-		return x.ConsumedBytes
-	}
-	return 0
-}
-
-func (x *Ring) GetRecords() uint64 {
+func (x *RingLevel) GetRecords() uint64 {
 	if x != nil {
 		return x.Records
-	}
-	return 0
-}
-
-func (x *Ring) GetFull() uint64 {
-	if x != nil {
-		return x.Full
 	}
 	return 0
 }
@@ -216,26 +237,29 @@ var File_pno_admin_v1_ring_proto protoreflect.FileDescriptor
 
 const file_pno_admin_v1_ring_proto_rawDesc = "" +
 	"\n" +
-	"\x17pno/admin/v1/ring.proto\x12\fpno.admin.v1\"\xd9\x02\n" +
+	"\x17pno/admin/v1/ring.proto\x12\fpno.admin.v1\"\xef\x02\n" +
 	"\x04Ring\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\asession\x18\x02 \x01(\x04R\asession\x12\x18\n" +
 	"\achannel\x18\x03 \x01(\rR\achannel\x12\x14\n" +
-	"\x05shard\x18\x04 \x01(\rR\x05shard\x129\n" +
-	"\tdirection\x18\x05 \x01(\x0e2\x1b.pno.admin.v1.RingDirectionR\tdirection\x12\x1d\n" +
+	"\x05shard\x18\x04 \x01(\rR\x05shard\x12)\n" +
+	"\x03h2d\x18\x05 \x01(\v2\x17.pno.admin.v1.RingLevelR\x03h2d\x12)\n" +
+	"\x03d2h\x18\x06 \x01(\v2\x17.pno.admin.v1.RingLevelR\x03d2h\x12\x10\n" +
+	"\x03hot\x18\a \x01(\bR\x03hot\x12%\n" +
+	"\x0edoorbell_armed\x18\b \x01(\bR\rdoorbellArmed\x12'\n" +
+	"\x0fwaiting_sockets\x18\t \x01(\rR\x0ewaitingSockets\x12\x1e\n" +
 	"\n" +
-	"size_bytes\x18\x06 \x01(\x04R\tsizeBytes\x12\x1d\n" +
+	"interrupts\x18\n" +
+	" \x01(\x04R\n" +
+	"interrupts\x121\n" +
+	"\x14interrupts_moderated\x18\v \x01(\x04R\x13interruptsModerated\"\x8a\x01\n" +
+	"\tRingLevel\x12\x1d\n" +
 	"\n" +
-	"used_bytes\x18\a \x01(\x04R\tusedBytes\x12%\n" +
-	"\x0eproduced_bytes\x18\b \x01(\x04R\rproducedBytes\x12%\n" +
-	"\x0econsumed_bytes\x18\t \x01(\x04R\rconsumedBytes\x12\x18\n" +
-	"\arecords\x18\n" +
-	" \x01(\x04R\arecords\x12\x12\n" +
-	"\x04full\x18\v \x01(\x04R\x04full*_\n" +
-	"\rRingDirection\x12\x1e\n" +
-	"\x1aRING_DIRECTION_UNSPECIFIED\x10\x00\x12\x16\n" +
-	"\x12RING_DIRECTION_H2D\x10\x01\x12\x16\n" +
-	"\x12RING_DIRECTION_D2H\x10\x02B Z\x1epno/proto/pno/admin/v1;adminv1b\x06proto3"
+	"size_bytes\x18\x01 \x01(\x04R\tsizeBytes\x12\x1d\n" +
+	"\n" +
+	"used_bytes\x18\x02 \x01(\x04R\tusedBytes\x12%\n" +
+	"\x0eproduced_bytes\x18\x03 \x01(\x04R\rproducedBytes\x12\x18\n" +
+	"\arecords\x18\x04 \x01(\x04R\arecordsB Z\x1epno/proto/pno/admin/v1;adminv1b\x06proto3"
 
 var (
 	file_pno_admin_v1_ring_proto_rawDescOnce sync.Once
@@ -249,19 +273,19 @@ func file_pno_admin_v1_ring_proto_rawDescGZIP() []byte {
 	return file_pno_admin_v1_ring_proto_rawDescData
 }
 
-var file_pno_admin_v1_ring_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_pno_admin_v1_ring_proto_msgTypes = make([]protoimpl.MessageInfo, 1)
+var file_pno_admin_v1_ring_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
 var file_pno_admin_v1_ring_proto_goTypes = []any{
-	(RingDirection)(0), // 0: pno.admin.v1.RingDirection
-	(*Ring)(nil),       // 1: pno.admin.v1.Ring
+	(*Ring)(nil),      // 0: pno.admin.v1.Ring
+	(*RingLevel)(nil), // 1: pno.admin.v1.RingLevel
 }
 var file_pno_admin_v1_ring_proto_depIdxs = []int32{
-	0, // 0: pno.admin.v1.Ring.direction:type_name -> pno.admin.v1.RingDirection
-	1, // [1:1] is the sub-list for method output_type
-	1, // [1:1] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	1, // 0: pno.admin.v1.Ring.h2d:type_name -> pno.admin.v1.RingLevel
+	1, // 1: pno.admin.v1.Ring.d2h:type_name -> pno.admin.v1.RingLevel
+	2, // [2:2] is the sub-list for method output_type
+	2, // [2:2] is the sub-list for method input_type
+	2, // [2:2] is the sub-list for extension type_name
+	2, // [2:2] is the sub-list for extension extendee
+	0, // [0:2] is the sub-list for field type_name
 }
 
 func init() { file_pno_admin_v1_ring_proto_init() }
@@ -274,14 +298,13 @@ func file_pno_admin_v1_ring_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pno_admin_v1_ring_proto_rawDesc), len(file_pno_admin_v1_ring_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   1,
+			NumEnums:      0,
+			NumMessages:   2,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
 		GoTypes:           file_pno_admin_v1_ring_proto_goTypes,
 		DependencyIndexes: file_pno_admin_v1_ring_proto_depIdxs,
-		EnumInfos:         file_pno_admin_v1_ring_proto_enumTypes,
 		MessageInfos:      file_pno_admin_v1_ring_proto_msgTypes,
 	}.Build()
 	File_pno_admin_v1_ring_proto = out.File

@@ -98,14 +98,26 @@ type Session struct {
 	AttachTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=attach_time,json=attachTime,proto3" json:"attach_time,omitempty"`
 	// Channels in use: one for each thread or epoll instance that polls.
 	Channels uint32 `protobuf:"varint,7,opt,name=channels,proto3" json:"channels,omitempty"`
-	// Sockets it holds now. On the host: those it offloaded.
+	// Sockets it holds now.
 	Sockets uint64 `protobuf:"varint,8,opt,name=sockets,proto3" json:"sockets,omitempty"`
+	// Of these, listeners. From dpud.
+	Listeners uint64 `protobuf:"varint,9,opt,name=listeners,proto3" json:"listeners,omitempty"`
+	// Of these, connections. From dpud.
+	Connections uint64 `protobuf:"varint,10,opt,name=connections,proto3" json:"connections,omitempty"`
 	// Stream bytes that the process sent.
-	BytesTx uint64 `protobuf:"varint,9,opt,name=bytes_tx,json=bytesTx,proto3" json:"bytes_tx,omitempty"`
+	BytesTx uint64 `protobuf:"varint,11,opt,name=bytes_tx,json=bytesTx,proto3" json:"bytes_tx,omitempty"`
 	// Stream bytes that the process received.
-	BytesRx uint64 `protobuf:"varint,10,opt,name=bytes_rx,json=bytesRx,proto3" json:"bytes_rx,omitempty"`
-	// Bytes of shared memory of the session.
-	MemoryBytes   uint64 `protobuf:"varint,11,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
+	BytesRx uint64 `protobuf:"varint,12,opt,name=bytes_rx,json=bytesRx,proto3" json:"bytes_rx,omitempty"`
+	// Bytes of shared memory of the session. From hostd.
+	MemoryBytes uint64 `protobuf:"varint,13,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
+	// Sockets that went through the offload, so far. From hostd.
+	SocketsOffloaded uint64 `protobuf:"varint,14,opt,name=sockets_offloaded,json=socketsOffloaded,proto3" json:"sockets_offloaded,omitempty"`
+	// Sockets left to the kernel, so far. From hostd.
+	SocketsKernel uint64 `protobuf:"varint,15,opt,name=sockets_kernel,json=socketsKernel,proto3" json:"sockets_kernel,omitempty"`
+	// The user that the process runs as. From hostd.
+	Uid uint32 `protobuf:"varint,16,opt,name=uid,proto3" json:"uid,omitempty"`
+	// Where the policy it was given came from. From hostd.
+	Policy        string `protobuf:"bytes,17,opt,name=policy,proto3" json:"policy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -196,6 +208,20 @@ func (x *Session) GetSockets() uint64 {
 	return 0
 }
 
+func (x *Session) GetListeners() uint64 {
+	if x != nil {
+		return x.Listeners
+	}
+	return 0
+}
+
+func (x *Session) GetConnections() uint64 {
+	if x != nil {
+		return x.Connections
+	}
+	return 0
+}
+
 func (x *Session) GetBytesTx() uint64 {
 	if x != nil {
 		return x.BytesTx
@@ -217,11 +243,39 @@ func (x *Session) GetMemoryBytes() uint64 {
 	return 0
 }
 
+func (x *Session) GetSocketsOffloaded() uint64 {
+	if x != nil {
+		return x.SocketsOffloaded
+	}
+	return 0
+}
+
+func (x *Session) GetSocketsKernel() uint64 {
+	if x != nil {
+		return x.SocketsKernel
+	}
+	return 0
+}
+
+func (x *Session) GetUid() uint32 {
+	if x != nil {
+		return x.Uid
+	}
+	return 0
+}
+
+func (x *Session) GetPolicy() string {
+	if x != nil {
+		return x.Policy
+	}
+	return ""
+}
+
 var File_pno_admin_v1_session_proto protoreflect.FileDescriptor
 
 const file_pno_admin_v1_session_proto_rawDesc = "" +
 	"\n" +
-	"\x1apno/admin/v1/session.proto\x12\fpno.admin.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe1\x02\n" +
+	"\x1apno/admin/v1/session.proto\x12\fpno.admin.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9f\x04\n" +
 	"\aSession\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\asession\x18\x02 \x01(\x04R\asession\x12\x10\n" +
@@ -231,11 +285,17 @@ const file_pno_admin_v1_session_proto_rawDesc = "" +
 	"\vattach_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"attachTime\x12\x1a\n" +
 	"\bchannels\x18\a \x01(\rR\bchannels\x12\x18\n" +
-	"\asockets\x18\b \x01(\x04R\asockets\x12\x19\n" +
-	"\bbytes_tx\x18\t \x01(\x04R\abytesTx\x12\x19\n" +
-	"\bbytes_rx\x18\n" +
-	" \x01(\x04R\abytesRx\x12!\n" +
-	"\fmemory_bytes\x18\v \x01(\x04R\vmemoryBytes*y\n" +
+	"\asockets\x18\b \x01(\x04R\asockets\x12\x1c\n" +
+	"\tlisteners\x18\t \x01(\x04R\tlisteners\x12 \n" +
+	"\vconnections\x18\n" +
+	" \x01(\x04R\vconnections\x12\x19\n" +
+	"\bbytes_tx\x18\v \x01(\x04R\abytesTx\x12\x19\n" +
+	"\bbytes_rx\x18\f \x01(\x04R\abytesRx\x12!\n" +
+	"\fmemory_bytes\x18\r \x01(\x04R\vmemoryBytes\x12+\n" +
+	"\x11sockets_offloaded\x18\x0e \x01(\x04R\x10socketsOffloaded\x12%\n" +
+	"\x0esockets_kernel\x18\x0f \x01(\x04R\rsocketsKernel\x12\x10\n" +
+	"\x03uid\x18\x10 \x01(\rR\x03uid\x12\x16\n" +
+	"\x06policy\x18\x11 \x01(\tR\x06policy*y\n" +
 	"\fSessionState\x12\x1d\n" +
 	"\x19SESSION_STATE_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10SESSION_STATE_UP\x10\x01\x12\x1a\n" +

@@ -32,22 +32,42 @@ type Shard struct {
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// The shard's number.
 	Shard uint32 `protobuf:"varint,2,opt,name=shard,proto3" json:"shard,omitempty"`
-	// The CPU it is pinned to, -1 if none.
-	Cpu int32 `protobuf:"varint,3,opt,name=cpu,proto3" json:"cpu,omitempty"`
+	// Sessions that reach it now.
+	Sessions uint32 `protobuf:"varint,3,opt,name=sessions,proto3" json:"sessions,omitempty"`
 	// Sockets on it now.
 	Sockets uint64 `protobuf:"varint,4,opt,name=sockets,proto3" json:"sockets,omitempty"`
+	// Queue pairs open now.
+	OpenQueues uint32 `protobuf:"varint,5,opt,name=open_queues,json=openQueues,proto3" json:"open_queues,omitempty"`
+	// Queue pairs polled on each turn now.
+	HotQueues uint32 `protobuf:"varint,6,opt,name=hot_queues,json=hotQueues,proto3" json:"hot_queues,omitempty"`
 	// Turns of its loop.
-	Polls uint64 `protobuf:"varint,5,opt,name=polls,proto3" json:"polls,omitempty"`
+	Loops uint64 `protobuf:"varint,7,opt,name=loops,proto3" json:"loops,omitempty"`
 	// Turns that found something to do.
-	BusyPolls uint64 `protobuf:"varint,6,opt,name=busy_polls,json=busyPolls,proto3" json:"busy_polls,omitempty"`
+	BusyLoops uint64 `protobuf:"varint,8,opt,name=busy_loops,json=busyLoops,proto3" json:"busy_loops,omitempty"`
+	// Turns made only to look again before going to sleep.
+	Spins uint64 `protobuf:"varint,9,opt,name=spins,proto3" json:"spins,omitempty"`
 	// Times it went to sleep for want of work.
-	Sleeps uint64 `protobuf:"varint,7,opt,name=sleeps,proto3" json:"sleeps,omitempty"`
-	// Records taken from hosts.
-	RecordsH2D uint64 `protobuf:"varint,8,opt,name=records_h2d,json=recordsH2d,proto3" json:"records_h2d,omitempty"`
-	// Records given to hosts.
-	RecordsD2H uint64 `protobuf:"varint,9,opt,name=records_d2h,json=recordsD2h,proto3" json:"records_d2h,omitempty"`
-	// CPU time of its thread, where it has one of its own.
-	CpuTime       *durationpb.Duration `protobuf:"bytes,10,opt,name=cpu_time,json=cpuTime,proto3" json:"cpu_time,omitempty"`
+	Parks uint64 `protobuf:"varint,10,opt,name=parks,proto3" json:"parks,omitempty"`
+	// Time asleep.
+	ParkedTime *durationpb.Duration `protobuf:"bytes,11,opt,name=parked_time,json=parkedTime,proto3" json:"parked_time,omitempty"`
+	// Frames received on its queue.
+	FramesRx uint64 `protobuf:"varint,12,opt,name=frames_rx,json=framesRx,proto3" json:"frames_rx,omitempty"`
+	// Frames sent.
+	FramesTx uint64 `protobuf:"varint,13,opt,name=frames_tx,json=framesTx,proto3" json:"frames_tx,omitempty"`
+	// Frames received here that belonged to another shard.
+	FramesRxHandedOver uint64 `protobuf:"varint,14,opt,name=frames_rx_handed_over,json=framesRxHandedOver,proto3" json:"frames_rx_handed_over,omitempty"`
+	// Frames sent through another shard's queue.
+	FramesTxHandedOver uint64 `protobuf:"varint,15,opt,name=frames_tx_handed_over,json=framesTxHandedOver,proto3" json:"frames_tx_handed_over,omitempty"`
+	// Frames dropped because another shard's queue was full.
+	HandOverFull uint64 `protobuf:"varint,16,opt,name=hand_over_full,json=handOverFull,proto3" json:"hand_over_full,omitempty"`
+	// Frames that had to wait for the link.
+	TxHeld uint64 `protobuf:"varint,17,opt,name=tx_held,json=txHeld,proto3" json:"tx_held,omitempty"`
+	// Most frames that waited at once.
+	TxHeldMax uint64 `protobuf:"varint,18,opt,name=tx_held_max,json=txHeldMax,proto3" json:"tx_held_max,omitempty"`
+	// Connections taken from the wire.
+	Accepts uint64 `protobuf:"varint,19,opt,name=accepts,proto3" json:"accepts,omitempty"`
+	// What it exchanged with hosts.
+	Channel       *ChannelStats `protobuf:"bytes,20,opt,name=channel,proto3" json:"channel,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -96,9 +116,9 @@ func (x *Shard) GetShard() uint32 {
 	return 0
 }
 
-func (x *Shard) GetCpu() int32 {
+func (x *Shard) GetSessions() uint32 {
 	if x != nil {
-		return x.Cpu
+		return x.Sessions
 	}
 	return 0
 }
@@ -110,44 +130,114 @@ func (x *Shard) GetSockets() uint64 {
 	return 0
 }
 
-func (x *Shard) GetPolls() uint64 {
+func (x *Shard) GetOpenQueues() uint32 {
 	if x != nil {
-		return x.Polls
+		return x.OpenQueues
 	}
 	return 0
 }
 
-func (x *Shard) GetBusyPolls() uint64 {
+func (x *Shard) GetHotQueues() uint32 {
 	if x != nil {
-		return x.BusyPolls
+		return x.HotQueues
 	}
 	return 0
 }
 
-func (x *Shard) GetSleeps() uint64 {
+func (x *Shard) GetLoops() uint64 {
 	if x != nil {
-		return x.Sleeps
+		return x.Loops
 	}
 	return 0
 }
 
-func (x *Shard) GetRecordsH2D() uint64 {
+func (x *Shard) GetBusyLoops() uint64 {
 	if x != nil {
-		return x.RecordsH2D
+		return x.BusyLoops
 	}
 	return 0
 }
 
-func (x *Shard) GetRecordsD2H() uint64 {
+func (x *Shard) GetSpins() uint64 {
 	if x != nil {
-		return x.RecordsD2H
+		return x.Spins
 	}
 	return 0
 }
 
-func (x *Shard) GetCpuTime() *durationpb.Duration {
+func (x *Shard) GetParks() uint64 {
 	if x != nil {
-		return x.CpuTime
+		return x.Parks
+	}
+	return 0
+}
+
+func (x *Shard) GetParkedTime() *durationpb.Duration {
+	if x != nil {
+		return x.ParkedTime
+	}
+	return nil
+}
+
+func (x *Shard) GetFramesRx() uint64 {
+	if x != nil {
+		return x.FramesRx
+	}
+	return 0
+}
+
+func (x *Shard) GetFramesTx() uint64 {
+	if x != nil {
+		return x.FramesTx
+	}
+	return 0
+}
+
+func (x *Shard) GetFramesRxHandedOver() uint64 {
+	if x != nil {
+		return x.FramesRxHandedOver
+	}
+	return 0
+}
+
+func (x *Shard) GetFramesTxHandedOver() uint64 {
+	if x != nil {
+		return x.FramesTxHandedOver
+	}
+	return 0
+}
+
+func (x *Shard) GetHandOverFull() uint64 {
+	if x != nil {
+		return x.HandOverFull
+	}
+	return 0
+}
+
+func (x *Shard) GetTxHeld() uint64 {
+	if x != nil {
+		return x.TxHeld
+	}
+	return 0
+}
+
+func (x *Shard) GetTxHeldMax() uint64 {
+	if x != nil {
+		return x.TxHeldMax
+	}
+	return 0
+}
+
+func (x *Shard) GetAccepts() uint64 {
+	if x != nil {
+		return x.Accepts
+	}
+	return 0
+}
+
+func (x *Shard) GetChannel() *ChannelStats {
+	if x != nil {
+		return x.Channel
 	}
 	return nil
 }
@@ -156,22 +246,33 @@ var File_pno_admin_v1_shard_proto protoreflect.FileDescriptor
 
 const file_pno_admin_v1_shard_proto_rawDesc = "" +
 	"\n" +
-	"\x18pno/admin/v1/shard.proto\x12\fpno.admin.v1\x1a\x1egoogle/protobuf/duration.proto\"\xa2\x02\n" +
+	"\x18pno/admin/v1/shard.proto\x12\fpno.admin.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x18pno/admin/v1/stats.proto\"\x93\x05\n" +
 	"\x05Shard\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
-	"\x05shard\x18\x02 \x01(\rR\x05shard\x12\x10\n" +
-	"\x03cpu\x18\x03 \x01(\x05R\x03cpu\x12\x18\n" +
-	"\asockets\x18\x04 \x01(\x04R\asockets\x12\x14\n" +
-	"\x05polls\x18\x05 \x01(\x04R\x05polls\x12\x1d\n" +
+	"\x05shard\x18\x02 \x01(\rR\x05shard\x12\x1a\n" +
+	"\bsessions\x18\x03 \x01(\rR\bsessions\x12\x18\n" +
+	"\asockets\x18\x04 \x01(\x04R\asockets\x12\x1f\n" +
+	"\vopen_queues\x18\x05 \x01(\rR\n" +
+	"openQueues\x12\x1d\n" +
 	"\n" +
-	"busy_polls\x18\x06 \x01(\x04R\tbusyPolls\x12\x16\n" +
-	"\x06sleeps\x18\a \x01(\x04R\x06sleeps\x12\x1f\n" +
-	"\vrecords_h2d\x18\b \x01(\x04R\n" +
-	"recordsH2d\x12\x1f\n" +
-	"\vrecords_d2h\x18\t \x01(\x04R\n" +
-	"recordsD2h\x124\n" +
-	"\bcpu_time\x18\n" +
-	" \x01(\v2\x19.google.protobuf.DurationR\acpuTimeB Z\x1epno/proto/pno/admin/v1;adminv1b\x06proto3"
+	"hot_queues\x18\x06 \x01(\rR\thotQueues\x12\x14\n" +
+	"\x05loops\x18\a \x01(\x04R\x05loops\x12\x1d\n" +
+	"\n" +
+	"busy_loops\x18\b \x01(\x04R\tbusyLoops\x12\x14\n" +
+	"\x05spins\x18\t \x01(\x04R\x05spins\x12\x14\n" +
+	"\x05parks\x18\n" +
+	" \x01(\x04R\x05parks\x12:\n" +
+	"\vparked_time\x18\v \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"parkedTime\x12\x1b\n" +
+	"\tframes_rx\x18\f \x01(\x04R\bframesRx\x12\x1b\n" +
+	"\tframes_tx\x18\r \x01(\x04R\bframesTx\x121\n" +
+	"\x15frames_rx_handed_over\x18\x0e \x01(\x04R\x12framesRxHandedOver\x121\n" +
+	"\x15frames_tx_handed_over\x18\x0f \x01(\x04R\x12framesTxHandedOver\x12$\n" +
+	"\x0ehand_over_full\x18\x10 \x01(\x04R\fhandOverFull\x12\x17\n" +
+	"\atx_held\x18\x11 \x01(\x04R\x06txHeld\x12\x1e\n" +
+	"\vtx_held_max\x18\x12 \x01(\x04R\ttxHeldMax\x12\x18\n" +
+	"\aaccepts\x18\x13 \x01(\x04R\aaccepts\x124\n" +
+	"\achannel\x18\x14 \x01(\v2\x1a.pno.admin.v1.ChannelStatsR\achannelB Z\x1epno/proto/pno/admin/v1;adminv1b\x06proto3"
 
 var (
 	file_pno_admin_v1_shard_proto_rawDescOnce sync.Once
@@ -189,14 +290,16 @@ var file_pno_admin_v1_shard_proto_msgTypes = make([]protoimpl.MessageInfo, 1)
 var file_pno_admin_v1_shard_proto_goTypes = []any{
 	(*Shard)(nil),               // 0: pno.admin.v1.Shard
 	(*durationpb.Duration)(nil), // 1: google.protobuf.Duration
+	(*ChannelStats)(nil),        // 2: pno.admin.v1.ChannelStats
 }
 var file_pno_admin_v1_shard_proto_depIdxs = []int32{
-	1, // 0: pno.admin.v1.Shard.cpu_time:type_name -> google.protobuf.Duration
-	1, // [1:1] is the sub-list for method output_type
-	1, // [1:1] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	1, // 0: pno.admin.v1.Shard.parked_time:type_name -> google.protobuf.Duration
+	2, // 1: pno.admin.v1.Shard.channel:type_name -> pno.admin.v1.ChannelStats
+	2, // [2:2] is the sub-list for method output_type
+	2, // [2:2] is the sub-list for method input_type
+	2, // [2:2] is the sub-list for extension type_name
+	2, // [2:2] is the sub-list for extension extendee
+	0, // [0:2] is the sub-list for field type_name
 }
 
 func init() { file_pno_admin_v1_shard_proto_init() }
@@ -204,6 +307,7 @@ func file_pno_admin_v1_shard_proto_init() {
 	if File_pno_admin_v1_shard_proto != nil {
 		return
 	}
+	file_pno_admin_v1_stats_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

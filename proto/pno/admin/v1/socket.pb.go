@@ -11,7 +11,6 @@ package adminv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
-	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -24,100 +23,72 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// SocketState follows TCP's names.
-type SocketState int32
+// SocketKind is what the offload takes a socket for.
+type SocketKind int32
 
 const (
 	// Not told.
-	SocketState_SOCKET_STATE_UNSPECIFIED SocketState = 0
+	SocketKind_SOCKET_KIND_UNSPECIFIED SocketKind = 0
 	// Has an address, nothing more.
-	SocketState_SOCKET_STATE_BOUND SocketState = 1
+	SocketKind_SOCKET_KIND_BOUND SocketKind = 1
 	// Takes connections.
-	SocketState_SOCKET_STATE_LISTEN SocketState = 2
-	// SYN sent.
-	SocketState_SOCKET_STATE_SYN_SENT SocketState = 3
-	// SYN received.
-	SocketState_SOCKET_STATE_SYN_RECV SocketState = 4
-	// Data flows.
-	SocketState_SOCKET_STATE_ESTABLISHED SocketState = 5
-	// We closed; the peer has not acknowledged.
-	SocketState_SOCKET_STATE_FIN_WAIT1 SocketState = 6
-	// We closed; the peer has not.
-	SocketState_SOCKET_STATE_FIN_WAIT2 SocketState = 7
-	// The peer closed; we have not.
-	SocketState_SOCKET_STATE_CLOSE_WAIT SocketState = 8
-	// Both closed at the same time.
-	SocketState_SOCKET_STATE_CLOSING SocketState = 9
-	// The peer closed first, now we have too.
-	SocketState_SOCKET_STATE_LAST_ACK SocketState = 10
-	// Done; waits for stray packets.
-	SocketState_SOCKET_STATE_TIME_WAIT SocketState = 11
-	// Closed; kept until the host lets go of it.
-	SocketState_SOCKET_STATE_CLOSED SocketState = 12
+	SocketKind_SOCKET_KIND_LISTENER SocketKind = 2
+	// A connection being opened from our side.
+	SocketKind_SOCKET_KIND_CONNECTING SocketKind = 3
+	// A connection.
+	SocketKind_SOCKET_KIND_CONNECTION SocketKind = 4
+	// Closed by the host, still flushing.
+	SocketKind_SOCKET_KIND_ORPHAN SocketKind = 5
 )
 
-// Enum value maps for SocketState.
+// Enum value maps for SocketKind.
 var (
-	SocketState_name = map[int32]string{
-		0:  "SOCKET_STATE_UNSPECIFIED",
-		1:  "SOCKET_STATE_BOUND",
-		2:  "SOCKET_STATE_LISTEN",
-		3:  "SOCKET_STATE_SYN_SENT",
-		4:  "SOCKET_STATE_SYN_RECV",
-		5:  "SOCKET_STATE_ESTABLISHED",
-		6:  "SOCKET_STATE_FIN_WAIT1",
-		7:  "SOCKET_STATE_FIN_WAIT2",
-		8:  "SOCKET_STATE_CLOSE_WAIT",
-		9:  "SOCKET_STATE_CLOSING",
-		10: "SOCKET_STATE_LAST_ACK",
-		11: "SOCKET_STATE_TIME_WAIT",
-		12: "SOCKET_STATE_CLOSED",
+	SocketKind_name = map[int32]string{
+		0: "SOCKET_KIND_UNSPECIFIED",
+		1: "SOCKET_KIND_BOUND",
+		2: "SOCKET_KIND_LISTENER",
+		3: "SOCKET_KIND_CONNECTING",
+		4: "SOCKET_KIND_CONNECTION",
+		5: "SOCKET_KIND_ORPHAN",
 	}
-	SocketState_value = map[string]int32{
-		"SOCKET_STATE_UNSPECIFIED": 0,
-		"SOCKET_STATE_BOUND":       1,
-		"SOCKET_STATE_LISTEN":      2,
-		"SOCKET_STATE_SYN_SENT":    3,
-		"SOCKET_STATE_SYN_RECV":    4,
-		"SOCKET_STATE_ESTABLISHED": 5,
-		"SOCKET_STATE_FIN_WAIT1":   6,
-		"SOCKET_STATE_FIN_WAIT2":   7,
-		"SOCKET_STATE_CLOSE_WAIT":  8,
-		"SOCKET_STATE_CLOSING":     9,
-		"SOCKET_STATE_LAST_ACK":    10,
-		"SOCKET_STATE_TIME_WAIT":   11,
-		"SOCKET_STATE_CLOSED":      12,
+	SocketKind_value = map[string]int32{
+		"SOCKET_KIND_UNSPECIFIED": 0,
+		"SOCKET_KIND_BOUND":       1,
+		"SOCKET_KIND_LISTENER":    2,
+		"SOCKET_KIND_CONNECTING":  3,
+		"SOCKET_KIND_CONNECTION":  4,
+		"SOCKET_KIND_ORPHAN":      5,
 	}
 )
 
-func (x SocketState) Enum() *SocketState {
-	p := new(SocketState)
+func (x SocketKind) Enum() *SocketKind {
+	p := new(SocketKind)
 	*p = x
 	return p
 }
 
-func (x SocketState) String() string {
+func (x SocketKind) String() string {
 	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
 }
 
-func (SocketState) Descriptor() protoreflect.EnumDescriptor {
+func (SocketKind) Descriptor() protoreflect.EnumDescriptor {
 	return file_pno_admin_v1_socket_proto_enumTypes[0].Descriptor()
 }
 
-func (SocketState) Type() protoreflect.EnumType {
+func (SocketKind) Type() protoreflect.EnumType {
 	return &file_pno_admin_v1_socket_proto_enumTypes[0]
 }
 
-func (x SocketState) Number() protoreflect.EnumNumber {
+func (x SocketKind) Number() protoreflect.EnumNumber {
 	return protoreflect.EnumNumber(x)
 }
 
-// Deprecated: Use SocketState.Descriptor instead.
-func (SocketState) EnumDescriptor() ([]byte, []int) {
+// Deprecated: Use SocketKind.Descriptor instead.
+func (SocketKind) EnumDescriptor() ([]byte, []int) {
 	return file_pno_admin_v1_socket_proto_rawDescGZIP(), []int{0}
 }
 
-// Socket is one offloaded socket.
+// Socket is one offloaded socket, as one of its holders has it.
 type Socket struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// sessions/{session}/sockets/{shard}-{handle}, the handle in hexadecimal
@@ -132,34 +103,40 @@ type Socket struct {
 	Pid int64 `protobuf:"varint,5,opt,name=pid,proto3" json:"pid,omitempty"`
 	// Its name (comm).
 	Process string `protobuf:"bytes,6,opt,name=process,proto3" json:"process,omitempty"`
-	// tcp or udp.
-	Protocol string `protobuf:"bytes,7,opt,name=protocol,proto3" json:"protocol,omitempty"`
-	// Where it is in its life.
-	State SocketState `protobuf:"varint,8,opt,name=state,proto3,enum=pno.admin.v1.SocketState" json:"state,omitempty"`
+	// What the offload takes it for.
+	Kind SocketKind `protobuf:"varint,7,opt,name=kind,proto3,enum=pno.admin.v1.SocketKind" json:"kind,omitempty"`
+	// TCP's state as ss writes it: ESTAB, LISTEN, FIN-WAIT-1 …
+	State string `protobuf:"bytes,8,opt,name=state,proto3" json:"state,omitempty"`
 	// address:port on our side.
 	Local string `protobuf:"bytes,9,opt,name=local,proto3" json:"local,omitempty"`
 	// address:port of the peer; empty if none.
 	Peer string `protobuf:"bytes,10,opt,name=peer,proto3" json:"peer,omitempty"`
-	// The channel that its records arrive on.
-	Channel uint32 `protobuf:"varint,11,opt,name=channel,proto3" json:"channel,omitempty"`
-	// Bytes received from the wire that the application has not consumed. Of a
-	// listener: connections that wait to be accepted.
-	RxQueue uint64 `protobuf:"varint,12,opt,name=rx_queue,json=rxQueue,proto3" json:"rx_queue,omitempty"`
-	// Bytes sent by the application that the peer has not acknowledged. Of a
-	// listener: its backlog.
-	TxQueue uint64 `protobuf:"varint,13,opt,name=tx_queue,json=txQueue,proto3" json:"tx_queue,omitempty"`
+	// The channel that its records arrive on; -1 if another session has it.
+	Channel int32 `protobuf:"varint,11,opt,name=channel,proto3" json:"channel,omitempty"`
 	// Stream bytes sent.
-	BytesTx uint64 `protobuf:"varint,14,opt,name=bytes_tx,json=bytesTx,proto3" json:"bytes_tx,omitempty"`
+	BytesTx uint64 `protobuf:"varint,12,opt,name=bytes_tx,json=bytesTx,proto3" json:"bytes_tx,omitempty"`
 	// Stream bytes received.
-	BytesRx uint64 `protobuf:"varint,15,opt,name=bytes_rx,json=bytesRx,proto3" json:"bytes_rx,omitempty"`
+	BytesRx uint64 `protobuf:"varint,13,opt,name=bytes_rx,json=bytesRx,proto3" json:"bytes_rx,omitempty"`
+	// Bytes given to the host that the application has not consumed.
+	RxUnreadBytes uint64 `protobuf:"varint,14,opt,name=rx_unread_bytes,json=rxUnreadBytes,proto3" json:"rx_unread_bytes,omitempty"`
+	// Received bytes that wait in the DPU's stack.
+	RxQueuedBytes uint64 `protobuf:"varint,15,opt,name=rx_queued_bytes,json=rxQueuedBytes,proto3" json:"rx_queued_bytes,omitempty"`
+	// Bytes from the host that the stack has not taken yet.
+	TxPendingBytes uint64 `protobuf:"varint,16,opt,name=tx_pending_bytes,json=txPendingBytes,proto3" json:"tx_pending_bytes,omitempty"`
+	// Bytes in the stack's send queue.
+	TxQueuedBytes uint64 `protobuf:"varint,17,opt,name=tx_queued_bytes,json=txQueuedBytes,proto3" json:"tx_queued_bytes,omitempty"`
 	// Smoothed round-trip time in microseconds, 0 if not known.
-	RttUs uint32 `protobuf:"varint,16,opt,name=rtt_us,json=rttUs,proto3" json:"rtt_us,omitempty"`
+	RttUs uint64 `protobuf:"varint,18,opt,name=rtt_us,json=rttUs,proto3" json:"rtt_us,omitempty"`
+	// Congestion window in segments.
+	Cwnd uint32 `protobuf:"varint,19,opt,name=cwnd,proto3" json:"cwnd,omitempty"`
 	// Segments sent again.
-	Retransmits uint64 `protobuf:"varint,17,opt,name=retransmits,proto3" json:"retransmits,omitempty"`
-	// Held by several sessions (after fork, or passed to another process).
-	Shared bool `protobuf:"varint,18,opt,name=shared,proto3" json:"shared,omitempty"`
-	// When it came to be.
-	CreateTime    *timestamppb.Timestamp `protobuf:"bytes,19,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	Retransmits uint64 `protobuf:"varint,20,opt,name=retransmits,proto3" json:"retransmits,omitempty"`
+	// Sessions that hold it.
+	Holders uint32 `protobuf:"varint,21,opt,name=holders,proto3" json:"holders,omitempty"`
+	// Another process may claim it (after fork, or passed on).
+	Shared bool `protobuf:"varint,22,opt,name=shared,proto3" json:"shared,omitempty"`
+	// Of a listener: what accept() needs.
+	Listener      *ListenerQueue `protobuf:"bytes,23,opt,name=listener,proto3" json:"listener,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -236,18 +213,18 @@ func (x *Socket) GetProcess() string {
 	return ""
 }
 
-func (x *Socket) GetProtocol() string {
+func (x *Socket) GetKind() SocketKind {
 	if x != nil {
-		return x.Protocol
+		return x.Kind
 	}
-	return ""
+	return SocketKind_SOCKET_KIND_UNSPECIFIED
 }
 
-func (x *Socket) GetState() SocketState {
+func (x *Socket) GetState() string {
 	if x != nil {
 		return x.State
 	}
-	return SocketState_SOCKET_STATE_UNSPECIFIED
+	return ""
 }
 
 func (x *Socket) GetLocal() string {
@@ -264,23 +241,9 @@ func (x *Socket) GetPeer() string {
 	return ""
 }
 
-func (x *Socket) GetChannel() uint32 {
+func (x *Socket) GetChannel() int32 {
 	if x != nil {
 		return x.Channel
-	}
-	return 0
-}
-
-func (x *Socket) GetRxQueue() uint64 {
-	if x != nil {
-		return x.RxQueue
-	}
-	return 0
-}
-
-func (x *Socket) GetTxQueue() uint64 {
-	if x != nil {
-		return x.TxQueue
 	}
 	return 0
 }
@@ -299,9 +262,44 @@ func (x *Socket) GetBytesRx() uint64 {
 	return 0
 }
 
-func (x *Socket) GetRttUs() uint32 {
+func (x *Socket) GetRxUnreadBytes() uint64 {
+	if x != nil {
+		return x.RxUnreadBytes
+	}
+	return 0
+}
+
+func (x *Socket) GetRxQueuedBytes() uint64 {
+	if x != nil {
+		return x.RxQueuedBytes
+	}
+	return 0
+}
+
+func (x *Socket) GetTxPendingBytes() uint64 {
+	if x != nil {
+		return x.TxPendingBytes
+	}
+	return 0
+}
+
+func (x *Socket) GetTxQueuedBytes() uint64 {
+	if x != nil {
+		return x.TxQueuedBytes
+	}
+	return 0
+}
+
+func (x *Socket) GetRttUs() uint64 {
 	if x != nil {
 		return x.RttUs
+	}
+	return 0
+}
+
+func (x *Socket) GetCwnd() uint32 {
+	if x != nil {
+		return x.Cwnd
 	}
 	return 0
 }
@@ -313,6 +311,13 @@ func (x *Socket) GetRetransmits() uint64 {
 	return 0
 }
 
+func (x *Socket) GetHolders() uint32 {
+	if x != nil {
+		return x.Holders
+	}
+	return 0
+}
+
 func (x *Socket) GetShared() bool {
 	if x != nil {
 		return x.Shared
@@ -320,55 +325,131 @@ func (x *Socket) GetShared() bool {
 	return false
 }
 
-func (x *Socket) GetCreateTime() *timestamppb.Timestamp {
+func (x *Socket) GetListener() *ListenerQueue {
 	if x != nil {
-		return x.CreateTime
+		return x.Listener
 	}
 	return nil
+}
+
+// ListenerQueue is what waits at a listener.
+type ListenerQueue struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Connections announced to the host that it has not accepted.
+	Unaccepted uint32 `protobuf:"varint,1,opt,name=unaccepted,proto3" json:"unaccepted,omitempty"`
+	// Established connections that no subscriber has room for.
+	Waiting uint32 `protobuf:"varint,2,opt,name=waiting,proto3" json:"waiting,omitempty"`
+	// Most that may wait.
+	Backlog uint32 `protobuf:"varint,3,opt,name=backlog,proto3" json:"backlog,omitempty"`
+	// Channels that want its connections.
+	Subscribers   uint32 `protobuf:"varint,4,opt,name=subscribers,proto3" json:"subscribers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListenerQueue) Reset() {
+	*x = ListenerQueue{}
+	mi := &file_pno_admin_v1_socket_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListenerQueue) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListenerQueue) ProtoMessage() {}
+
+func (x *ListenerQueue) ProtoReflect() protoreflect.Message {
+	mi := &file_pno_admin_v1_socket_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListenerQueue.ProtoReflect.Descriptor instead.
+func (*ListenerQueue) Descriptor() ([]byte, []int) {
+	return file_pno_admin_v1_socket_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *ListenerQueue) GetUnaccepted() uint32 {
+	if x != nil {
+		return x.Unaccepted
+	}
+	return 0
+}
+
+func (x *ListenerQueue) GetWaiting() uint32 {
+	if x != nil {
+		return x.Waiting
+	}
+	return 0
+}
+
+func (x *ListenerQueue) GetBacklog() uint32 {
+	if x != nil {
+		return x.Backlog
+	}
+	return 0
+}
+
+func (x *ListenerQueue) GetSubscribers() uint32 {
+	if x != nil {
+		return x.Subscribers
+	}
+	return 0
 }
 
 var File_pno_admin_v1_socket_proto protoreflect.FileDescriptor
 
 const file_pno_admin_v1_socket_proto_rawDesc = "" +
 	"\n" +
-	"\x19pno/admin/v1/socket.proto\x12\fpno.admin.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9b\x04\n" +
+	"\x19pno/admin/v1/socket.proto\x12\fpno.admin.v1\"\xa8\x05\n" +
 	"\x06Socket\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\asession\x18\x02 \x01(\x04R\asession\x12\x14\n" +
 	"\x05shard\x18\x03 \x01(\rR\x05shard\x12\x16\n" +
 	"\x06handle\x18\x04 \x01(\rR\x06handle\x12\x10\n" +
 	"\x03pid\x18\x05 \x01(\x03R\x03pid\x12\x18\n" +
-	"\aprocess\x18\x06 \x01(\tR\aprocess\x12\x1a\n" +
-	"\bprotocol\x18\a \x01(\tR\bprotocol\x12/\n" +
-	"\x05state\x18\b \x01(\x0e2\x19.pno.admin.v1.SocketStateR\x05state\x12\x14\n" +
+	"\aprocess\x18\x06 \x01(\tR\aprocess\x12,\n" +
+	"\x04kind\x18\a \x01(\x0e2\x18.pno.admin.v1.SocketKindR\x04kind\x12\x14\n" +
+	"\x05state\x18\b \x01(\tR\x05state\x12\x14\n" +
 	"\x05local\x18\t \x01(\tR\x05local\x12\x12\n" +
 	"\x04peer\x18\n" +
 	" \x01(\tR\x04peer\x12\x18\n" +
-	"\achannel\x18\v \x01(\rR\achannel\x12\x19\n" +
-	"\brx_queue\x18\f \x01(\x04R\arxQueue\x12\x19\n" +
-	"\btx_queue\x18\r \x01(\x04R\atxQueue\x12\x19\n" +
-	"\bbytes_tx\x18\x0e \x01(\x04R\abytesTx\x12\x19\n" +
-	"\bbytes_rx\x18\x0f \x01(\x04R\abytesRx\x12\x15\n" +
-	"\x06rtt_us\x18\x10 \x01(\rR\x05rttUs\x12 \n" +
-	"\vretransmits\x18\x11 \x01(\x04R\vretransmits\x12\x16\n" +
-	"\x06shared\x18\x12 \x01(\bR\x06shared\x12;\n" +
-	"\vcreate_time\x18\x13 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"createTime*\xef\x02\n" +
-	"\vSocketState\x12\x1c\n" +
-	"\x18SOCKET_STATE_UNSPECIFIED\x10\x00\x12\x16\n" +
-	"\x12SOCKET_STATE_BOUND\x10\x01\x12\x17\n" +
-	"\x13SOCKET_STATE_LISTEN\x10\x02\x12\x19\n" +
-	"\x15SOCKET_STATE_SYN_SENT\x10\x03\x12\x19\n" +
-	"\x15SOCKET_STATE_SYN_RECV\x10\x04\x12\x1c\n" +
-	"\x18SOCKET_STATE_ESTABLISHED\x10\x05\x12\x1a\n" +
-	"\x16SOCKET_STATE_FIN_WAIT1\x10\x06\x12\x1a\n" +
-	"\x16SOCKET_STATE_FIN_WAIT2\x10\a\x12\x1b\n" +
-	"\x17SOCKET_STATE_CLOSE_WAIT\x10\b\x12\x18\n" +
-	"\x14SOCKET_STATE_CLOSING\x10\t\x12\x19\n" +
-	"\x15SOCKET_STATE_LAST_ACK\x10\n" +
-	"\x12\x1a\n" +
-	"\x16SOCKET_STATE_TIME_WAIT\x10\v\x12\x17\n" +
-	"\x13SOCKET_STATE_CLOSED\x10\fB Z\x1epno/proto/pno/admin/v1;adminv1b\x06proto3"
+	"\achannel\x18\v \x01(\x05R\achannel\x12\x19\n" +
+	"\bbytes_tx\x18\f \x01(\x04R\abytesTx\x12\x19\n" +
+	"\bbytes_rx\x18\r \x01(\x04R\abytesRx\x12&\n" +
+	"\x0frx_unread_bytes\x18\x0e \x01(\x04R\rrxUnreadBytes\x12&\n" +
+	"\x0frx_queued_bytes\x18\x0f \x01(\x04R\rrxQueuedBytes\x12(\n" +
+	"\x10tx_pending_bytes\x18\x10 \x01(\x04R\x0etxPendingBytes\x12&\n" +
+	"\x0ftx_queued_bytes\x18\x11 \x01(\x04R\rtxQueuedBytes\x12\x15\n" +
+	"\x06rtt_us\x18\x12 \x01(\x04R\x05rttUs\x12\x12\n" +
+	"\x04cwnd\x18\x13 \x01(\rR\x04cwnd\x12 \n" +
+	"\vretransmits\x18\x14 \x01(\x04R\vretransmits\x12\x18\n" +
+	"\aholders\x18\x15 \x01(\rR\aholders\x12\x16\n" +
+	"\x06shared\x18\x16 \x01(\bR\x06shared\x127\n" +
+	"\blistener\x18\x17 \x01(\v2\x1b.pno.admin.v1.ListenerQueueR\blistener\"\x85\x01\n" +
+	"\rListenerQueue\x12\x1e\n" +
+	"\n" +
+	"unaccepted\x18\x01 \x01(\rR\n" +
+	"unaccepted\x12\x18\n" +
+	"\awaiting\x18\x02 \x01(\rR\awaiting\x12\x18\n" +
+	"\abacklog\x18\x03 \x01(\rR\abacklog\x12 \n" +
+	"\vsubscribers\x18\x04 \x01(\rR\vsubscribers*\xaa\x01\n" +
+	"\n" +
+	"SocketKind\x12\x1b\n" +
+	"\x17SOCKET_KIND_UNSPECIFIED\x10\x00\x12\x15\n" +
+	"\x11SOCKET_KIND_BOUND\x10\x01\x12\x18\n" +
+	"\x14SOCKET_KIND_LISTENER\x10\x02\x12\x1a\n" +
+	"\x16SOCKET_KIND_CONNECTING\x10\x03\x12\x1a\n" +
+	"\x16SOCKET_KIND_CONNECTION\x10\x04\x12\x16\n" +
+	"\x12SOCKET_KIND_ORPHAN\x10\x05B Z\x1epno/proto/pno/admin/v1;adminv1b\x06proto3"
 
 var (
 	file_pno_admin_v1_socket_proto_rawDescOnce sync.Once
@@ -383,15 +464,15 @@ func file_pno_admin_v1_socket_proto_rawDescGZIP() []byte {
 }
 
 var file_pno_admin_v1_socket_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_pno_admin_v1_socket_proto_msgTypes = make([]protoimpl.MessageInfo, 1)
+var file_pno_admin_v1_socket_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
 var file_pno_admin_v1_socket_proto_goTypes = []any{
-	(SocketState)(0),              // 0: pno.admin.v1.SocketState
-	(*Socket)(nil),                // 1: pno.admin.v1.Socket
-	(*timestamppb.Timestamp)(nil), // 2: google.protobuf.Timestamp
+	(SocketKind)(0),       // 0: pno.admin.v1.SocketKind
+	(*Socket)(nil),        // 1: pno.admin.v1.Socket
+	(*ListenerQueue)(nil), // 2: pno.admin.v1.ListenerQueue
 }
 var file_pno_admin_v1_socket_proto_depIdxs = []int32{
-	0, // 0: pno.admin.v1.Socket.state:type_name -> pno.admin.v1.SocketState
-	2, // 1: pno.admin.v1.Socket.create_time:type_name -> google.protobuf.Timestamp
+	0, // 0: pno.admin.v1.Socket.kind:type_name -> pno.admin.v1.SocketKind
+	2, // 1: pno.admin.v1.Socket.listener:type_name -> pno.admin.v1.ListenerQueue
 	2, // [2:2] is the sub-list for method output_type
 	2, // [2:2] is the sub-list for method input_type
 	2, // [2:2] is the sub-list for extension type_name
@@ -410,7 +491,7 @@ func file_pno_admin_v1_socket_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pno_admin_v1_socket_proto_rawDesc), len(file_pno_admin_v1_socket_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   1,
+			NumMessages:   2,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

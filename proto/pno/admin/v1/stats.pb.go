@@ -26,7 +26,7 @@ const (
 )
 
 // Stats is everything one daemon counts. Counters are totals since the daemon
-// started and never go back while it lives.
+// started and never go back while it lives; numbers "now" are marked so.
 type Stats struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// When they were taken.
@@ -102,22 +102,22 @@ func (x *Stats) GetHost() *HostStats {
 // DpuStats is what dpud counts.
 type DpuStats struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Sessions.
-	Sessions *SessionStats `protobuf:"bytes,1,opt,name=sessions,proto3" json:"sessions,omitempty"`
+	// Attached processes.
+	Sessions *DpuSessionStats `protobuf:"bytes,1,opt,name=sessions,proto3" json:"sessions,omitempty"`
 	// Sockets and connections.
 	Sockets *DpuSocketStats `protobuf:"bytes,2,opt,name=sockets,proto3" json:"sockets,omitempty"`
-	// Stream bytes that hosts sent to the wire.
+	// Stream bytes that hosts sent.
 	BytesTx uint64 `protobuf:"varint,3,opt,name=bytes_tx,json=bytesTx,proto3" json:"bytes_tx,omitempty"`
-	// Stream bytes from the wire that hosts were given.
+	// Stream bytes that hosts were given.
 	BytesRx uint64 `protobuf:"varint,4,opt,name=bytes_rx,json=bytesRx,proto3" json:"bytes_rx,omitempty"`
 	// What crosses the bus.
 	Channel *ChannelStats `protobuf:"bytes,5,opt,name=channel,proto3" json:"channel,omitempty"`
 	// What crosses the wire.
 	Link *LinkCounters `protobuf:"bytes,6,opt,name=link,proto3" json:"link,omitempty"`
-	// The TCP stacks.
-	Tcp *TcpStats `protobuf:"bytes,7,opt,name=tcp,proto3" json:"tcp,omitempty"`
-	// CPU time of the daemon.
-	Cpu           *CpuTime `protobuf:"bytes,8,opt,name=cpu,proto3" json:"cpu,omitempty"`
+	// The network stacks of all shards together.
+	Netstack []*Counter `protobuf:"bytes,7,rep,name=netstack,proto3" json:"netstack,omitempty"`
+	// What the daemon itself takes.
+	Process       *ProcessStats `protobuf:"bytes,8,opt,name=process,proto3" json:"process,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -152,7 +152,7 @@ func (*DpuStats) Descriptor() ([]byte, []int) {
 	return file_pno_admin_v1_stats_proto_rawDescGZIP(), []int{1}
 }
 
-func (x *DpuStats) GetSessions() *SessionStats {
+func (x *DpuStats) GetSessions() *DpuSessionStats {
 	if x != nil {
 		return x.Sessions
 	}
@@ -194,49 +194,55 @@ func (x *DpuStats) GetLink() *LinkCounters {
 	return nil
 }
 
-func (x *DpuStats) GetTcp() *TcpStats {
+func (x *DpuStats) GetNetstack() []*Counter {
 	if x != nil {
-		return x.Tcp
+		return x.Netstack
 	}
 	return nil
 }
 
-func (x *DpuStats) GetCpu() *CpuTime {
+func (x *DpuStats) GetProcess() *ProcessStats {
 	if x != nil {
-		return x.Cpu
+		return x.Process
 	}
 	return nil
 }
 
-// SessionStats counts attached processes.
-type SessionStats struct {
+// DpuSessionStats counts attached processes.
+type DpuSessionStats struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Attached now.
 	Active uint64 `protobuf:"varint,1,opt,name=active,proto3" json:"active,omitempty"`
 	// Attached so far.
 	Opened uint64 `protobuf:"varint,2,opt,name=opened,proto3" json:"opened,omitempty"`
-	// Ended so far, orderly or not.
+	// Ended so far.
 	Closed uint64 `protobuf:"varint,3,opt,name=closed,proto3" json:"closed,omitempty"`
-	// Refused or ended because of an error, by reason.
-	Failed        map[string]uint64 `protobuf:"bytes,4,rep,name=failed,proto3" json:"failed,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// Refused so far.
+	Refused uint64 `protobuf:"varint,4,opt,name=refused,proto3" json:"refused,omitempty"`
+	// Ended for a violation of the protocol.
+	Violators uint64 `protobuf:"varint,5,opt,name=violators,proto3" json:"violators,omitempty"`
+	// Why sessions ended.
+	ClosedByReason map[string]uint64 `protobuf:"bytes,6,rep,name=closed_by_reason,json=closedByReason,proto3" json:"closed_by_reason,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// Grants now whose forked child has not attached.
+	ForkWaits     uint64 `protobuf:"varint,7,opt,name=fork_waits,json=forkWaits,proto3" json:"fork_waits,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *SessionStats) Reset() {
-	*x = SessionStats{}
+func (x *DpuSessionStats) Reset() {
+	*x = DpuSessionStats{}
 	mi := &file_pno_admin_v1_stats_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *SessionStats) String() string {
+func (x *DpuSessionStats) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*SessionStats) ProtoMessage() {}
+func (*DpuSessionStats) ProtoMessage() {}
 
-func (x *SessionStats) ProtoReflect() protoreflect.Message {
+func (x *DpuSessionStats) ProtoReflect() protoreflect.Message {
 	mi := &file_pno_admin_v1_stats_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -248,54 +254,87 @@ func (x *SessionStats) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use SessionStats.ProtoReflect.Descriptor instead.
-func (*SessionStats) Descriptor() ([]byte, []int) {
+// Deprecated: Use DpuSessionStats.ProtoReflect.Descriptor instead.
+func (*DpuSessionStats) Descriptor() ([]byte, []int) {
 	return file_pno_admin_v1_stats_proto_rawDescGZIP(), []int{2}
 }
 
-func (x *SessionStats) GetActive() uint64 {
+func (x *DpuSessionStats) GetActive() uint64 {
 	if x != nil {
 		return x.Active
 	}
 	return 0
 }
 
-func (x *SessionStats) GetOpened() uint64 {
+func (x *DpuSessionStats) GetOpened() uint64 {
 	if x != nil {
 		return x.Opened
 	}
 	return 0
 }
 
-func (x *SessionStats) GetClosed() uint64 {
+func (x *DpuSessionStats) GetClosed() uint64 {
 	if x != nil {
 		return x.Closed
 	}
 	return 0
 }
 
-func (x *SessionStats) GetFailed() map[string]uint64 {
+func (x *DpuSessionStats) GetRefused() uint64 {
 	if x != nil {
-		return x.Failed
+		return x.Refused
+	}
+	return 0
+}
+
+func (x *DpuSessionStats) GetViolators() uint64 {
+	if x != nil {
+		return x.Violators
+	}
+	return 0
+}
+
+func (x *DpuSessionStats) GetClosedByReason() map[string]uint64 {
+	if x != nil {
+		return x.ClosedByReason
 	}
 	return nil
+}
+
+func (x *DpuSessionStats) GetForkWaits() uint64 {
+	if x != nil {
+		return x.ForkWaits
+	}
+	return 0
 }
 
 // DpuSocketStats counts offloaded sockets.
 type DpuSocketStats struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Open now, by state (listen, established …).
-	Open map[string]uint64 `protobuf:"bytes,1,rep,name=open,proto3" json:"open,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
-	// Connections taken from the wire.
-	Accepted uint64 `protobuf:"varint,2,opt,name=accepted,proto3" json:"accepted,omitempty"`
-	// Connections that hosts began.
-	Opened uint64 `protobuf:"varint,3,opt,name=opened,proto3" json:"opened,omitempty"`
-	// Connections that hosts began and that failed.
-	ConnectFailed uint64 `protobuf:"varint,4,opt,name=connect_failed,json=connectFailed,proto3" json:"connect_failed,omitempty"`
+	// Open now, of any kind.
+	Open uint64 `protobuf:"varint,1,opt,name=open,proto3" json:"open,omitempty"`
+	// Listeners now.
+	Listeners uint64 `protobuf:"varint,2,opt,name=listeners,proto3" json:"listeners,omitempty"`
+	// Connections now.
+	Connections uint64 `protobuf:"varint,3,opt,name=connections,proto3" json:"connections,omitempty"`
+	// Closed by the host, still flushing, now.
+	Orphans uint64 `protobuf:"varint,4,opt,name=orphans,proto3" json:"orphans,omitempty"`
+	// Announced to a host and not accepted by it, now.
+	Unaccepted uint64 `protobuf:"varint,5,opt,name=unaccepted,proto3" json:"unaccepted,omitempty"`
+	// Connections given to a host.
+	Accepted uint64 `protobuf:"varint,6,opt,name=accepted,proto3" json:"accepted,omitempty"`
+	// Connections that hosts opened.
+	Connected uint64 `protobuf:"varint,7,opt,name=connected,proto3" json:"connected,omitempty"`
+	// Connections that hosts tried to open in vain.
+	ConnectFailed uint64 `protobuf:"varint,8,opt,name=connect_failed,json=connectFailed,proto3" json:"connect_failed,omitempty"`
 	// Sockets closed.
-	Closed uint64 `protobuf:"varint,5,opt,name=closed,proto3" json:"closed,omitempty"`
-	// Connections ended by an error or a reset.
-	Errored       uint64 `protobuf:"varint,6,opt,name=errored,proto3" json:"errored,omitempty"`
+	Closed uint64 `protobuf:"varint,9,opt,name=closed,proto3" json:"closed,omitempty"`
+	// Closes that had to reset.
+	ResetsSent uint64 `protobuf:"varint,10,opt,name=resets_sent,json=resetsSent,proto3" json:"resets_sent,omitempty"`
+	// Unaccepted connections given to another subscriber.
+	HandedOver uint64 `protobuf:"varint,11,opt,name=handed_over,json=handedOver,proto3" json:"handed_over,omitempty"`
+	// Requests answered with another shard's number.
+	Redirects     uint64 `protobuf:"varint,12,opt,name=redirects,proto3" json:"redirects,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -330,11 +369,39 @@ func (*DpuSocketStats) Descriptor() ([]byte, []int) {
 	return file_pno_admin_v1_stats_proto_rawDescGZIP(), []int{3}
 }
 
-func (x *DpuSocketStats) GetOpen() map[string]uint64 {
+func (x *DpuSocketStats) GetOpen() uint64 {
 	if x != nil {
 		return x.Open
 	}
-	return nil
+	return 0
+}
+
+func (x *DpuSocketStats) GetListeners() uint64 {
+	if x != nil {
+		return x.Listeners
+	}
+	return 0
+}
+
+func (x *DpuSocketStats) GetConnections() uint64 {
+	if x != nil {
+		return x.Connections
+	}
+	return 0
+}
+
+func (x *DpuSocketStats) GetOrphans() uint64 {
+	if x != nil {
+		return x.Orphans
+	}
+	return 0
+}
+
+func (x *DpuSocketStats) GetUnaccepted() uint64 {
+	if x != nil {
+		return x.Unaccepted
+	}
+	return 0
 }
 
 func (x *DpuSocketStats) GetAccepted() uint64 {
@@ -344,9 +411,9 @@ func (x *DpuSocketStats) GetAccepted() uint64 {
 	return 0
 }
 
-func (x *DpuSocketStats) GetOpened() uint64 {
+func (x *DpuSocketStats) GetConnected() uint64 {
 	if x != nil {
-		return x.Opened
+		return x.Connected
 	}
 	return 0
 }
@@ -365,9 +432,23 @@ func (x *DpuSocketStats) GetClosed() uint64 {
 	return 0
 }
 
-func (x *DpuSocketStats) GetErrored() uint64 {
+func (x *DpuSocketStats) GetResetsSent() uint64 {
 	if x != nil {
-		return x.Errored
+		return x.ResetsSent
+	}
+	return 0
+}
+
+func (x *DpuSocketStats) GetHandedOver() uint64 {
+	if x != nil {
+		return x.HandedOver
+	}
+	return 0
+}
+
+func (x *DpuSocketStats) GetRedirects() uint64 {
+	if x != nil {
+		return x.Redirects
 	}
 	return 0
 }
@@ -379,8 +460,8 @@ type ChannelStats struct {
 	RecordsH2D uint64 `protobuf:"varint,1,opt,name=records_h2d,json=recordsH2d,proto3" json:"records_h2d,omitempty"`
 	// Records to hosts.
 	RecordsD2H uint64 `protobuf:"varint,2,opt,name=records_d2h,json=recordsD2h,proto3" json:"records_d2h,omitempty"`
-	// Records about a socket that was gone: harmless, dropped.
-	RecordsStale uint64 `protobuf:"varint,3,opt,name=records_stale,json=recordsStale,proto3" json:"records_stale,omitempty"`
+	// Records dropped because their socket was gone; harmless.
+	RecordsUnknown uint64 `protobuf:"varint,3,opt,name=records_unknown,json=recordsUnknown,proto3" json:"records_unknown,omitempty"`
 	// DMA reads of host memory.
 	DmaReads uint64 `protobuf:"varint,4,opt,name=dma_reads,json=dmaReads,proto3" json:"dma_reads,omitempty"`
 	// DMA writes to host memory.
@@ -389,16 +470,14 @@ type ChannelStats struct {
 	DmaReadBytes uint64 `protobuf:"varint,6,opt,name=dma_read_bytes,json=dmaReadBytes,proto3" json:"dma_read_bytes,omitempty"`
 	// Bytes written by DMA.
 	DmaWriteBytes uint64 `protobuf:"varint,7,opt,name=dma_write_bytes,json=dmaWriteBytes,proto3" json:"dma_write_bytes,omitempty"`
-	// DMA operations that failed.
-	DmaErrors uint64 `protobuf:"varint,8,opt,name=dma_errors,json=dmaErrors,proto3" json:"dma_errors,omitempty"`
-	// Doorbells that hosts rang.
-	Doorbells uint64 `protobuf:"varint,9,opt,name=doorbells,proto3" json:"doorbells,omitempty"`
+	// Doorbells taken.
+	Doorbells uint64 `protobuf:"varint,8,opt,name=doorbells,proto3" json:"doorbells,omitempty"`
 	// Interrupts raised.
-	Interrupts uint64 `protobuf:"varint,10,opt,name=interrupts,proto3" json:"interrupts,omitempty"`
+	Interrupts uint64 `protobuf:"varint,9,opt,name=interrupts,proto3" json:"interrupts,omitempty"`
 	// Interrupts put off by moderation, and so often saved.
-	InterruptsModerated uint64 `protobuf:"varint,11,opt,name=interrupts_moderated,json=interruptsModerated,proto3" json:"interrupts_moderated,omitempty"`
-	// Times that a ring to a host had no room.
-	RingFull      uint64 `protobuf:"varint,12,opt,name=ring_full,json=ringFull,proto3" json:"ring_full,omitempty"`
+	InterruptsModerated uint64 `protobuf:"varint,10,opt,name=interrupts_moderated,json=interruptsModerated,proto3" json:"interrupts_moderated,omitempty"`
+	// Times that a socket had to wait for room in a ring.
+	RingFull      uint64 `protobuf:"varint,11,opt,name=ring_full,json=ringFull,proto3" json:"ring_full,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -447,9 +526,9 @@ func (x *ChannelStats) GetRecordsD2H() uint64 {
 	return 0
 }
 
-func (x *ChannelStats) GetRecordsStale() uint64 {
+func (x *ChannelStats) GetRecordsUnknown() uint64 {
 	if x != nil {
-		return x.RecordsStale
+		return x.RecordsUnknown
 	}
 	return 0
 }
@@ -482,13 +561,6 @@ func (x *ChannelStats) GetDmaWriteBytes() uint64 {
 	return 0
 }
 
-func (x *ChannelStats) GetDmaErrors() uint64 {
-	if x != nil {
-		return x.DmaErrors
-	}
-	return 0
-}
-
 func (x *ChannelStats) GetDoorbells() uint64 {
 	if x != nil {
 		return x.Doorbells
@@ -517,140 +589,112 @@ func (x *ChannelStats) GetRingFull() uint64 {
 	return 0
 }
 
-// TcpStats sums up the TCP stacks of all shards.
-type TcpStats struct {
+// Counter is one of a set of counters that grows from release to release.
+type Counter struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Segments received.
-	SegmentsRx uint64 `protobuf:"varint,1,opt,name=segments_rx,json=segmentsRx,proto3" json:"segments_rx,omitempty"`
-	// Segments sent.
-	SegmentsTx uint64 `protobuf:"varint,2,opt,name=segments_tx,json=segmentsTx,proto3" json:"segments_tx,omitempty"`
-	// Segments sent again.
-	Retransmits uint64 `protobuf:"varint,3,opt,name=retransmits,proto3" json:"retransmits,omitempty"`
-	// Retransmission timeouts.
-	Timeouts uint64 `protobuf:"varint,4,opt,name=timeouts,proto3" json:"timeouts,omitempty"`
-	// Resets received.
-	ResetsRx uint64 `protobuf:"varint,5,opt,name=resets_rx,json=resetsRx,proto3" json:"resets_rx,omitempty"`
-	// Resets sent.
-	ResetsTx uint64 `protobuf:"varint,6,opt,name=resets_tx,json=resetsTx,proto3" json:"resets_tx,omitempty"`
-	// Segments received with a wrong checksum.
-	ChecksumErrors uint64 `protobuf:"varint,7,opt,name=checksum_errors,json=checksumErrors,proto3" json:"checksum_errors,omitempty"`
-	// Connection attempts dropped because a listener's queue was full.
-	ListenOverflows uint64 `protobuf:"varint,8,opt,name=listen_overflows,json=listenOverflows,proto3" json:"listen_overflows,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
-}
-
-func (x *TcpStats) Reset() {
-	*x = TcpStats{}
-	mi := &file_pno_admin_v1_stats_proto_msgTypes[5]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *TcpStats) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*TcpStats) ProtoMessage() {}
-
-func (x *TcpStats) ProtoReflect() protoreflect.Message {
-	mi := &file_pno_admin_v1_stats_proto_msgTypes[5]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use TcpStats.ProtoReflect.Descriptor instead.
-func (*TcpStats) Descriptor() ([]byte, []int) {
-	return file_pno_admin_v1_stats_proto_rawDescGZIP(), []int{5}
-}
-
-func (x *TcpStats) GetSegmentsRx() uint64 {
-	if x != nil {
-		return x.SegmentsRx
-	}
-	return 0
-}
-
-func (x *TcpStats) GetSegmentsTx() uint64 {
-	if x != nil {
-		return x.SegmentsTx
-	}
-	return 0
-}
-
-func (x *TcpStats) GetRetransmits() uint64 {
-	if x != nil {
-		return x.Retransmits
-	}
-	return 0
-}
-
-func (x *TcpStats) GetTimeouts() uint64 {
-	if x != nil {
-		return x.Timeouts
-	}
-	return 0
-}
-
-func (x *TcpStats) GetResetsRx() uint64 {
-	if x != nil {
-		return x.ResetsRx
-	}
-	return 0
-}
-
-func (x *TcpStats) GetResetsTx() uint64 {
-	if x != nil {
-		return x.ResetsTx
-	}
-	return 0
-}
-
-func (x *TcpStats) GetChecksumErrors() uint64 {
-	if x != nil {
-		return x.ChecksumErrors
-	}
-	return 0
-}
-
-func (x *TcpStats) GetListenOverflows() uint64 {
-	if x != nil {
-		return x.ListenOverflows
-	}
-	return 0
-}
-
-// CpuTime is the processor time of a process, or of several.
-type CpuTime struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// In user mode.
-	User *durationpb.Duration `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
-	// In the kernel.
-	System        *durationpb.Duration `protobuf:"bytes,2,opt,name=system,proto3" json:"system,omitempty"`
+	// Its name, in snake case.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// What it counts.
+	Help string `protobuf:"bytes,2,opt,name=help,proto3" json:"help,omitempty"`
+	// Its value.
+	Value uint64 `protobuf:"varint,3,opt,name=value,proto3" json:"value,omitempty"`
+	// It is a present value, not a total.
+	Gauge         bool `protobuf:"varint,4,opt,name=gauge,proto3" json:"gauge,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *CpuTime) Reset() {
-	*x = CpuTime{}
+func (x *Counter) Reset() {
+	*x = Counter{}
+	mi := &file_pno_admin_v1_stats_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Counter) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Counter) ProtoMessage() {}
+
+func (x *Counter) ProtoReflect() protoreflect.Message {
+	mi := &file_pno_admin_v1_stats_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Counter.ProtoReflect.Descriptor instead.
+func (*Counter) Descriptor() ([]byte, []int) {
+	return file_pno_admin_v1_stats_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Counter) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Counter) GetHelp() string {
+	if x != nil {
+		return x.Help
+	}
+	return ""
+}
+
+func (x *Counter) GetValue() uint64 {
+	if x != nil {
+		return x.Value
+	}
+	return 0
+}
+
+func (x *Counter) GetGauge() bool {
+	if x != nil {
+		return x.Gauge
+	}
+	return false
+}
+
+// ProcessStats is what a daemon takes from its machine.
+type ProcessStats struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Processor time in user mode.
+	CpuUser *durationpb.Duration `protobuf:"bytes,1,opt,name=cpu_user,json=cpuUser,proto3" json:"cpu_user,omitempty"`
+	// Processor time in the kernel.
+	CpuSystem *durationpb.Duration `protobuf:"bytes,2,opt,name=cpu_system,json=cpuSystem,proto3" json:"cpu_system,omitempty"`
+	// Bytes of heap in use now.
+	HeapBytes uint64 `protobuf:"varint,3,opt,name=heap_bytes,json=heapBytes,proto3" json:"heap_bytes,omitempty"`
+	// Bytes obtained from the kernel by the runtime now.
+	SysBytes uint64 `protobuf:"varint,4,opt,name=sys_bytes,json=sysBytes,proto3" json:"sys_bytes,omitempty"`
+	// Goroutines now.
+	Goroutines uint64 `protobuf:"varint,5,opt,name=goroutines,proto3" json:"goroutines,omitempty"`
+	// Garbage collections.
+	Gcs           uint64 `protobuf:"varint,6,opt,name=gcs,proto3" json:"gcs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProcessStats) Reset() {
+	*x = ProcessStats{}
 	mi := &file_pno_admin_v1_stats_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *CpuTime) String() string {
+func (x *ProcessStats) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*CpuTime) ProtoMessage() {}
+func (*ProcessStats) ProtoMessage() {}
 
-func (x *CpuTime) ProtoReflect() protoreflect.Message {
+func (x *ProcessStats) ProtoReflect() protoreflect.Message {
 	mi := &file_pno_admin_v1_stats_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -662,44 +706,72 @@ func (x *CpuTime) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use CpuTime.ProtoReflect.Descriptor instead.
-func (*CpuTime) Descriptor() ([]byte, []int) {
+// Deprecated: Use ProcessStats.ProtoReflect.Descriptor instead.
+func (*ProcessStats) Descriptor() ([]byte, []int) {
 	return file_pno_admin_v1_stats_proto_rawDescGZIP(), []int{6}
 }
 
-func (x *CpuTime) GetUser() *durationpb.Duration {
+func (x *ProcessStats) GetCpuUser() *durationpb.Duration {
 	if x != nil {
-		return x.User
+		return x.CpuUser
 	}
 	return nil
 }
 
-func (x *CpuTime) GetSystem() *durationpb.Duration {
+func (x *ProcessStats) GetCpuSystem() *durationpb.Duration {
 	if x != nil {
-		return x.System
+		return x.CpuSystem
 	}
 	return nil
+}
+
+func (x *ProcessStats) GetHeapBytes() uint64 {
+	if x != nil {
+		return x.HeapBytes
+	}
+	return 0
+}
+
+func (x *ProcessStats) GetSysBytes() uint64 {
+	if x != nil {
+		return x.SysBytes
+	}
+	return 0
+}
+
+func (x *ProcessStats) GetGoroutines() uint64 {
+	if x != nil {
+		return x.Goroutines
+	}
+	return 0
+}
+
+func (x *ProcessStats) GetGcs() uint64 {
+	if x != nil {
+		return x.Gcs
+	}
+	return 0
 }
 
 // HostStats is what hostd counts, the sums over all shims included.
 type HostStats struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Sessions.
-	Sessions *SessionStats `protobuf:"bytes,1,opt,name=sessions,proto3" json:"sessions,omitempty"`
+	// Attached processes.
+	Sessions *HostSessionStats `protobuf:"bytes,1,opt,name=sessions,proto3" json:"sessions,omitempty"`
 	// Sockets.
 	Sockets *HostSocketStats `protobuf:"bytes,2,opt,name=sockets,proto3" json:"sockets,omitempty"`
 	// Stream bytes that applications sent through the offload.
 	BytesTx uint64 `protobuf:"varint,3,opt,name=bytes_tx,json=bytesTx,proto3" json:"bytes_tx,omitempty"`
 	// Stream bytes that applications received through the offload.
 	BytesRx uint64 `protobuf:"varint,4,opt,name=bytes_rx,json=bytesRx,proto3" json:"bytes_rx,omitempty"`
-	// How applications waited.
-	Wake *WakeStats `protobuf:"bytes,5,opt,name=wake,proto3" json:"wake,omitempty"`
-	// Every counter of the shims, by name, the ones above included.
-	Shim map[string]uint64 `protobuf:"bytes,6,rep,name=shim,proto3" json:"shim,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
-	// CPU time of hostd.
-	Cpu *CpuTime `protobuf:"bytes,7,opt,name=cpu,proto3" json:"cpu,omitempty"`
-	// CPU time of the attached processes, since each began.
-	ProcessCpu    *CpuTime `protobuf:"bytes,8,opt,name=process_cpu,json=processCpu,proto3" json:"process_cpu,omitempty"`
+	// Every counter of the shims, summed over live and ended sessions.
+	Shim []*Counter `protobuf:"bytes,5,rep,name=shim,proto3" json:"shim,omitempty"`
+	// hostd's own work.
+	Agent *AgentStats `protobuf:"bytes,6,opt,name=agent,proto3" json:"agent,omitempty"`
+	// What the daemon itself takes.
+	Process *ProcessStats `protobuf:"bytes,7,opt,name=process,proto3" json:"process,omitempty"`
+	// The link to dpud.
+	DpuLink       *DpuLinkStats `protobuf:"bytes,8,opt,name=dpu_link,json=dpuLink,proto3" json:"dpu_link,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -734,7 +806,7 @@ func (*HostStats) Descriptor() ([]byte, []int) {
 	return file_pno_admin_v1_stats_proto_rawDescGZIP(), []int{7}
 }
 
-func (x *HostStats) GetSessions() *SessionStats {
+func (x *HostStats) GetSessions() *HostSessionStats {
 	if x != nil {
 		return x.Sessions
 	}
@@ -762,30 +834,103 @@ func (x *HostStats) GetBytesRx() uint64 {
 	return 0
 }
 
-func (x *HostStats) GetWake() *WakeStats {
-	if x != nil {
-		return x.Wake
-	}
-	return nil
-}
-
-func (x *HostStats) GetShim() map[string]uint64 {
+func (x *HostStats) GetShim() []*Counter {
 	if x != nil {
 		return x.Shim
 	}
 	return nil
 }
 
-func (x *HostStats) GetCpu() *CpuTime {
+func (x *HostStats) GetAgent() *AgentStats {
 	if x != nil {
-		return x.Cpu
+		return x.Agent
 	}
 	return nil
 }
 
-func (x *HostStats) GetProcessCpu() *CpuTime {
+func (x *HostStats) GetProcess() *ProcessStats {
 	if x != nil {
-		return x.ProcessCpu
+		return x.Process
+	}
+	return nil
+}
+
+func (x *HostStats) GetDpuLink() *DpuLinkStats {
+	if x != nil {
+		return x.DpuLink
+	}
+	return nil
+}
+
+// HostSessionStats counts attached processes.
+type HostSessionStats struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Attached now.
+	Active uint64 `protobuf:"varint,1,opt,name=active,proto3" json:"active,omitempty"`
+	// Attached so far.
+	Attached uint64 `protobuf:"varint,2,opt,name=attached,proto3" json:"attached,omitempty"`
+	// Refused so far, by reason.
+	Refused map[string]uint64 `protobuf:"bytes,3,rep,name=refused,proto3" json:"refused,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// Ended so far, by reason.
+	Ended         map[string]uint64 `protobuf:"bytes,4,rep,name=ended,proto3" json:"ended,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HostSessionStats) Reset() {
+	*x = HostSessionStats{}
+	mi := &file_pno_admin_v1_stats_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HostSessionStats) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HostSessionStats) ProtoMessage() {}
+
+func (x *HostSessionStats) ProtoReflect() protoreflect.Message {
+	mi := &file_pno_admin_v1_stats_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HostSessionStats.ProtoReflect.Descriptor instead.
+func (*HostSessionStats) Descriptor() ([]byte, []int) {
+	return file_pno_admin_v1_stats_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *HostSessionStats) GetActive() uint64 {
+	if x != nil {
+		return x.Active
+	}
+	return 0
+}
+
+func (x *HostSessionStats) GetAttached() uint64 {
+	if x != nil {
+		return x.Attached
+	}
+	return 0
+}
+
+func (x *HostSessionStats) GetRefused() map[string]uint64 {
+	if x != nil {
+		return x.Refused
+	}
+	return nil
+}
+
+func (x *HostSessionStats) GetEnded() map[string]uint64 {
+	if x != nil {
+		return x.Ended
 	}
 	return nil
 }
@@ -796,14 +941,18 @@ type HostSocketStats struct {
 	// Sockets that went through the offload, so far.
 	Offloaded uint64 `protobuf:"varint,1,opt,name=offloaded,proto3" json:"offloaded,omitempty"`
 	// Sockets left to the kernel, so far, by reason.
-	Kernel        map[string]uint64 `protobuf:"bytes,2,rep,name=kernel,proto3" json:"kernel,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	Kernel map[string]uint64 `protobuf:"bytes,2,rep,name=kernel,proto3" json:"kernel,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// Sockets known by cookie now, so that they can move between processes.
+	Held uint64 `protobuf:"varint,3,opt,name=held,proto3" json:"held,omitempty"`
+	// Sockets that moved between processes, by exec or SCM_RIGHTS.
+	Moved         uint64 `protobuf:"varint,4,opt,name=moved,proto3" json:"moved,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *HostSocketStats) Reset() {
 	*x = HostSocketStats{}
-	mi := &file_pno_admin_v1_stats_proto_msgTypes[8]
+	mi := &file_pno_admin_v1_stats_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -815,7 +964,7 @@ func (x *HostSocketStats) String() string {
 func (*HostSocketStats) ProtoMessage() {}
 
 func (x *HostSocketStats) ProtoReflect() protoreflect.Message {
-	mi := &file_pno_admin_v1_stats_proto_msgTypes[8]
+	mi := &file_pno_admin_v1_stats_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -828,7 +977,7 @@ func (x *HostSocketStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostSocketStats.ProtoReflect.Descriptor instead.
 func (*HostSocketStats) Descriptor() ([]byte, []int) {
-	return file_pno_admin_v1_stats_proto_rawDescGZIP(), []int{8}
+	return file_pno_admin_v1_stats_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *HostSocketStats) GetOffloaded() uint64 {
@@ -845,36 +994,58 @@ func (x *HostSocketStats) GetKernel() map[string]uint64 {
 	return nil
 }
 
-// WakeStats counts what it costs applications to wait.
-type WakeStats struct {
+func (x *HostSocketStats) GetHeld() uint64 {
+	if x != nil {
+		return x.Held
+	}
+	return 0
+}
+
+func (x *HostSocketStats) GetMoved() uint64 {
+	if x != nil {
+		return x.Moved
+	}
+	return 0
+}
+
+// AgentStats counts hostd's own work.
+type AgentStats struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Doorbells rung.
-	Doorbells uint64 `protobuf:"varint,1,opt,name=doorbells,proto3" json:"doorbells,omitempty"`
-	// Times a thread went to sleep in the kernel.
-	Sleeps uint64 `protobuf:"varint,2,opt,name=sleeps,proto3" json:"sleeps,omitempty"`
-	// Times that spinning found work, and a sleep was saved.
-	SpinHits uint64 `protobuf:"varint,3,opt,name=spin_hits,json=spinHits,proto3" json:"spin_hits,omitempty"`
-	// Interrupts that woke a thread.
-	Interrupts    uint64 `protobuf:"varint,4,opt,name=interrupts,proto3" json:"interrupts,omitempty"`
+	// Attach messages that made no sense.
+	ProtocolErrors uint64 `protobuf:"varint,1,opt,name=protocol_errors,json=protocolErrors,proto3" json:"protocol_errors,omitempty"`
+	// Channels opened.
+	ChannelsOpened uint64 `protobuf:"varint,2,opt,name=channels_opened,json=channelsOpened,proto3" json:"channels_opened,omitempty"`
+	// Forks announced.
+	Forks uint64 `protobuf:"varint,3,opt,name=forks,proto3" json:"forks,omitempty"`
+	// Forked children that took their sockets over.
+	ForksAdopted uint64 `protobuf:"varint,4,opt,name=forks_adopted,json=forksAdopted,proto3" json:"forks_adopted,omitempty"`
+	// Forked children that never came.
+	ForksDropped uint64 `protobuf:"varint,5,opt,name=forks_dropped,json=forksDropped,proto3" json:"forks_dropped,omitempty"`
+	// Sessions taken over after a restart of hostd.
+	Readopted uint64 `protobuf:"varint,6,opt,name=readopted,proto3" json:"readopted,omitempty"`
+	// Times the policy was read again.
+	PolicyReloads uint64 `protobuf:"varint,7,opt,name=policy_reloads,json=policyReloads,proto3" json:"policy_reloads,omitempty"`
+	// Times that failed.
+	PolicyErrors  uint64 `protobuf:"varint,8,opt,name=policy_errors,json=policyErrors,proto3" json:"policy_errors,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *WakeStats) Reset() {
-	*x = WakeStats{}
-	mi := &file_pno_admin_v1_stats_proto_msgTypes[9]
+func (x *AgentStats) Reset() {
+	*x = AgentStats{}
+	mi := &file_pno_admin_v1_stats_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *WakeStats) String() string {
+func (x *AgentStats) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*WakeStats) ProtoMessage() {}
+func (*AgentStats) ProtoMessage() {}
 
-func (x *WakeStats) ProtoReflect() protoreflect.Message {
-	mi := &file_pno_admin_v1_stats_proto_msgTypes[9]
+func (x *AgentStats) ProtoReflect() protoreflect.Message {
+	mi := &file_pno_admin_v1_stats_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -885,35 +1056,127 @@ func (x *WakeStats) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use WakeStats.ProtoReflect.Descriptor instead.
-func (*WakeStats) Descriptor() ([]byte, []int) {
-	return file_pno_admin_v1_stats_proto_rawDescGZIP(), []int{9}
+// Deprecated: Use AgentStats.ProtoReflect.Descriptor instead.
+func (*AgentStats) Descriptor() ([]byte, []int) {
+	return file_pno_admin_v1_stats_proto_rawDescGZIP(), []int{10}
 }
 
-func (x *WakeStats) GetDoorbells() uint64 {
+func (x *AgentStats) GetProtocolErrors() uint64 {
 	if x != nil {
-		return x.Doorbells
+		return x.ProtocolErrors
 	}
 	return 0
 }
 
-func (x *WakeStats) GetSleeps() uint64 {
+func (x *AgentStats) GetChannelsOpened() uint64 {
 	if x != nil {
-		return x.Sleeps
+		return x.ChannelsOpened
 	}
 	return 0
 }
 
-func (x *WakeStats) GetSpinHits() uint64 {
+func (x *AgentStats) GetForks() uint64 {
 	if x != nil {
-		return x.SpinHits
+		return x.Forks
 	}
 	return 0
 }
 
-func (x *WakeStats) GetInterrupts() uint64 {
+func (x *AgentStats) GetForksAdopted() uint64 {
 	if x != nil {
-		return x.Interrupts
+		return x.ForksAdopted
+	}
+	return 0
+}
+
+func (x *AgentStats) GetForksDropped() uint64 {
+	if x != nil {
+		return x.ForksDropped
+	}
+	return 0
+}
+
+func (x *AgentStats) GetReadopted() uint64 {
+	if x != nil {
+		return x.Readopted
+	}
+	return 0
+}
+
+func (x *AgentStats) GetPolicyReloads() uint64 {
+	if x != nil {
+		return x.PolicyReloads
+	}
+	return 0
+}
+
+func (x *AgentStats) GetPolicyErrors() uint64 {
+	if x != nil {
+		return x.PolicyErrors
+	}
+	return 0
+}
+
+// DpuLinkStats is the state of hostd's control link to dpud.
+type DpuLinkStats struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The link is up now.
+	Up bool `protobuf:"varint,1,opt,name=up,proto3" json:"up,omitempty"`
+	// Times it came up.
+	Generation uint64 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
+	// Times it was lost.
+	Losses        uint64 `protobuf:"varint,3,opt,name=losses,proto3" json:"losses,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DpuLinkStats) Reset() {
+	*x = DpuLinkStats{}
+	mi := &file_pno_admin_v1_stats_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DpuLinkStats) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DpuLinkStats) ProtoMessage() {}
+
+func (x *DpuLinkStats) ProtoReflect() protoreflect.Message {
+	mi := &file_pno_admin_v1_stats_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DpuLinkStats.ProtoReflect.Descriptor instead.
+func (*DpuLinkStats) Descriptor() ([]byte, []int) {
+	return file_pno_admin_v1_stats_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *DpuLinkStats) GetUp() bool {
+	if x != nil {
+		return x.Up
+	}
+	return false
+}
+
+func (x *DpuLinkStats) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *DpuLinkStats) GetLosses() uint64 {
+	if x != nil {
+		return x.Losses
 	}
 	return 0
 }
@@ -928,94 +1191,125 @@ const file_pno_admin_v1_stats_proto_rawDesc = "" +
 	"\n" +
 	"start_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x12(\n" +
 	"\x03dpu\x18\x03 \x01(\v2\x16.pno.admin.v1.DpuStatsR\x03dpu\x12+\n" +
-	"\x04host\x18\x04 \x01(\v2\x17.pno.admin.v1.HostStatsR\x04host\"\xe9\x02\n" +
-	"\bDpuStats\x126\n" +
-	"\bsessions\x18\x01 \x01(\v2\x1a.pno.admin.v1.SessionStatsR\bsessions\x126\n" +
+	"\x04host\x18\x04 \x01(\v2\x17.pno.admin.v1.HostStatsR\x04host\"\x82\x03\n" +
+	"\bDpuStats\x129\n" +
+	"\bsessions\x18\x01 \x01(\v2\x1d.pno.admin.v1.DpuSessionStatsR\bsessions\x126\n" +
 	"\asockets\x18\x02 \x01(\v2\x1c.pno.admin.v1.DpuSocketStatsR\asockets\x12\x19\n" +
 	"\bbytes_tx\x18\x03 \x01(\x04R\abytesTx\x12\x19\n" +
 	"\bbytes_rx\x18\x04 \x01(\x04R\abytesRx\x124\n" +
 	"\achannel\x18\x05 \x01(\v2\x1a.pno.admin.v1.ChannelStatsR\achannel\x12.\n" +
-	"\x04link\x18\x06 \x01(\v2\x1a.pno.admin.v1.LinkCountersR\x04link\x12(\n" +
-	"\x03tcp\x18\a \x01(\v2\x16.pno.admin.v1.TcpStatsR\x03tcp\x12'\n" +
-	"\x03cpu\x18\b \x01(\v2\x15.pno.admin.v1.CpuTimeR\x03cpu\"\xd1\x01\n" +
-	"\fSessionStats\x12\x16\n" +
+	"\x04link\x18\x06 \x01(\v2\x1a.pno.admin.v1.LinkCountersR\x04link\x121\n" +
+	"\bnetstack\x18\a \x03(\v2\x15.pno.admin.v1.CounterR\bnetstack\x124\n" +
+	"\aprocess\x18\b \x01(\v2\x1a.pno.admin.v1.ProcessStatsR\aprocess\"\xd0\x02\n" +
+	"\x0fDpuSessionStats\x12\x16\n" +
 	"\x06active\x18\x01 \x01(\x04R\x06active\x12\x16\n" +
 	"\x06opened\x18\x02 \x01(\x04R\x06opened\x12\x16\n" +
-	"\x06closed\x18\x03 \x01(\x04R\x06closed\x12>\n" +
-	"\x06failed\x18\x04 \x03(\v2&.pno.admin.v1.SessionStats.FailedEntryR\x06failed\x1a9\n" +
-	"\vFailedEntry\x12\x10\n" +
+	"\x06closed\x18\x03 \x01(\x04R\x06closed\x12\x18\n" +
+	"\arefused\x18\x04 \x01(\x04R\arefused\x12\x1c\n" +
+	"\tviolators\x18\x05 \x01(\x04R\tviolators\x12[\n" +
+	"\x10closed_by_reason\x18\x06 \x03(\v21.pno.admin.v1.DpuSessionStats.ClosedByReasonEntryR\x0eclosedByReason\x12\x1d\n" +
+	"\n" +
+	"fork_waits\x18\a \x01(\x04R\tforkWaits\x1aA\n" +
+	"\x13ClosedByReasonEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\x92\x02\n" +
-	"\x0eDpuSocketStats\x12:\n" +
-	"\x04open\x18\x01 \x03(\v2&.pno.admin.v1.DpuSocketStats.OpenEntryR\x04open\x12\x1a\n" +
-	"\baccepted\x18\x02 \x01(\x04R\baccepted\x12\x16\n" +
-	"\x06opened\x18\x03 \x01(\x04R\x06opened\x12%\n" +
-	"\x0econnect_failed\x18\x04 \x01(\x04R\rconnectFailed\x12\x16\n" +
-	"\x06closed\x18\x05 \x01(\x04R\x06closed\x12\x18\n" +
-	"\aerrored\x18\x06 \x01(\x04R\aerrored\x1a7\n" +
-	"\tOpenEntry\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xac\x03\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xf7\x02\n" +
+	"\x0eDpuSocketStats\x12\x12\n" +
+	"\x04open\x18\x01 \x01(\x04R\x04open\x12\x1c\n" +
+	"\tlisteners\x18\x02 \x01(\x04R\tlisteners\x12 \n" +
+	"\vconnections\x18\x03 \x01(\x04R\vconnections\x12\x18\n" +
+	"\aorphans\x18\x04 \x01(\x04R\aorphans\x12\x1e\n" +
+	"\n" +
+	"unaccepted\x18\x05 \x01(\x04R\n" +
+	"unaccepted\x12\x1a\n" +
+	"\baccepted\x18\x06 \x01(\x04R\baccepted\x12\x1c\n" +
+	"\tconnected\x18\a \x01(\x04R\tconnected\x12%\n" +
+	"\x0econnect_failed\x18\b \x01(\x04R\rconnectFailed\x12\x16\n" +
+	"\x06closed\x18\t \x01(\x04R\x06closed\x12\x1f\n" +
+	"\vresets_sent\x18\n" +
+	" \x01(\x04R\n" +
+	"resetsSent\x12\x1f\n" +
+	"\vhanded_over\x18\v \x01(\x04R\n" +
+	"handedOver\x12\x1c\n" +
+	"\tredirects\x18\f \x01(\x04R\tredirects\"\x91\x03\n" +
 	"\fChannelStats\x12\x1f\n" +
 	"\vrecords_h2d\x18\x01 \x01(\x04R\n" +
 	"recordsH2d\x12\x1f\n" +
 	"\vrecords_d2h\x18\x02 \x01(\x04R\n" +
-	"recordsD2h\x12#\n" +
-	"\rrecords_stale\x18\x03 \x01(\x04R\frecordsStale\x12\x1b\n" +
+	"recordsD2h\x12'\n" +
+	"\x0frecords_unknown\x18\x03 \x01(\x04R\x0erecordsUnknown\x12\x1b\n" +
 	"\tdma_reads\x18\x04 \x01(\x04R\bdmaReads\x12\x1d\n" +
 	"\n" +
 	"dma_writes\x18\x05 \x01(\x04R\tdmaWrites\x12$\n" +
 	"\x0edma_read_bytes\x18\x06 \x01(\x04R\fdmaReadBytes\x12&\n" +
-	"\x0fdma_write_bytes\x18\a \x01(\x04R\rdmaWriteBytes\x12\x1d\n" +
+	"\x0fdma_write_bytes\x18\a \x01(\x04R\rdmaWriteBytes\x12\x1c\n" +
+	"\tdoorbells\x18\b \x01(\x04R\tdoorbells\x12\x1e\n" +
 	"\n" +
-	"dma_errors\x18\b \x01(\x04R\tdmaErrors\x12\x1c\n" +
-	"\tdoorbells\x18\t \x01(\x04R\tdoorbells\x12\x1e\n" +
-	"\n" +
-	"interrupts\x18\n" +
-	" \x01(\x04R\n" +
+	"interrupts\x18\t \x01(\x04R\n" +
 	"interrupts\x121\n" +
-	"\x14interrupts_moderated\x18\v \x01(\x04R\x13interruptsModerated\x12\x1b\n" +
-	"\tring_full\x18\f \x01(\x04R\bringFull\"\x98\x02\n" +
-	"\bTcpStats\x12\x1f\n" +
-	"\vsegments_rx\x18\x01 \x01(\x04R\n" +
-	"segmentsRx\x12\x1f\n" +
-	"\vsegments_tx\x18\x02 \x01(\x04R\n" +
-	"segmentsTx\x12 \n" +
-	"\vretransmits\x18\x03 \x01(\x04R\vretransmits\x12\x1a\n" +
-	"\btimeouts\x18\x04 \x01(\x04R\btimeouts\x12\x1b\n" +
-	"\tresets_rx\x18\x05 \x01(\x04R\bresetsRx\x12\x1b\n" +
-	"\tresets_tx\x18\x06 \x01(\x04R\bresetsTx\x12'\n" +
-	"\x0fchecksum_errors\x18\a \x01(\x04R\x0echecksumErrors\x12)\n" +
-	"\x10listen_overflows\x18\b \x01(\x04R\x0flistenOverflows\"k\n" +
-	"\aCpuTime\x12-\n" +
-	"\x04user\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x04user\x121\n" +
-	"\x06system\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x06system\"\xb0\x03\n" +
-	"\tHostStats\x126\n" +
-	"\bsessions\x18\x01 \x01(\v2\x1a.pno.admin.v1.SessionStatsR\bsessions\x127\n" +
+	"\x14interrupts_moderated\x18\n" +
+	" \x01(\x04R\x13interruptsModerated\x12\x1b\n" +
+	"\tring_full\x18\v \x01(\x04R\bringFull\"]\n" +
+	"\aCounter\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04help\x18\x02 \x01(\tR\x04help\x12\x14\n" +
+	"\x05value\x18\x03 \x01(\x04R\x05value\x12\x14\n" +
+	"\x05gauge\x18\x04 \x01(\bR\x05gauge\"\xec\x01\n" +
+	"\fProcessStats\x124\n" +
+	"\bcpu_user\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\acpuUser\x128\n" +
+	"\n" +
+	"cpu_system\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\tcpuSystem\x12\x1d\n" +
+	"\n" +
+	"heap_bytes\x18\x03 \x01(\x04R\theapBytes\x12\x1b\n" +
+	"\tsys_bytes\x18\x04 \x01(\x04R\bsysBytes\x12\x1e\n" +
+	"\n" +
+	"goroutines\x18\x05 \x01(\x04R\n" +
+	"goroutines\x12\x10\n" +
+	"\x03gcs\x18\x06 \x01(\x04R\x03gcs\"\xfe\x02\n" +
+	"\tHostStats\x12:\n" +
+	"\bsessions\x18\x01 \x01(\v2\x1e.pno.admin.v1.HostSessionStatsR\bsessions\x127\n" +
 	"\asockets\x18\x02 \x01(\v2\x1d.pno.admin.v1.HostSocketStatsR\asockets\x12\x19\n" +
 	"\bbytes_tx\x18\x03 \x01(\x04R\abytesTx\x12\x19\n" +
-	"\bbytes_rx\x18\x04 \x01(\x04R\abytesRx\x12+\n" +
-	"\x04wake\x18\x05 \x01(\v2\x17.pno.admin.v1.WakeStatsR\x04wake\x125\n" +
-	"\x04shim\x18\x06 \x03(\v2!.pno.admin.v1.HostStats.ShimEntryR\x04shim\x12'\n" +
-	"\x03cpu\x18\a \x01(\v2\x15.pno.admin.v1.CpuTimeR\x03cpu\x126\n" +
-	"\vprocess_cpu\x18\b \x01(\v2\x15.pno.admin.v1.CpuTimeR\n" +
-	"processCpu\x1a7\n" +
-	"\tShimEntry\x12\x10\n" +
+	"\bbytes_rx\x18\x04 \x01(\x04R\abytesRx\x12)\n" +
+	"\x04shim\x18\x05 \x03(\v2\x15.pno.admin.v1.CounterR\x04shim\x12.\n" +
+	"\x05agent\x18\x06 \x01(\v2\x18.pno.admin.v1.AgentStatsR\x05agent\x124\n" +
+	"\aprocess\x18\a \x01(\v2\x1a.pno.admin.v1.ProcessStatsR\aprocess\x125\n" +
+	"\bdpu_link\x18\b \x01(\v2\x1a.pno.admin.v1.DpuLinkStatsR\adpuLink\"\xc4\x02\n" +
+	"\x10HostSessionStats\x12\x16\n" +
+	"\x06active\x18\x01 \x01(\x04R\x06active\x12\x1a\n" +
+	"\battached\x18\x02 \x01(\x04R\battached\x12E\n" +
+	"\arefused\x18\x03 \x03(\v2+.pno.admin.v1.HostSessionStats.RefusedEntryR\arefused\x12?\n" +
+	"\x05ended\x18\x04 \x03(\v2).pno.admin.v1.HostSessionStats.EndedEntryR\x05ended\x1a:\n" +
+	"\fRefusedEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xad\x01\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\x1a8\n" +
+	"\n" +
+	"EndedEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xd7\x01\n" +
 	"\x0fHostSocketStats\x12\x1c\n" +
 	"\toffloaded\x18\x01 \x01(\x04R\toffloaded\x12A\n" +
-	"\x06kernel\x18\x02 \x03(\v2).pno.admin.v1.HostSocketStats.KernelEntryR\x06kernel\x1a9\n" +
+	"\x06kernel\x18\x02 \x03(\v2).pno.admin.v1.HostSocketStats.KernelEntryR\x06kernel\x12\x12\n" +
+	"\x04held\x18\x03 \x01(\x04R\x04held\x12\x14\n" +
+	"\x05moved\x18\x04 \x01(\x04R\x05moved\x1a9\n" +
 	"\vKernelEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"~\n" +
-	"\tWakeStats\x12\x1c\n" +
-	"\tdoorbells\x18\x01 \x01(\x04R\tdoorbells\x12\x16\n" +
-	"\x06sleeps\x18\x02 \x01(\x04R\x06sleeps\x12\x1b\n" +
-	"\tspin_hits\x18\x03 \x01(\x04R\bspinHits\x12\x1e\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xa8\x02\n" +
 	"\n" +
-	"interrupts\x18\x04 \x01(\x04R\n" +
-	"interruptsB Z\x1epno/proto/pno/admin/v1;adminv1b\x06proto3"
+	"AgentStats\x12'\n" +
+	"\x0fprotocol_errors\x18\x01 \x01(\x04R\x0eprotocolErrors\x12'\n" +
+	"\x0fchannels_opened\x18\x02 \x01(\x04R\x0echannelsOpened\x12\x14\n" +
+	"\x05forks\x18\x03 \x01(\x04R\x05forks\x12#\n" +
+	"\rforks_adopted\x18\x04 \x01(\x04R\fforksAdopted\x12#\n" +
+	"\rforks_dropped\x18\x05 \x01(\x04R\fforksDropped\x12\x1c\n" +
+	"\treadopted\x18\x06 \x01(\x04R\treadopted\x12%\n" +
+	"\x0epolicy_reloads\x18\a \x01(\x04R\rpolicyReloads\x12#\n" +
+	"\rpolicy_errors\x18\b \x01(\x04R\fpolicyErrors\"V\n" +
+	"\fDpuLinkStats\x12\x0e\n" +
+	"\x02up\x18\x01 \x01(\bR\x02up\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x02 \x01(\x04R\n" +
+	"generation\x12\x16\n" +
+	"\x06losses\x18\x03 \x01(\x04R\x06lossesB Z\x1epno/proto/pno/admin/v1;adminv1b\x06proto3"
 
 var (
 	file_pno_admin_v1_stats_proto_rawDescOnce sync.Once
@@ -1029,53 +1323,56 @@ func file_pno_admin_v1_stats_proto_rawDescGZIP() []byte {
 	return file_pno_admin_v1_stats_proto_rawDescData
 }
 
-var file_pno_admin_v1_stats_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_pno_admin_v1_stats_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_pno_admin_v1_stats_proto_goTypes = []any{
 	(*Stats)(nil),                 // 0: pno.admin.v1.Stats
 	(*DpuStats)(nil),              // 1: pno.admin.v1.DpuStats
-	(*SessionStats)(nil),          // 2: pno.admin.v1.SessionStats
+	(*DpuSessionStats)(nil),       // 2: pno.admin.v1.DpuSessionStats
 	(*DpuSocketStats)(nil),        // 3: pno.admin.v1.DpuSocketStats
 	(*ChannelStats)(nil),          // 4: pno.admin.v1.ChannelStats
-	(*TcpStats)(nil),              // 5: pno.admin.v1.TcpStats
-	(*CpuTime)(nil),               // 6: pno.admin.v1.CpuTime
+	(*Counter)(nil),               // 5: pno.admin.v1.Counter
+	(*ProcessStats)(nil),          // 6: pno.admin.v1.ProcessStats
 	(*HostStats)(nil),             // 7: pno.admin.v1.HostStats
-	(*HostSocketStats)(nil),       // 8: pno.admin.v1.HostSocketStats
-	(*WakeStats)(nil),             // 9: pno.admin.v1.WakeStats
-	nil,                           // 10: pno.admin.v1.SessionStats.FailedEntry
-	nil,                           // 11: pno.admin.v1.DpuSocketStats.OpenEntry
-	nil,                           // 12: pno.admin.v1.HostStats.ShimEntry
-	nil,                           // 13: pno.admin.v1.HostSocketStats.KernelEntry
-	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
-	(*LinkCounters)(nil),          // 15: pno.admin.v1.LinkCounters
-	(*durationpb.Duration)(nil),   // 16: google.protobuf.Duration
+	(*HostSessionStats)(nil),      // 8: pno.admin.v1.HostSessionStats
+	(*HostSocketStats)(nil),       // 9: pno.admin.v1.HostSocketStats
+	(*AgentStats)(nil),            // 10: pno.admin.v1.AgentStats
+	(*DpuLinkStats)(nil),          // 11: pno.admin.v1.DpuLinkStats
+	nil,                           // 12: pno.admin.v1.DpuSessionStats.ClosedByReasonEntry
+	nil,                           // 13: pno.admin.v1.HostSessionStats.RefusedEntry
+	nil,                           // 14: pno.admin.v1.HostSessionStats.EndedEntry
+	nil,                           // 15: pno.admin.v1.HostSocketStats.KernelEntry
+	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
+	(*LinkCounters)(nil),          // 17: pno.admin.v1.LinkCounters
+	(*durationpb.Duration)(nil),   // 18: google.protobuf.Duration
 }
 var file_pno_admin_v1_stats_proto_depIdxs = []int32{
-	14, // 0: pno.admin.v1.Stats.time:type_name -> google.protobuf.Timestamp
-	14, // 1: pno.admin.v1.Stats.start_time:type_name -> google.protobuf.Timestamp
+	16, // 0: pno.admin.v1.Stats.time:type_name -> google.protobuf.Timestamp
+	16, // 1: pno.admin.v1.Stats.start_time:type_name -> google.protobuf.Timestamp
 	1,  // 2: pno.admin.v1.Stats.dpu:type_name -> pno.admin.v1.DpuStats
 	7,  // 3: pno.admin.v1.Stats.host:type_name -> pno.admin.v1.HostStats
-	2,  // 4: pno.admin.v1.DpuStats.sessions:type_name -> pno.admin.v1.SessionStats
+	2,  // 4: pno.admin.v1.DpuStats.sessions:type_name -> pno.admin.v1.DpuSessionStats
 	3,  // 5: pno.admin.v1.DpuStats.sockets:type_name -> pno.admin.v1.DpuSocketStats
 	4,  // 6: pno.admin.v1.DpuStats.channel:type_name -> pno.admin.v1.ChannelStats
-	15, // 7: pno.admin.v1.DpuStats.link:type_name -> pno.admin.v1.LinkCounters
-	5,  // 8: pno.admin.v1.DpuStats.tcp:type_name -> pno.admin.v1.TcpStats
-	6,  // 9: pno.admin.v1.DpuStats.cpu:type_name -> pno.admin.v1.CpuTime
-	10, // 10: pno.admin.v1.SessionStats.failed:type_name -> pno.admin.v1.SessionStats.FailedEntry
-	11, // 11: pno.admin.v1.DpuSocketStats.open:type_name -> pno.admin.v1.DpuSocketStats.OpenEntry
-	16, // 12: pno.admin.v1.CpuTime.user:type_name -> google.protobuf.Duration
-	16, // 13: pno.admin.v1.CpuTime.system:type_name -> google.protobuf.Duration
-	2,  // 14: pno.admin.v1.HostStats.sessions:type_name -> pno.admin.v1.SessionStats
-	8,  // 15: pno.admin.v1.HostStats.sockets:type_name -> pno.admin.v1.HostSocketStats
-	9,  // 16: pno.admin.v1.HostStats.wake:type_name -> pno.admin.v1.WakeStats
-	12, // 17: pno.admin.v1.HostStats.shim:type_name -> pno.admin.v1.HostStats.ShimEntry
-	6,  // 18: pno.admin.v1.HostStats.cpu:type_name -> pno.admin.v1.CpuTime
-	6,  // 19: pno.admin.v1.HostStats.process_cpu:type_name -> pno.admin.v1.CpuTime
-	13, // 20: pno.admin.v1.HostSocketStats.kernel:type_name -> pno.admin.v1.HostSocketStats.KernelEntry
-	21, // [21:21] is the sub-list for method output_type
-	21, // [21:21] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	17, // 7: pno.admin.v1.DpuStats.link:type_name -> pno.admin.v1.LinkCounters
+	5,  // 8: pno.admin.v1.DpuStats.netstack:type_name -> pno.admin.v1.Counter
+	6,  // 9: pno.admin.v1.DpuStats.process:type_name -> pno.admin.v1.ProcessStats
+	12, // 10: pno.admin.v1.DpuSessionStats.closed_by_reason:type_name -> pno.admin.v1.DpuSessionStats.ClosedByReasonEntry
+	18, // 11: pno.admin.v1.ProcessStats.cpu_user:type_name -> google.protobuf.Duration
+	18, // 12: pno.admin.v1.ProcessStats.cpu_system:type_name -> google.protobuf.Duration
+	8,  // 13: pno.admin.v1.HostStats.sessions:type_name -> pno.admin.v1.HostSessionStats
+	9,  // 14: pno.admin.v1.HostStats.sockets:type_name -> pno.admin.v1.HostSocketStats
+	5,  // 15: pno.admin.v1.HostStats.shim:type_name -> pno.admin.v1.Counter
+	10, // 16: pno.admin.v1.HostStats.agent:type_name -> pno.admin.v1.AgentStats
+	6,  // 17: pno.admin.v1.HostStats.process:type_name -> pno.admin.v1.ProcessStats
+	11, // 18: pno.admin.v1.HostStats.dpu_link:type_name -> pno.admin.v1.DpuLinkStats
+	13, // 19: pno.admin.v1.HostSessionStats.refused:type_name -> pno.admin.v1.HostSessionStats.RefusedEntry
+	14, // 20: pno.admin.v1.HostSessionStats.ended:type_name -> pno.admin.v1.HostSessionStats.EndedEntry
+	15, // 21: pno.admin.v1.HostSocketStats.kernel:type_name -> pno.admin.v1.HostSocketStats.KernelEntry
+	22, // [22:22] is the sub-list for method output_type
+	22, // [22:22] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_pno_admin_v1_stats_proto_init() }
@@ -1090,7 +1387,7 @@ func file_pno_admin_v1_stats_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pno_admin_v1_stats_proto_rawDesc), len(file_pno_admin_v1_stats_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   14,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
