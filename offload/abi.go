@@ -60,8 +60,8 @@ const (
 	OpConnect     Op = 3  // host handle, new or bound; payload ConnectReq; answered by OpConnected or OpError
 	OpSend        Op = 4  // Seq tx stream offset of payload[0]; Ack rx bytes consumed
 	OpRxAck       Op = 5  // Ack rx bytes consumed
-	OpShutdown    Op = 6  // Seq 0 read, 1 write, 2 both
-	OpClose       Op = 7  // last record on a handle; Flags CloseReset
+	OpShutdown    Op = 6  // Flags 0 read, 1 write, 2 both; Seq tx stream offset of the end; Ack rx bytes consumed
+	OpClose       Op = 7  // last record on a handle; Flags CloseReset; Seq tx stream offset of the end; Ack rx bytes consumed
 	OpSetOpt      Op = 8  // payload OptVal; not answered
 	OpGetOpt      Op = 9  // Seq tag; payload OptVal; answered by OpReply with OptVal
 	OpSubscribe   Op = 10 // listener to be accepted on this channel; Ack most unaccepted at once
