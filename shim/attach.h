@@ -35,6 +35,11 @@
  * us), leaves the grant as the session of "the old image" above. FORKED with
  * pid 0, or no FORKED and no HELLO within 5 seconds: fork failed, drop it.
  *
+ * hostd restarts: the shim notices at its next request, connects again and
+ * says HELLO with its session id and, as descriptors, the session memory and
+ * the interrupt eventfds of its open channels in order of their number. The
+ * WELCOME then carries no descriptors.
+ *
  * Registered sockets: a row names the holders of one kernel socket by its
  * SO_COOKIE, which is the same in every process that has the file. When a
  * session adopts a fork grant, hostd copies the rows of the parent to it
@@ -58,6 +63,7 @@
 #define PNO_NAME_LEN  64
 #define PNO_TEXT_LEN  232
 #define PNO_TOKEN_LEN 16
+#define PNO_POLICY_LEN 256
 
 enum {
 	PNO_MSG_HELLO = 1,
@@ -93,8 +99,10 @@ struct pno_msg_hello {
 	uint16_t abi_minor;
 	uint32_t flags; /* PNO_HELLO_… */
 	uint64_t features;
+	uint64_t session; /* 0: a new one; else re-adopt this, fds as below */
 	uint8_t token[PNO_TOKEN_LEN];
-	char name[PNO_NAME_LEN]; /* of the program, NUL padded */
+	char name[PNO_NAME_LEN];     /* of the program, NUL padded */
+	char policy[PNO_POLICY_LEN]; /* PNO_POLICY_FILE: absolute path or empty */
 };
 
 /* What a rule, or the default, decides. */
@@ -120,7 +128,7 @@ struct pno_rule {
 	uint16_t port_lo; /* inclusive; 0 … 65535 for every port */
 	uint16_t port_hi;
 	uint16_t reserved1;
-	uint32_t id; /* hostd's own number, for explanations */
+	uint32_t id; /* line in the policy file, for explanations */
 	uint8_t addr[16];
 };
 
@@ -198,7 +206,7 @@ struct pno_msg_register_socket {
 
 struct pno_msg_unregister_socket {
 	struct pno_msg h;
-	uint64_t cookie; /* this session holds it no more */
+	uint64_t cookie; /* the last descriptor in this process was closed */
 };
 
 struct pno_msg_lookup_socket {
@@ -230,7 +238,7 @@ struct pno_msg_ack {
 };
 
 _Static_assert(sizeof(struct pno_msg) == 16, "pno_msg");
-_Static_assert(sizeof(struct pno_msg_hello) == 112, "pno_msg_hello");
+_Static_assert(sizeof(struct pno_msg_hello) == 376, "pno_msg_hello");
 _Static_assert(sizeof(struct pno_rule) == 32, "pno_rule");
 _Static_assert(offsetof(struct pno_rule, addr) == 16, "pno_rule.addr");
 _Static_assert(offsetof(struct pno_msg_welcome, h2d_size) == 48, "pno_msg_welcome.h2d_size");
