@@ -118,7 +118,7 @@ bench-compare: ## Go benchmarks of BASE=rev and of this tree, side by side (PKGS
 ##@ Keep in order
 
 .PHONY: lint
-lint: ## gofmt, vet, golangci-lint, shellcheck
+lint: ## golangci-lint, for both machines, buf lint and shellcheck
 	@scripts/lint.sh
 
 .PHONY: gen

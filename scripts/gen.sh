@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 tools=$PWD/tools/bin
-generated=(shim/abi.h proto docs/deps)
+generated=(shim/abi.h ':(glob)proto/**/*.pb.go' docs/deps)
 
 mkdir -p "$tools"
 GOBIN=$tools go -C tools install tool

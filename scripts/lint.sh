@@ -10,6 +10,7 @@ scripts/deps.sh lint || exit
 tools=$PWD/tools/bin
 mkdir -p "$tools"
 GOBIN=$tools go -C tools/lint install tool || exit
+GOBIN=$tools go -C tools/buf install tool || exit
 
 failed=0
 check() {
@@ -22,6 +23,7 @@ scripts() { git ls-files -co --exclude-standard '*.sh' .ci/run; }
 
 check "golangci-lint" "$tools/golangci-lint" run ./...
 check "golangci-lint for arm64" env GOARCH=arm64 CGO_ENABLED=0 "$tools/golangci-lint" run ./...
+check "buf lint" "$tools/buf" lint proto
 mapfile -t files < <(scripts)
 check shellcheck shellcheck -x "${files[@]}"
 exit "$failed"
