@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package bench measures a proxy over kernel sockets and over the offload, in
+// turn, on one machine and in one run.
+//
+// A benchmark owns its namespaces and processes from Setup to Close and is
+// driven by one goroutine. CPU time is the measure, not requests per second:
+// on a small machine the load generator, the DPU and the proxy share the
+// cores, so both sides are compared at the same offered rate.
+//
+// Placement: the proxy and hostd run on core 0, the DPU and the load on core
+// 1. In the kernel's case the receive work of the proxy's machine is steered
+// to core 0 (RPS), since the client is another machine.
+package bench
