@@ -91,6 +91,7 @@ struct pno_msg {
 
 enum {
 	PNO_HELLO_TOKEN = 1, /* token is valid: adopt the handles of a fork */
+	PNO_HELLO_PROBE = 2, /* no session: ACK if one would be given, else REFUSED */
 };
 
 struct pno_msg_hello {
