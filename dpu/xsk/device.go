@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"pno/dpu/link"
+	"pno/internal/ethtool"
 )
 
 // defaultFrames suits a burst of two 1 MiB windows of full-sized packets.
@@ -89,7 +90,7 @@ func Open(o Options) (d *Device, err error) {
 	}
 	present, err := receiveQueues(o.Interface)
 	if err != nil {
-		return nil, fmt.Errorf("count receive queues of %s: %w", o.Interface, err)
+		return nil, fmt.Errorf("open %s: %w", o.Interface, err)
 	}
 	if err := o.complete(d.mtu, present); err != nil {
 		return nil, fmt.Errorf("open %s: %w", o.Interface, err)
@@ -185,6 +186,15 @@ func (o *Options) complete(mtu, present int) error {
 		}
 	}
 	return nil
+}
+
+func receiveQueues(ifname string) (int, error) {
+	c, err := ethtool.Open()
+	if err != nil {
+		return 0, err
+	}
+	defer c.Close()
+	return c.ReceiveQueues(ifname)
 }
 
 func powerOfTwo(n int) bool { return n > 0 && n&(n-1) == 0 }

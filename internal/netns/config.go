@@ -7,10 +7,11 @@ import (
 	"net"
 	"os"
 	"testing"
-	"unsafe"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"pno/internal/ethtool"
 )
 
 // VethOptions shapes a veth pair.
@@ -163,7 +164,12 @@ func (n *NS) Sysctl(path, value string) {
 func (n *NS) TxChecksumOff(ifname string) {
 	n.t.Helper()
 	n.configure("turn off transmit checksum offload of "+ifname, func() error {
-		return ethtoolSet(ifname, unix.ETHTOOL_STXCSUM, 0)
+		c, err := ethtool.Open()
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		return c.Set(ifname, unix.ETHTOOL_STXCSUM, 0)
 	})
 }
 
@@ -172,28 +178,4 @@ func (n *NS) configure(what string, fn func() error) {
 	if err := n.do(fn); err != nil {
 		n.t.Fatalf("%s: %s: %v", n.name, what, err)
 	}
-}
-
-// ethtoolValue is struct ethtool_value of linux/ethtool.h.
-type ethtoolValue struct{ cmd, data uint32 }
-
-// ethtoolRequest is struct ifreq with its data pointer in use.
-type ethtoolRequest struct {
-	name [unix.IFNAMSIZ]byte
-	data *ethtoolValue
-	_    [16]byte
-}
-
-func ethtoolSet(ifname string, cmd, value uint32) error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	req := ethtoolRequest{data: &ethtoolValue{cmd, value}}
-	copy(req.name[:unix.IFNAMSIZ-1], ifname)
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&req))); errno != 0 {
-		return errno
-	}
-	return nil
 }
