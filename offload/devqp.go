@@ -366,7 +366,7 @@ func (q *DevQP) Armed() bool { return q.dbArm&1 == 1 }
 // Quiet tells whether the host's control line, read after the doorbell was
 // armed, shows nothing to do, so that a later record must ring it.
 func (q *DevQP) Quiet() bool {
-	return q.Armed() && q.snapArm == q.dbArm && !q.fetching && !q.Pending() && !q.Dirty() &&
+	return q.Armed() && q.snapArm == q.dbArm && !q.reading && !q.fetching && !q.Pending() && !q.Dirty() &&
 		q.host.H2DProd == q.h2dRead && !q.InterruptDue()
 }
 
