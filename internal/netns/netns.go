@@ -14,6 +14,7 @@ package netns
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -29,6 +30,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"pno/internal/ethtool"
 )
 
 // runDir is where iproute2 looks for named namespaces.
@@ -48,11 +51,15 @@ type NS struct {
 	fd   int
 }
 
-// New makes a namespace with its loopback up. Without root the test is skipped.
+// New makes a namespace with its loopback up. Without root, or
+// under user-mode emulation, the test is skipped.
 func New(t testing.TB, name string) *NS {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("network namespaces need root")
+	}
+	if emulated() {
+		t.Skip("network namespaces need the ethtool ioctl, which user-mode emulation does not have")
 	}
 	sweepOnce.Do(sweep)
 
@@ -71,6 +78,18 @@ func New(t testing.TB, name string) *NS {
 	n.LinkUp("lo")
 	return n
 }
+
+// emulated tells whether the system calls pass through qemu-user, which knows
+// neither the ioctls nor the socket families that a test in here is about.
+var emulated = sync.OnceValue(func() bool {
+	c, err := ethtool.Open()
+	if err != nil {
+		return false // and the test will tell why
+	}
+	defer c.Close()
+	_, err = c.Get("lo", unix.ETHTOOL_GTXCSUM)
+	return errors.Is(err, unix.ENOSYS)
+})
 
 // Name is the unique name, as `ip netns exec` takes it.
 func (n *NS) Name() string { return n.name }
