@@ -5,7 +5,6 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-MAKEFLAGS += --no-builtin-rules
 
 GO ?= go
 ifeq ($(origin CC),default)
@@ -48,13 +47,13 @@ build: deps-build shim ## every command and libpno.so, into bin/
 .PHONY: shim
 shim: ## libpno.so alone, into bin/
 	@mkdir -p $(BIN)
-	$(MAKE) -C shim all OUT=$(BIN) CC=$(CC)
+	$(MAKE) -C shim all OUT=$(BIN) CC="$(CC)"
 
 .PHONY: arm64
 arm64: ## cross-build every command and libpno.so for the DPU, into bin/arm64/
 	@mkdir -p $(BIN)/arm64
 	GOOS=linux GOARCH=arm64 CGO_ENABLED=0 $(GOBUILD) -o $(BIN)/arm64/ ./cmd/...
-	$(MAKE) -C shim all OUT=$(BIN)/arm64 CC=$(CROSS_CC)
+	$(MAKE) -C shim all OUT=$(BIN)/arm64 CC="$(CROSS_CC)"
 
 .PHONY: clean
 clean: ## remove what was built
@@ -85,9 +84,9 @@ race: ## the concurrent packages under the race detector
 
 .PHONY: test-shim
 test-shim: ## the C tests of the shim, plain and under the sanitizers
-	$(MAKE) -C shim test OUT=$(BIN) CC=$(CC)
-	$(MAKE) -C shim asan OUT=$(BIN) CC=$(CC)
-	$(MAKE) -C shim tsan OUT=$(BIN) CC=$(CC)
+	$(MAKE) -C shim test OUT=$(BIN) CC="$(CC)"
+	$(MAKE) -C shim asan OUT=$(BIN) CC="$(CC)"
+	$(MAKE) -C shim tsan OUT=$(BIN) CC="$(CC)"
 
 .PHONY: test-arm64
 test-arm64: ## the unit tests of offload/ and dpu/ as arm64 binaries under qemu-user
