@@ -29,8 +29,7 @@ while IFS=: read -r file target; do
   count=$((count + 1))
   echo "$(dirname "$file") $target"
   fuzz "$(dirname "$file")" "$target" || failed+=("$target")
-done < <(git ls-files -co --exclude-standard '*_test.go' |
-  { xargs grep -oH '^func Fuzz[A-Za-z0-9_]*' || true; } | sed 's/:func /:/')
+done < <(grep -roH --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' . | sed 's,^\./,,; s/:func /:/' | sort)
 
 echo "$count fuzz targets, ${#failed[@]} failed${failed[*]:+: ${failed[*]}}"
-((${#failed[@]} == 0))
+((count > 0 && ${#failed[@]} == 0))

@@ -17,7 +17,7 @@ section_arm64-build() { make --no-print-directory arm64; }
 
 section_format-vet() {
   local unformatted
-  unformatted=$(git ls-files -co --exclude-standard '*.go' | xargs gofmt -l)
+  unformatted=$(gofmt -l .)
   if [[ -n $unformatted ]]; then
     printf 'not formatted:\n%s\n' "$unformatted"
     return 1
@@ -44,12 +44,7 @@ section_fuzz() { FUZZTIME=${FUZZTIME:-2s} scripts/fuzz.sh; }
 # A benchmark that no longer runs measures nothing: each goes round once.
 section_bench-once() {
   local dirs
-  dirs=$(git ls-files -co --exclude-standard '*_test.go' | grep -v '^e2e/' |
-    xargs grep -l '^func Benchmark' | xargs -r -n1 dirname | sort -u | sed 's,^,./,')
-  if [[ -z $dirs ]]; then
-    echo "no benchmarks"
-    return
-  fi
+  dirs=$(grep -rl --include='*_test.go' --exclude-dir=e2e '^func Benchmark' . | xargs -n1 dirname | sort -u)
   xargs "${go_test[@]}" -run '^$' -bench . -benchtime 1x -timeout 5m <<<"$dirs"
 }
 
