@@ -102,7 +102,7 @@ func Open(o Options) (d *Device, err error) {
 			}
 		}
 	}
-	d.order = inReceiveOrder(d.queues)
+	d.order = inReceiveOrder(d.queues, l.Type())
 	return d, nil
 }
 

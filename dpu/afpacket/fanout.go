@@ -37,12 +37,17 @@ func (f *fanout) join(fd int) error {
 }
 
 // inReceiveOrder orders the sockets of a group by the receive queue whose
-// frames they get. The kernel stores a packet's receive queue plus one, zero
-// being unknown, and the group takes that modulo its size.
-func inReceiveOrder(queues []*queue) []link.Queue {
+// frames they get, which is a packet's queue number modulo the group's size.
+// Drivers record the receive queue plus one, zero being unknown; veth leaves
+// the number of the sender's transmit queue, which is its receive queue.
+func inReceiveOrder(queues []*queue, kind string) []link.Queue {
+	first := 1
+	if kind == "veth" {
+		first = 0
+	}
 	order := make([]link.Queue, len(queues))
 	for i := range queues {
-		order[i] = queues[(i+1)%len(queues)]
+		order[i] = queues[(i+first)%len(queues)]
 	}
 	return order
 }

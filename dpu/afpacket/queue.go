@@ -48,7 +48,7 @@ func (q *queue) Recv(frames [][]byte) (int, error) {
 	if q.closed.Load() {
 		return 0, link.ErrClosed
 	}
-	n, bytes, bad := 0, 0, uint64(0)
+	n, bytes, bad, holding := 0, 0, uint64(0), q.rxHeld > 0
 	// A held slot still looks received: never go round the ring to one.
 	for n < len(frames) && q.rxHeld < q.rx.n {
 		slot := q.rx.slot(q.rxNext)
@@ -73,8 +73,8 @@ func (q *queue) Recv(frames [][]byte) (int, error) {
 	}
 	if bad > 0 {
 		q.count.rxBad.Add(bad)
-		if n == 0 {
-			q.Release() // the owner has nothing to release them with
+		if n == 0 && !holding {
+			q.Release() // an owner that holds nothing need not call it
 		}
 	}
 	return n, nil

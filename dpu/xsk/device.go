@@ -76,8 +76,8 @@ var (
 	_ link.Queue  = (*queue)(nil)
 )
 
-// Open takes over an interface, which must be up. It must run inside the
-// interface's network namespace.
+// Open takes over an interface. It must run inside the interface's network
+// namespace.
 func Open(o Options) (d *Device, err error) {
 	l, err := netlink.LinkByName(o.Interface)
 	if err != nil {

@@ -82,7 +82,7 @@ func (q *queue) Recv(frames [][]byte) (int, error) {
 	if waiting == 0 || len(frames) == 0 {
 		return 0, nil
 	}
-	n, bytes, bad := 0, 0, uint64(0)
+	n, bytes, bad, holding := 0, 0, uint64(0), len(q.held) > 0
 	for ; waiting > 0 && n < len(frames); waiting-- {
 		d := q.sock.rx.take()
 		frame, data, err := q.sock.umem.received(d)
@@ -105,6 +105,9 @@ func (q *queue) Recv(frames [][]byte) (int, error) {
 	q.count.rxBytes.Add(uint64(bytes))
 	if bad > 0 {
 		q.count.rxBad.Add(bad)
+		if n == 0 && !holding {
+			q.Release() // an owner that holds nothing need not call it
+		}
 	}
 	return n, nil
 }
