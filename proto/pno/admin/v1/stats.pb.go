@@ -26,7 +26,7 @@ const (
 )
 
 // Stats is everything one daemon counts. Counters are totals since the daemon
-// started and never go back while it lives; numbers "now" are marked so.
+// started and never go back while it lives; present values are marked gauge.
 type Stats struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// When they were taken.
@@ -1185,7 +1185,7 @@ var File_pno_admin_v1_stats_proto protoreflect.FileDescriptor
 
 const file_pno_admin_v1_stats_proto_rawDesc = "" +
 	"\n" +
-	"\x18pno/admin/v1/stats.proto\x12\fpno.admin.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17pno/admin/v1/link.proto\"\xc9\x01\n" +
+	"\x18pno/admin/v1/stats.proto\x12\fpno.admin.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17pno/admin/v1/link.proto\x1a\x1apno/admin/v1/options.proto\"\xc9\x01\n" +
 	"\x05Stats\x12.\n" +
 	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x129\n" +
 	"\n" +
@@ -1200,26 +1200,26 @@ const file_pno_admin_v1_stats_proto_rawDesc = "" +
 	"\achannel\x18\x05 \x01(\v2\x1a.pno.admin.v1.ChannelStatsR\achannel\x12.\n" +
 	"\x04link\x18\x06 \x01(\v2\x1a.pno.admin.v1.LinkCountersR\x04link\x121\n" +
 	"\bnetstack\x18\a \x03(\v2\x15.pno.admin.v1.CounterR\bnetstack\x124\n" +
-	"\aprocess\x18\b \x01(\v2\x1a.pno.admin.v1.ProcessStatsR\aprocess\"\xd0\x02\n" +
-	"\x0fDpuSessionStats\x12\x16\n" +
-	"\x06active\x18\x01 \x01(\x04R\x06active\x12\x16\n" +
+	"\aprocess\x18\b \x01(\v2\x1a.pno.admin.v1.ProcessStatsR\aprocess\"\xdc\x02\n" +
+	"\x0fDpuSessionStats\x12\x1c\n" +
+	"\x06active\x18\x01 \x01(\x04B\x04\x88\xb5\x18\x01R\x06active\x12\x16\n" +
 	"\x06opened\x18\x02 \x01(\x04R\x06opened\x12\x16\n" +
 	"\x06closed\x18\x03 \x01(\x04R\x06closed\x12\x18\n" +
 	"\arefused\x18\x04 \x01(\x04R\arefused\x12\x1c\n" +
 	"\tviolators\x18\x05 \x01(\x04R\tviolators\x12[\n" +
-	"\x10closed_by_reason\x18\x06 \x03(\v21.pno.admin.v1.DpuSessionStats.ClosedByReasonEntryR\x0eclosedByReason\x12\x1d\n" +
+	"\x10closed_by_reason\x18\x06 \x03(\v21.pno.admin.v1.DpuSessionStats.ClosedByReasonEntryR\x0eclosedByReason\x12#\n" +
 	"\n" +
-	"fork_waits\x18\a \x01(\x04R\tforkWaits\x1aA\n" +
+	"fork_waits\x18\a \x01(\x04B\x04\x88\xb5\x18\x01R\tforkWaits\x1aA\n" +
 	"\x13ClosedByReasonEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xf7\x02\n" +
-	"\x0eDpuSocketStats\x12\x12\n" +
-	"\x04open\x18\x01 \x01(\x04R\x04open\x12\x1c\n" +
-	"\tlisteners\x18\x02 \x01(\x04R\tlisteners\x12 \n" +
-	"\vconnections\x18\x03 \x01(\x04R\vconnections\x12\x18\n" +
-	"\aorphans\x18\x04 \x01(\x04R\aorphans\x12\x1e\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\x95\x03\n" +
+	"\x0eDpuSocketStats\x12\x18\n" +
+	"\x04open\x18\x01 \x01(\x04B\x04\x88\xb5\x18\x01R\x04open\x12\"\n" +
+	"\tlisteners\x18\x02 \x01(\x04B\x04\x88\xb5\x18\x01R\tlisteners\x12&\n" +
+	"\vconnections\x18\x03 \x01(\x04B\x04\x88\xb5\x18\x01R\vconnections\x12\x1e\n" +
+	"\aorphans\x18\x04 \x01(\x04B\x04\x88\xb5\x18\x01R\aorphans\x12$\n" +
 	"\n" +
-	"unaccepted\x18\x05 \x01(\x04R\n" +
+	"unaccepted\x18\x05 \x01(\x04B\x04\x88\xb5\x18\x01R\n" +
 	"unaccepted\x12\x1a\n" +
 	"\baccepted\x18\x06 \x01(\x04R\baccepted\x12\x1c\n" +
 	"\tconnected\x18\a \x01(\x04R\tconnected\x12%\n" +
@@ -1253,16 +1253,16 @@ const file_pno_admin_v1_stats_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04help\x18\x02 \x01(\tR\x04help\x12\x14\n" +
 	"\x05value\x18\x03 \x01(\x04R\x05value\x12\x14\n" +
-	"\x05gauge\x18\x04 \x01(\bR\x05gauge\"\xec\x01\n" +
+	"\x05gauge\x18\x04 \x01(\bR\x05gauge\"\xfe\x01\n" +
 	"\fProcessStats\x124\n" +
 	"\bcpu_user\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\acpuUser\x128\n" +
 	"\n" +
-	"cpu_system\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\tcpuSystem\x12\x1d\n" +
+	"cpu_system\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\tcpuSystem\x12#\n" +
 	"\n" +
-	"heap_bytes\x18\x03 \x01(\x04R\theapBytes\x12\x1b\n" +
-	"\tsys_bytes\x18\x04 \x01(\x04R\bsysBytes\x12\x1e\n" +
+	"heap_bytes\x18\x03 \x01(\x04B\x04\x88\xb5\x18\x01R\theapBytes\x12!\n" +
+	"\tsys_bytes\x18\x04 \x01(\x04B\x04\x88\xb5\x18\x01R\bsysBytes\x12$\n" +
 	"\n" +
-	"goroutines\x18\x05 \x01(\x04R\n" +
+	"goroutines\x18\x05 \x01(\x04B\x04\x88\xb5\x18\x01R\n" +
 	"goroutines\x12\x10\n" +
 	"\x03gcs\x18\x06 \x01(\x04R\x03gcs\"\xfe\x02\n" +
 	"\tHostStats\x12:\n" +
@@ -1273,9 +1273,9 @@ const file_pno_admin_v1_stats_proto_rawDesc = "" +
 	"\x04shim\x18\x05 \x03(\v2\x15.pno.admin.v1.CounterR\x04shim\x12.\n" +
 	"\x05agent\x18\x06 \x01(\v2\x18.pno.admin.v1.AgentStatsR\x05agent\x124\n" +
 	"\aprocess\x18\a \x01(\v2\x1a.pno.admin.v1.ProcessStatsR\aprocess\x125\n" +
-	"\bdpu_link\x18\b \x01(\v2\x1a.pno.admin.v1.DpuLinkStatsR\adpuLink\"\xc4\x02\n" +
-	"\x10HostSessionStats\x12\x16\n" +
-	"\x06active\x18\x01 \x01(\x04R\x06active\x12\x1a\n" +
+	"\bdpu_link\x18\b \x01(\v2\x1a.pno.admin.v1.DpuLinkStatsR\adpuLink\"\xca\x02\n" +
+	"\x10HostSessionStats\x12\x1c\n" +
+	"\x06active\x18\x01 \x01(\x04B\x04\x88\xb5\x18\x01R\x06active\x12\x1a\n" +
 	"\battached\x18\x02 \x01(\x04R\battached\x12E\n" +
 	"\arefused\x18\x03 \x03(\v2+.pno.admin.v1.HostSessionStats.RefusedEntryR\arefused\x12?\n" +
 	"\x05ended\x18\x04 \x03(\v2).pno.admin.v1.HostSessionStats.EndedEntryR\x05ended\x1a:\n" +
@@ -1285,11 +1285,11 @@ const file_pno_admin_v1_stats_proto_rawDesc = "" +
 	"\n" +
 	"EndedEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xd7\x01\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xdd\x01\n" +
 	"\x0fHostSocketStats\x12\x1c\n" +
 	"\toffloaded\x18\x01 \x01(\x04R\toffloaded\x12A\n" +
-	"\x06kernel\x18\x02 \x03(\v2).pno.admin.v1.HostSocketStats.KernelEntryR\x06kernel\x12\x12\n" +
-	"\x04held\x18\x03 \x01(\x04R\x04held\x12\x14\n" +
+	"\x06kernel\x18\x02 \x03(\v2).pno.admin.v1.HostSocketStats.KernelEntryR\x06kernel\x12\x18\n" +
+	"\x04held\x18\x03 \x01(\x04B\x04\x88\xb5\x18\x01R\x04held\x12\x14\n" +
 	"\x05moved\x18\x04 \x01(\x04R\x05moved\x1a9\n" +
 	"\vKernelEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
@@ -1303,9 +1303,9 @@ const file_pno_admin_v1_stats_proto_rawDesc = "" +
 	"\rforks_dropped\x18\x05 \x01(\x04R\fforksDropped\x12\x1c\n" +
 	"\treadopted\x18\x06 \x01(\x04R\treadopted\x12%\n" +
 	"\x0epolicy_reloads\x18\a \x01(\x04R\rpolicyReloads\x12#\n" +
-	"\rpolicy_errors\x18\b \x01(\x04R\fpolicyErrors\"V\n" +
-	"\fDpuLinkStats\x12\x0e\n" +
-	"\x02up\x18\x01 \x01(\bR\x02up\x12\x1e\n" +
+	"\rpolicy_errors\x18\b \x01(\x04R\fpolicyErrors\"\\\n" +
+	"\fDpuLinkStats\x12\x14\n" +
+	"\x02up\x18\x01 \x01(\bB\x04\x88\xb5\x18\x01R\x02up\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x02 \x01(\x04R\n" +
 	"generation\x12\x16\n" +
@@ -1381,6 +1381,7 @@ func file_pno_admin_v1_stats_proto_init() {
 		return
 	}
 	file_pno_admin_v1_link_proto_init()
+	file_pno_admin_v1_options_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
