@@ -51,6 +51,7 @@ defaults
   timeout connect 5s
   timeout client 60s
   timeout server 60s
+  timeout check 5s
   http-reuse always
   retries 0
   default-server check inter 200ms fall 1 rise 1

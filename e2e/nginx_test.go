@@ -21,7 +21,7 @@ import (
 // that is root, workers that are not.
 type nginxConf struct {
 	Name     string // of files and log; default nginx
-	Listen   string // default servedAddr:80
+	Listen   string // address and options; default servedAddr:80
 	Workers  int    // default 1
 	Sendfile bool
 	Daemon   bool   // it goes to the background by itself
@@ -99,7 +99,8 @@ func (l *lab) nginx(c nginxConf) *proc {
 	l.t.Helper()
 	c = c.withDefaults()
 	p := l.app(c.Name, l.writeNginx(c)...)
-	l.waitListening(p, c.Listen)
+	addr, _, _ := strings.Cut(c.Listen, " ")
+	l.waitListening(p, addr)
 	l.t.Cleanup(func() { checkNginxLog(l.t, p) })
 	return p
 }
