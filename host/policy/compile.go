@@ -36,6 +36,7 @@ type Compiled struct {
 // CompiledRule is one entry, in the shape of the attach protocol.
 type CompiledRule struct {
 	Op     Op
+	Proto  Proto // 0: every one
 	Target Target
 	Action Action
 	Line   int // 0: not from the file
@@ -45,7 +46,7 @@ func (r CompiledRule) String() string {
 	return fmt.Sprintf("%s %s: %s", r.Op, &r.Target, r.Action)
 }
 
-// Compile selects what concerns a process. The result has at most MaxRules+2
+// Compile selects what concerns a process. The result has at most MaxRules+3
 // entries.
 func (p *Policy) Compile(process string) Compiled {
 	c := Compiled{Default: p.Default}
@@ -58,23 +59,25 @@ func (p *Policy) Compile(process string) Compiled {
 		if !r.Process.Match(process) {
 			continue
 		}
-		out := CompiledRule{Op: Any, Target: Target{PortHi: 65535}, Action: r.Action, Line: r.Line}
-		switch {
-		case r.Listen != nil:
-			out.Op, out.Target = Listen, *r.Listen
-		case r.Connect != nil:
-			out.Op, out.Target = Connect, *r.Connect
+		op, target := r.Target()
+		out := CompiledRule{Op: op, Proto: r.Proto, Target: target, Action: r.Action, Line: r.Line}
+		if out.Proto == 0 {
+			out.Proto = TCP
 		}
 		c.Rules = append(c.Rules, out)
 	}
+	c.Rules = append(c.Rules, CompiledRule{Op: Any, Proto: UDP, Target: Target{PortHi: 65535}, Action: Kernel})
 	return c
 }
 
 // Match returns the first rule that covers the socket, as the shim finds it.
-func (c Compiled) Match(op Op, addr netip.AddrPort) (CompiledRule, bool) {
+func (c Compiled) Match(op Op, proto Proto, addr netip.AddrPort) (CompiledRule, bool) {
 	ip := addr.Addr().Unmap().WithZone("")
 	for _, r := range c.Rules {
 		if r.Op != Any && r.Op != op {
+			continue
+		}
+		if r.Proto != 0 && r.Proto != proto {
 			continue
 		}
 		if addr.Port() < r.Target.PortLo || addr.Port() > r.Target.PortHi {

@@ -75,9 +75,37 @@ func (n *NoDPU) UnmarshalText(b []byte) error {
 // MarshalText writes the choice's name.
 func (n NoDPU) MarshalText() ([]byte, error) { return []byte(n.String()), nil }
 
+// Proto is the protocol that a rule is about. The numbers are IP's.
+type Proto uint8
+
+const (
+	TCP Proto = 6 // the meaning of a rule that says nothing
+	UDP Proto = 17
+)
+
+func (p Proto) String() string {
+	if p == UDP {
+		return "udp"
+	}
+	return "tcp"
+}
+
+// UnmarshalText reads "tcp" or "udp".
+func (p *Proto) UnmarshalText(b []byte) error {
+	switch string(b) {
+	case "tcp":
+		*p = TCP
+	case "udp":
+		*p = UDP
+	default:
+		return fmt.Errorf("%q is not a protocol; use tcp or udp", b)
+	}
+	return nil
+}
+
 // MaxRules bounds a file so that every process's array fits in one answer of
 // the attach protocol.
-const MaxRules = 60
+const MaxRules = 120
 
 // Policy is one policy file.
 type Policy struct {
@@ -93,11 +121,23 @@ type Policy struct {
 // rule that matches decides.
 type Rule struct {
 	Process Glob    `yaml:"process"`
+	Proto   Proto   `yaml:"proto"`
 	Listen  *Target `yaml:"listen"`
 	Connect *Target `yaml:"connect"`
 	Action  Action  `yaml:"action"`
 
 	Line int
+}
+
+// Target is what the rule is about.
+func (r *Rule) Target() (Op, Target) {
+	switch {
+	case r.Listen != nil:
+		return Listen, *r.Listen
+	case r.Connect != nil:
+		return Connect, *r.Connect
+	}
+	return Any, Target{PortHi: 65535}
 }
 
 // SetLine is called by the loader.
@@ -189,12 +229,14 @@ type Decision struct {
 }
 
 // Explain takes the decision for one socket of a process.
-func (p *Policy) Explain(process string, op Op, addr netip.AddrPort) Decision {
+func (p *Policy) Explain(process string, op Op, proto Proto, addr netip.AddrPort) Decision {
 	c := p.Compile(process)
-	r, ok := c.Match(op, addr)
+	r, ok := c.Match(op, proto, addr)
 	switch {
 	case !ok:
 		return Decision{c.Default, 0, "no rule matches: the default action of " + p.source}
+	case r.Line == 0 && !r.Target.Prefix.IsValid():
+		return Decision{r.Action, 0, "UDP stays in the kernel unless a rule with proto: udp says otherwise"}
 	case r.Line == 0:
 		return Decision{r.Action, 0, "loopback stays in the kernel: offload_loopback is false in " + p.source}
 	}

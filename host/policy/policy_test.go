@@ -51,7 +51,7 @@ func TestExplain(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			d := p.Explain(tt.process, tt.op, netip.MustParseAddrPort(tt.addr))
+			d := p.Explain(tt.process, tt.op, TCP, netip.MustParseAddrPort(tt.addr))
 			if got := fmt.Sprintf("%s %d %s", d.Action, d.Line, d.Why); got != tt.want {
 				t.Errorf("got  %s\nwant %s", got, tt.want)
 			}
@@ -62,13 +62,30 @@ func TestExplain(t *testing.T) {
 func TestDefaultPolicy(t *testing.T) {
 	p := Default()
 	for addr, want := range map[string]Action{"0.0.0.0:80": Offload, "[::]:80": Offload, "127.0.0.1:80": Kernel, "[::1]:80": Kernel} {
-		if d := p.Explain("nginx", Listen, netip.MustParseAddrPort(addr)); d.Action != want {
+		if d := p.Explain("nginx", Listen, TCP, netip.MustParseAddrPort(addr)); d.Action != want {
 			t.Errorf("%s: got %s, want %s", addr, d.Action, want)
 		}
 	}
 	p.OffloadLoopback = true
-	if d := p.Explain("nginx", Connect, netip.MustParseAddrPort("127.0.0.1:80")); d.Action != Offload {
+	if d := p.Explain("nginx", Connect, TCP, netip.MustParseAddrPort("127.0.0.1:80")); d.Action != Offload {
 		t.Errorf("with offload_loopback: %s (%s)", d.Action, d.Why)
+	}
+}
+
+func TestUDP(t *testing.T) {
+	p, err := Parse("p", []byte("rules:\n  - {proto: udp, connect: any:53, action: offload}\n  - {connect: any:53, action: refuse}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dns, ntp := netip.MustParseAddrPort("9.9.9.9:53"), netip.MustParseAddrPort("9.9.9.9:123")
+	for _, tt := range []struct {
+		proto Proto
+		addr  netip.AddrPort
+		want  Action
+	}{{UDP, dns, Offload}, {TCP, dns, Refuse}, {UDP, ntp, Kernel}, {TCP, ntp, Offload}} {
+		if d := p.Explain("x", Connect, tt.proto, tt.addr); d.Action != tt.want {
+			t.Errorf("%s %s: got %s (%s)", tt.proto, tt.addr, d.Action, d.Why)
+		}
 	}
 }
 
@@ -76,6 +93,7 @@ func TestParseErrors(t *testing.T) {
 	tests := []struct{ name, in, want string }{
 		{"action", "rules:\n  - action: drop", `p:2:13: "drop" is not an action; use offload, kernel or refuse`},
 		{"no action", "rules:\n  - process: x", `p:2:5: rule without an action; add action: offload, kernel or refuse`},
+		{"proto", "rules:\n  - {proto: sctp, action: kernel}", `p:2:13: "sctp" is not a protocol; use tcp or udp`},
 		{"no_dpu", "no_dpu: wait", `p:1:9: "wait" is not a choice here; use kernel or refuse`},
 		{"unknown key", "rules:\n  - {action: kernel, lisen: any}", `p:2:22: unknown key "lisen"; did you mean "listen"?`},
 		{"listen and connect", "rules:\n  - listen: any\n    connect: any\n    action: kernel", `p:3:14: a rule has listen or connect, not both; write two rules`},
@@ -87,7 +105,7 @@ func TestParseErrors(t *testing.T) {
 		{"open bracket", "rules:\n  - listen: \"[::1\"\n    action: kernel", `p:2:13: "[::1" is not a target; write any, 10.0.0.0/8, 10.1.2.3:80, any:8000-8999 or [2001:db8::/32]:443`},
 		{"no port after colon", "rules:\n  - listen: \"any:\"\n    action: kernel", `p:2:13: "any:" is not a target; write any, 10.0.0.0/8, 10.1.2.3:80, any:8000-8999 or [2001:db8::/32]:443`},
 		{"loopback", "rules:\n  - listen: 127.0.0.1:80\n    action: offload", `p:2:3: the rule on line 2 offloads loopback addresses, which stay in the kernel; set offload_loopback: true`},
-		{"too many", "rules:\n" + strings.Repeat("  - action: kernel\n", MaxRules+1), `p:2:3: 61 rules, at most 60 are possible; join prefixes or port ranges`},
+		{"too many", "rules:\n" + strings.Repeat("  - action: kernel\n", MaxRules+1), `p:2:3: 121 rules, at most 120 are possible; join prefixes or port ranges`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -149,7 +167,7 @@ func TestCompileAgainstFile(t *testing.T) {
 		a := netip.AddrPortFrom(netip.MustParseAddr(hosts[rng.IntN(len(hosts))]), ports[rng.IntN(len(ports))])
 		process := []string{"nginx", "redis", "haproxy"}[rng.IntN(3)]
 		op := Op(1 + rng.IntN(2))
-		if got, want := p.Explain(process, op, a).Action, naive(process, op, a); got != want {
+		if got, want := p.Explain(process, op, TCP, a).Action, naive(process, op, a); got != want {
 			t.Fatalf("%s %s %s: got %s, want %s", process, op, a, got, want)
 		}
 	}
@@ -163,10 +181,10 @@ func FuzzParse(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if n := len(p.Compile("nginx").Rules); n > MaxRules+2 {
+		if n := len(p.Compile("nginx").Rules); n > MaxRules+3 {
 			t.Errorf("%d compiled rules", n)
 		}
-		p.Explain("nginx", Connect, netip.MustParseAddrPort("10.0.0.1:80"))
+		p.Explain("nginx", Connect, TCP, netip.MustParseAddrPort("10.0.0.1:80"))
 	})
 }
 

@@ -49,6 +49,7 @@ type Policy struct {
 	Loaded          time.Time `json:"loaded"`
 	NoDPU           string    `json:"no_dpu"` // "kernel" or "refuse"
 	OffloadLoopback bool      `json:"offload_loopback"`
+	Default         string    `json:"default"` // action when no rule matches
 	Rules           []Rule    `json:"rules"`
 }
 
@@ -56,6 +57,7 @@ type Policy struct {
 type Rule struct {
 	Line    int    `json:"line"`
 	Process string `json:"process,omitempty"`
+	Proto   string `json:"proto"`
 	Op      string `json:"op"` // "listen", "connect" or "any"
 	Address string `json:"address,omitempty"`
 	Ports   string `json:"ports,omitempty"`
@@ -68,7 +70,7 @@ type Session struct {
 	PID      int       `json:"pid"`
 	UID      int       `json:"uid"`
 	Name     string    `json:"name"`
-	State    string    `json:"state"` // "up", "dpu_lost"
+	State    string    `json:"state"` // "up", "dpu_lost", "exec" (waits for the new image)
 	Attached time.Time `json:"attached"`
 	Policy   string    `json:"policy"` // source of the rules that it was given
 

@@ -8,6 +8,7 @@ package controltest
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"sync"
 	"testing"
@@ -127,6 +128,7 @@ func (s *Server) Session(id uint64) *Session {
 	defer s.mu.Unlock()
 	if x := s.sessions[id]; x != nil {
 		c := *x
+		c.Channels, c.Sockets = maps.Clone(x.Channels), maps.Clone(x.Sockets)
 		return &c
 	}
 	return nil

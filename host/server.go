@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"pno/host/attach"
+	"pno/host/control"
+	"pno/host/policy"
+	"pno/offload"
+)
+
+// Server is one host agent. Make it with New, run it with Serve once.
+type Server struct {
+	cfg   Config
+	log   *slog.Logger
+	link  *control.Client
+	ready chan struct{}
+	began time.Time
+	wg    sync.WaitGroup // connections and requests to the DPU under way
+
+	mu       sync.Mutex
+	ctx      context.Context // of Serve
+	policy   *policy.Policy
+	loaded   time.Time
+	conns    map[*attach.Conn]struct{}
+	sessions map[uint64]*session
+	adopted  map[string]*session              // by fork token
+	grants   map[string]*grant                // by fork token
+	holders  map[uint64]map[*session]struct{} // registered sockets, by cookie
+	stats    totals
+}
+
+// New checks the configuration. Nothing runs and nothing is created yet.
+func New(cfg Config) (*Server, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{
+		cfg: cfg, log: cfg.Log, ready: make(chan struct{}), began: time.Now(),
+		policy: cfg.Policy, loaded: time.Now(),
+		conns: make(map[*attach.Conn]struct{}), sessions: make(map[uint64]*session),
+		adopted: make(map[string]*session), grants: make(map[string]*grant),
+		holders: make(map[uint64]map[*session]struct{}), stats: newTotals(),
+	}
+	s.link = control.New(control.Config{Path: cfg.DPU, Log: cfg.Log, Down: s.dpuLost})
+	return s, nil
+}
+
+// Ready is closed once processes can connect.
+func (s *Server) Ready() <-chan struct{} { return s.ready }
+
+// Link is the state of the connection to the DPU.
+func (s *Server) Link() control.Status { return s.link.Status() }
+
+// WaitDPU waits until the DPU is reached.
+func (s *Server) WaitDPU(ctx context.Context, d time.Duration) bool { return s.link.WaitUp(ctx, d) }
+
+// SetPolicy puts a policy in force for processes that attach from now on.
+func (s *Server) SetPolicy(p *policy.Policy) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.policy, s.loaded = p, time.Now()
+	s.stats.policyReloads++
+}
+
+// PolicyFailed counts a policy file that could not be put in force.
+func (s *Server) PolicyFailed() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stats.policyErrors++
+}
+
+// Policy returns the policy in force.
+func (s *Server) Policy() *policy.Policy {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.policy
+}
+
+// Serve listens and works until ctx ends. Sessions are left as they are: their
+// processes and the DPU go on without hostd, and the next one re-adopts them.
+func (s *Server) Serve(ctx context.Context) error {
+	ln, err := listen(s.cfg.Listen, s.cfg.SocketMode)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s.mu.Lock()
+	s.ctx = ctx
+	s.mu.Unlock()
+
+	var own sync.WaitGroup
+	own.Go(func() { s.link.Run(ctx) })
+	stop := context.AfterFunc(ctx, func() { ln.Close() })
+	defer stop()
+	s.log.Info("hostd ready", "listen", s.cfg.Listen, "dpu", s.cfg.DPU, "policy", s.Policy().Source())
+	close(s.ready)
+	err = s.accept(ctx, ln)
+	cancel()
+	s.leave()
+	own.Wait()
+	s.wg.Wait()
+	return err
+}
+
+func (s *Server) accept(ctx context.Context, ln *net.UnixListener) error {
+	defer ln.Close()
+	for {
+		uc, err := ln.AcceptUnix()
+		if ctx.Err() != nil {
+			if err == nil {
+				uc.Close()
+			}
+			return nil
+		}
+		if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ECONNABORTED) {
+			s.log.Warn("accept on the attach socket failed, trying again", "reason", err)
+			time.Sleep(50 * time.Millisecond)
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("accept on %s: %w", s.cfg.Listen, err)
+		}
+		c := attach.NewConn(uc)
+		if !s.addConn(c) {
+			c.Close()
+			continue
+		}
+		s.wg.Go(func() {
+			defer s.removeConn(c)
+			s.serveConn(ctx, c)
+		})
+	}
+}
+
+// addConn refuses what is beyond any sensible use, so that connections that
+// never say HELLO cannot take all descriptors.
+func (s *Server) addConn(c *attach.Conn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.conns) >= 2*s.cfg.MaxSessions {
+		s.stats.refused["connections"]++
+		return false
+	}
+	s.conns[c] = struct{}{}
+	return true
+}
+
+func (s *Server) removeConn(c *attach.Conn) {
+	c.Close()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.conns, c)
+}
+
+// leave lets go of everything without ending a session at the DPU.
+func (s *Server) leave() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		c.Close()
+	}
+	for id, x := range s.sessions {
+		x.ended = true
+		x.release()
+		delete(s.sessions, id)
+	}
+	for token, g := range s.grants {
+		g.close()
+		delete(s.grants, token)
+	}
+}
+
+// dpuLost is called by the control client: the sockets of every session are
+// dead, and its sleepers must learn it.
+func (s *Server) dpuLost(generation uint64, reason error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := 0
+	for _, x := range s.sessions {
+		if x.generation > generation || x.lost {
+			continue
+		}
+		x.markLost()
+		n++
+	}
+	for token, g := range s.grants {
+		g.close()
+		delete(s.grants, token)
+	}
+	s.log.Warn("DPU lost, offloaded sockets are reset", "sessions", n, "reason", reason)
+}
+
+// listen makes the attach socket. A file that a dead hostd left is replaced; a
+// living one's is not.
+func listen(path string, mode os.FileMode) (*net.UnixListener, error) {
+	if c, err := net.Dial("unixpacket", path); err == nil {
+		c.Close()
+		return nil, fmt.Errorf("listen on %s: another hostd answers there; stop it or choose another --listen", path)
+	} else if errors.Is(err, unix.ECONNREFUSED) {
+		if fi, err := os.Lstat(path); err == nil && fi.Mode()&os.ModeSocket != 0 {
+			_ = os.Remove(path)
+		}
+	}
+	ln, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"})
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", path, err)
+	}
+	if err := os.Chmod(path, mode); err != nil {
+		ln.Close()
+		return nil, fmt.Errorf("set the mode of %s: %w", path, err)
+	}
+	return ln, nil
+}
+
+// ask sends a request to the DPU.
+func (s *Server) ask(ctx context.Context, m *offload.Control, fds ...int) (*offload.Control, error) {
+	return s.link.Do(ctx, m, fds...)
+}
