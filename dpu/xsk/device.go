@@ -153,6 +153,7 @@ func (d *Device) openQueue(ifindex, id int, o Options) error {
 	if err != nil {
 		return err
 	}
+	q.copied = !zc
 	d.info.Queues = append(d.info.Queues, QueueInfo{ID: id, ZeroCopy: zc})
 	return d.steering.register(uint32(id), s.fd)
 }

@@ -23,6 +23,8 @@ type queue struct {
 	free   []uint32 // transmit frames, the last one is next
 	failed error    // a ring index that cannot be; final
 
+	copied bool // copy mode: a kick sends, and can find the device full
+
 	// linkDown is set while the interface refuses to transmit. The frames stay
 	// in the ring; telling the owner to retry at once would make it spin.
 	linkDown bool
@@ -186,8 +188,13 @@ func (q *queue) kick() error {
 	q.count.kicks.Add(1)
 	q.linkDown = false
 	switch errno := q.sock.kickTx(); errno {
-	case 0, unix.EAGAIN, unix.EBUSY, unix.ENOBUFS, unix.ENOMEM, unix.EINTR:
+	case 0, unix.EAGAIN, unix.ENOBUFS, unix.ENOMEM, unix.EINTR:
 		// The kernel stopped before the end of the ring, for now.
+		return nil
+	case unix.EBUSY:
+		if q.copied {
+			q.count.txBad.Add(1) // the device refused a frame, which is gone
+		}
 		return nil
 	case unix.ENETDOWN, unix.ENXIO:
 		q.linkDown = true
