@@ -9,7 +9,6 @@ import (
 	"io"
 	"maps"
 	"net"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -43,6 +42,17 @@ func TestSocketCalls(t *testing.T) {
 
 func probe(l *lab) string {
 	l.t.Helper()
+	l.scripted()
+	out, err := l.runApp("probe", 60*time.Second, script(l, "probe.py", servedAddr, backendAddr)...)
+	if err != nil {
+		l.t.Errorf("%s: the probe ended with %v", l.mode, err)
+	}
+	return out
+}
+
+// scripted starts the scripted server in the back end, on port 7000.
+func (l *lab) scripted() {
+	l.t.Helper()
 	s := &scriptedServer{l: l, ends: map[string]string{}}
 	ln, err := l.backend.Listen("tcp", backendAddr+":7000")
 	if err != nil {
@@ -50,15 +60,6 @@ func probe(l *lab) string {
 	}
 	l.t.Cleanup(func() { ln.Close() })
 	go s.serve(ln)
-	script, err := filepath.Abs("testdata/probe.py")
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	out, err := l.runApp("probe", 60*time.Second, "/usr/bin/python3", script, servedAddr, backendAddr)
-	if err != nil {
-		l.t.Errorf("%s: the probe ended with %v", l.mode, err)
-	}
-	return out
 }
 
 type transcript struct {
@@ -155,6 +156,8 @@ func (s *scriptedServer) handle(c *net.TCPConn) {
 	case "data-then-reset":
 		fmt.Fprint(c, "last words")
 		time.Sleep(50 * time.Millisecond)
+		_ = c.SetLinger(0)
+	case "GET": // of an HTTP proxy
 		_ = c.SetLinger(0)
 	case "close-unread":
 		time.Sleep(20 * time.Millisecond)

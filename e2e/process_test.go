@@ -29,7 +29,8 @@ type proc struct {
 	stdout io.ReadCloser
 	done   chan struct{} // closed when it has ended, after err is set
 	err    error
-	ending bool // its end is expected from now on
+	ending bool   // its end is expected from now on
+	expect string // alarming words in its log that the test has caused itself
 }
 
 type spawnOptions struct {
