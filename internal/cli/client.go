@@ -83,6 +83,9 @@ func (a *App) connect(ctx context.Context, need need) (daemons, error) {
 	dpu := a.target("dpud", a.dpuAddr, EnvDPU, DefaultDPU, adminv1.Role_ROLE_DPU)
 	host := a.target("hostd", a.hostAddr, EnvHost, DefaultHost, adminv1.Role_ROLE_HOST)
 	if need == needDPU {
+		if dpu.addr == noAddr {
+			return daemons{}, &exitError{exitUnreachable, errors.New("dpud is left out (its address is none), and only it can answer this")}
+		}
 		dpu.explicit = true
 		host.addr = noAddr
 	}
