@@ -5,9 +5,10 @@
 // does not work. It costs one more copy a received frame.
 //
 // The rings are TPACKET_V2's, one slot a frame. TPACKET_V3 packs frames into
-// blocks and tells the reader when a block is full or has waited for a
-// timeout of at least a millisecond, which is more than the round trips that
-// are served here.
+// blocks and tells the reader when a block is full or its timeout, of at least
+// a millisecond, has passed: a single frame on an idle veth (amd64, Linux 6.18)
+// woke its reader after 5 µs with V2 and after 0.9 ms with V3, longer than the
+// round trips that are served here.
 //
 // A Device owns one socket per receive queue, joined in a fanout group that
 // keeps the interface's own distribution: Queues()[i] gets what arrives on

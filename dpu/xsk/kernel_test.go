@@ -347,6 +347,22 @@ func TestOversizedFrameIsDroppedAndCounted(t *testing.T) {
 	}
 }
 
+func TestLossIsCounted(t *testing.T) {
+	const frames, sent = 64, 100
+	a, b := netns.New(t, "a"), netns.New(t, "b")
+	netns.VethPair(t, a, "eth0", b, "eth0")
+	from := openIn(t, a, Options{Interface: "eth0"})
+	to := openIn(t, b, Options{Interface: "eth0", RxFrames: frames})
+	for range sent {
+		sendOn(t, from.Queues()[0], frameOf(unix.ETH_P_IP, 64))
+	}
+	// Nobody receives, so that every frame beyond the first ones is lost; the
+	// kernels may have sent frames of their own.
+	if lost := to.Stats().RxDropped; lost < sent-frames || lost > sent-frames+20 {
+		t.Errorf("%d frames lost, want about %d: %+v", lost, sent-frames, to.Info())
+	}
+}
+
 func TestLinkDownAndUp(t *testing.T) {
 	a, b := netns.New(t, "a"), netns.New(t, "b")
 	netns.VethPair(t, a, "eth0", b, "eth0")
