@@ -314,6 +314,21 @@ func TestDPULossAndReturn(t *testing.T) {
 	}
 }
 
+func TestDPUEndsOneSession(t *testing.T) {
+	b := newBench(t, nil)
+	bad, good := b.attachAs(t, hello("bad")), b.attachAs(t, hello("good"))
+	b.dpu.Kick(t, bad.w.Session, "record beyond the ring")
+	if !woken(bad.fds[3]) || bad.header().Status != offload.StatusDPULost {
+		t.Error("the process was not told")
+	}
+	if good.header().Status != offload.StatusUp {
+		t.Error("another session suffered")
+	}
+	if n := b.Report().Agent.SessionsEnded[endDPU]; n != 1 {
+		t.Errorf("counted %d", n)
+	}
+}
+
 func TestHelper(t *testing.T) {
 	path := os.Getenv("PNO_TEST_HELPER")
 	if path == "" {

@@ -54,7 +54,7 @@ func New(cfg Config) (*Server, error) {
 		adopted: make(map[string]*session), grants: make(map[string]*grant),
 		holders: make(map[uint64]map[*session]struct{}), stats: newTotals(),
 	}
-	s.link = control.New(control.Config{Path: cfg.DPU, Log: cfg.Log, Down: s.dpuLost})
+	s.link = control.New(control.Config{Path: cfg.DPU, Log: cfg.Log, Down: s.dpuLost, Closed: s.dpuClosed})
 	return s, nil
 }
 
@@ -202,6 +202,20 @@ func (s *Server) dpuLost(generation uint64, reason error) {
 		delete(s.grants, token)
 	}
 	s.log.Warn("DPU lost, offloaded sockets are reset", "sessions", n, "reason", reason)
+}
+
+// dpuClosed is called by the control client: the DPU ended one session, which
+// broke the channel protocol. To its process that is a lost DPU.
+func (s *Server) dpuClosed(id uint64, reason string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	x := s.sessions[id]
+	if x == nil || x.lost {
+		return
+	}
+	s.stats.ended[endDPU]++
+	s.log.Warn("the DPU ended a session", "session", id, "pid", x.peer.PID, "process", x.name, "reason", reason)
+	x.markLost()
 }
 
 // listen makes the attach socket. A file that a dead hostd left is replaced; a

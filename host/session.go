@@ -51,6 +51,7 @@ const (
 	endExec     = "exec, sockets taken over"
 	endExecWait = "exec, nothing attached"
 	endFailed   = "attach failed"
+	endDPU      = "ended by the DPU"
 )
 
 // newID returns a random session id: a restarted hostd cannot collide with

@@ -68,6 +68,7 @@ type Config struct {
 	Log      *slog.Logger
 	Up       func(Status)
 	Down     func(generation uint64, reason error)
+	Closed   func(session uint64, reason string) // the DPU ended a session by itself
 }
 
 // Client is the link. Make it with New.
@@ -262,6 +263,12 @@ func (c *Client) read(l *link) error {
 		m, err := receive(l.conn)
 		if err != nil {
 			return err
+		}
+		if m.Type == offload.CtlSessionClose && m.ID == 0 {
+			if c.cfg.Closed != nil {
+				c.cfg.Closed(m.Session, m.Reason)
+			}
+			continue
 		}
 		if m.Type != offload.CtlOK && m.Type != offload.CtlError {
 			return fmt.Errorf("dpud sent %q unasked: %w", m.Type, offload.ErrControl)

@@ -6,7 +6,7 @@
 // dials again with growing pauses until its context ends.
 //
 // One goroutine (Run) dials and reads. Do may be called by any goroutine; mu
-// guards the link and the table of waiting requests, wmu the writing. The Up
-// and Down callbacks are called by Run's goroutine, never both at once, and Up
+// guards the link and the table of waiting requests, wmu the writing. The Up,
+// Down and Closed callbacks are called by Run's goroutine, never two at once, and Up
 // before any Do of that link can succeed.
 package control

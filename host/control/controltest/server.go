@@ -141,6 +141,21 @@ func (s *Server) Log() []string {
 	return append([]string(nil), s.log...)
 }
 
+// Kick ends a session from the DPU's side.
+func (s *Server) Kick(t testing.TB, id uint64, reason string) {
+	t.Helper()
+	b, err := offload.EncodeControl(&offload.Control{Type: offload.CtlSessionClose, Session: id, Reason: reason})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, err := s.conn.Write(b); err != nil {
+		t.Fatal(err)
+	}
+	s.drop(id)
+}
+
 func (s *Server) accept(ln *net.UnixListener) {
 	defer s.wg.Done()
 	for {

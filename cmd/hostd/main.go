@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command hostd is the host agent: processes attach to it to have their
+// sockets offloaded, and it speaks with the DPU on their behalf. SIGHUP reads
+// the policy again; SIGTERM and SIGINT stop it, which leaves running sessions
+// alone.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"pno/host"
+	"pno/host/policy"
+	"pno/internal/admin"
+	"pno/internal/buildinfo"
+	"pno/internal/config"
+)
+
+func main() {
+	if err := newRootCmd().Execute(); err != nil {
+		fmt.Fprintf(os.Stderr, "hostd: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+const defaultConfig = "/etc/pno/hostd.yaml"
+
+func newRootCmd() *cobra.Command {
+	var file, listen, dpu, policyFile string
+	var check bool
+	cmd := &cobra.Command{
+		Use:           "hostd",
+		Short:         "Host agent: attaches processes to the DPU",
+		Version:       buildinfo.Long(),
+		Args:          cobra.NoArgs,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			set, err := load(file, cmd.Flags().Changed("config"))
+			if err != nil {
+				return err
+			}
+			for flag, to := range map[string]*string{"listen": &set.Listen, "dpu": &set.DPU, "policy": &set.Policy} {
+				if cmd.Flags().Changed(flag) {
+					*to = cmd.Flag(flag).Value.String()
+				}
+			}
+			if err := set.Validate(); err != nil {
+				return err
+			}
+			pol, err := loadPolicy(set.Policy)
+			if err != nil || check {
+				return err
+			}
+			return run(cmd.Context(), set, pol)
+		},
+	}
+	cmd.SetVersionTemplate("{{.Name}} {{.Version}}\n")
+	f := cmd.Flags()
+	f.StringVar(&file, "config", defaultConfig, "configuration `file`; the default one may be missing")
+	f.StringVar(&listen, "listen", "", "attach socket, instead of the configuration's")
+	f.StringVar(&dpu, "dpu", "", "control socket of dpud, instead of the configuration's")
+	f.StringVar(&policyFile, "policy", "", "policy `file`, instead of the configuration's")
+	f.BoolVar(&check, "check", false, "check the configuration and the policy, and exit")
+	return cmd
+}
+
+// load reads the configuration. Only the default file may be missing.
+func load(file string, asked bool) (settings, error) {
+	set := defaultSettings()
+	err := config.Load(file, &set)
+	if !asked && errors.Is(err, fs.ErrNotExist) {
+		return set, nil
+	}
+	return set, err
+}
+
+func loadPolicy(file string) (*policy.Policy, error) {
+	if file == "" {
+		return policy.Default(), nil
+	}
+	return policy.Load(file)
+}
+
+var logLevels = map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError}
+
+// newLogger writes text to a terminal and JSON to anything else.
+func newLogger(set logSettings) *slog.Logger {
+	opts := &slog.HandlerOptions{Level: logLevels[set.Level]}
+	text := set.Format == "text"
+	if set.Format == "auto" {
+		_, err := unix.IoctlGetTermios(int(os.Stderr.Fd()), unix.TCGETS)
+		text = err == nil
+	}
+	if text {
+		return slog.New(slog.NewTextHandler(os.Stderr, opts))
+	}
+	return slog.New(slog.NewJSONHandler(os.Stderr, opts))
+}
+
+func run(ctx context.Context, set settings, pol *policy.Policy) error {
+	log := newLogger(set.Log)
+	spin := max(1, uint32(set.Session.Spin.Std())) // 0 would mean the default
+	stopped, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM)
+	defer stop()
+	srv, err := host.New(host.Config{
+		Listen: set.Listen, SocketMode: os.FileMode(set.SocketMode), DPU: set.DPU, DPUWait: set.DPUWait.Std(),
+		Policy: pol, Log: log, Layout: set.Session.layout(), SpinNanos: spin,
+		MaxSessions: set.Limits.Sessions, MaxPerUser: set.Limits.PerUser, RunPolicies: set.RunPolicies,
+	})
+	if err != nil {
+		return err
+	}
+	for _, path := range []string{set.Listen, set.Admin} {
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return fmt.Errorf("make the directory of a socket: %w", err)
+		}
+	}
+	ctx, cancel := context.WithCancelCause(stopped)
+	defer cancel(nil)
+	part := func(name string, serve func(context.Context) error) chan struct{} {
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			if err := serve(ctx); err != nil {
+				cancel(fmt.Errorf("%s: %w", name, err))
+			}
+		}()
+		return done
+	}
+	metrics := set.Metrics
+	if metrics == "none" {
+		metrics = ""
+	}
+	adminDone := part("admin", func(ctx context.Context) error {
+		return admin.ServeHost(ctx, set.Admin, srv, admin.Options{Log: log, Metrics: metrics})
+	})
+	hostDone := part("attach", srv.Serve)
+	go reloadOnHup(ctx, srv, set.Policy, log)
+	go tellSystemd(ctx, srv, log)
+
+	<-ctx.Done()
+	notifyStopping()
+	<-hostDone
+	<-adminDone
+	if stopped.Err() == nil {
+		return context.Cause(ctx)
+	}
+	log.Info("hostd stopped")
+	return nil
+}
+
+// reloadOnHup puts the policy file in force again, for new processes. A file
+// with a mistake changes nothing.
+func reloadOnHup(ctx context.Context, srv *host.Server, file string, log *slog.Logger) {
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hup:
+		}
+		pol, err := loadPolicy(file)
+		if err != nil {
+			srv.PolicyFailed()
+			log.Error("policy not reloaded, the former one stays in force", "reason", err)
+			continue
+		}
+		srv.SetPolicy(pol)
+		log.Info("policy reloaded", "source", pol.Source(), "rules", len(pol.Rules))
+	}
+}
