@@ -61,6 +61,11 @@ type Traffic struct {
 	Doorbells   uint64 `json:"doorbells"`            // doorbell wake-ups taken
 	UnknownSock uint64 `json:"unknown_handles"`      // records dropped: they crossed a close
 	RingFull    uint64 `json:"ring_full"`            // a socket had to wait for ring space
+
+	DMAReads      uint64 `json:"dma_reads"` // operations over the transport
+	DMAWrites     uint64 `json:"dma_writes"`
+	DMAReadBytes  uint64 `json:"dma_read_bytes"`
+	DMAWriteBytes uint64 `json:"dma_write_bytes"`
 }
 
 // Shard is one core of the DPU.
@@ -89,6 +94,8 @@ type Shard struct {
 // Link is one network port.
 type Link struct {
 	Name      string `json:"name"`
+	Driver    string `json:"driver"`         // af_xdp, af_packet, wire
+	Mode      string `json:"mode,omitempty"` // copy or zerocopy
 	MAC       string `json:"mac"`
 	MTU       int    `json:"mtu"`
 	Queues    int    `json:"queues"`

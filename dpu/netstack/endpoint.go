@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package netstack
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"gvisor.dev/gvisor/pkg/buffer"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+)
+
+// maxHeld bounds the packets that wait for the wire, against a link that is
+// stuck: TCP's windows keep a healthy stack far below it. Beyond it packets
+// are refused (and counted), which TCP takes as loss.
+const maxHeld = 1 << 16
+
+// Endpoint is the stack's side of one network port. The stack (its TCP
+// processor, timers and the shard's loop) writes packets into it; the loop
+// takes them out in batches and hands in what was received.
+//
+// Packets are never dropped because the device is busy: they wait here.
+type Endpoint struct {
+	mac tcpip.LinkAddress
+	mtu uint32
+
+	// wake is called when a packet is queued; it must be cheap and must not
+	// block.
+	wake func()
+
+	attached atomic.Pointer[stack.NetworkDispatcher]
+
+	mu      sync.Mutex
+	queue   []*stack.PacketBuffer // guarded by mu
+	refused uint64                // guarded by mu
+
+	// Owned by the loop.
+	batch []*stack.PacketBuffer // taken from queue, batch[sent:] still to go
+	sent  int
+	held  uint64 // packets that had to wait for the link
+	peak  uint64
+}
+
+var (
+	_ stack.LinkEndpoint = (*Endpoint)(nil)
+	_ stack.GSOEndpoint  = (*Endpoint)(nil)
+)
+
+// NewEndpoint returns the endpoint of a port with the given hardware address
+// and MTU.
+func NewEndpoint(mac [6]byte, mtu int, wake func()) *Endpoint {
+	return &Endpoint{mac: tcpip.LinkAddress(mac[:]), mtu: uint32(mtu), wake: wake}
+}
+
+// WritePackets implements stack.LinkWriter. It takes its own reference on
+// each packet.
+func (e *Endpoint) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
+	n := 0
+	e.mu.Lock()
+	for _, p := range pkts.AsSlice() {
+		if len(e.queue) >= maxHeld {
+			e.refused++
+			break
+		}
+		e.queue = append(e.queue, p.IncRef())
+		n++
+	}
+	e.mu.Unlock()
+	if n == 0 {
+		return 0, &tcpip.ErrNoBufferSpace{}
+	}
+	e.wake()
+	return n, nil
+}
+
+// Transmitter is where the loop moves packets: a link queue, or the hand-over
+// to the shard that owns one.
+type Transmitter interface {
+	TxAlloc() []byte
+	TxCommit(n int)
+}
+
+// Drain moves waiting packets to t until none is left or t is full, and
+// returns how many frames it moved. Called by the loop only.
+func (e *Endpoint) Drain(t Transmitter) (frames int) {
+	for {
+		if e.sent == len(e.batch) && !e.refill() {
+			return frames
+		}
+		for e.sent < len(e.batch) {
+			f := t.TxAlloc()
+			if f == nil {
+				e.held += uint64(len(e.batch) - e.sent)
+				e.peak = max(e.peak, uint64(len(e.batch)-e.sent))
+				return frames
+			}
+			p := e.batch[e.sent]
+			e.batch[e.sent] = nil
+			e.sent++
+			t.TxCommit(frame(f, p))
+			p.DecRef()
+			frames++
+		}
+	}
+}
+
+func (e *Endpoint) refill() bool {
+	e.batch, e.sent = e.batch[:0], 0
+	e.mu.Lock()
+	e.batch, e.queue = e.queue, e.batch
+	e.mu.Unlock()
+	return len(e.batch) > 0
+}
+
+// Waiting tells whether Drain has something to do. Called by the loop only.
+func (e *Endpoint) Waiting() bool {
+	if e.sent < len(e.batch) {
+		return true
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return len(e.queue) > 0
+}
+
+// Held returns how many times packets waited for the link, the most at once,
+// and how many were refused. Called by the loop only.
+func (e *Endpoint) Held() (waits, peak, refused uint64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.held, e.peak, e.refused
+}
+
+// frame copies a packet into f and returns its length.
+func frame(f []byte, p *stack.PacketBuffer) int {
+	views, skip := p.AsViewList()
+	n := 0
+	for v := views.Front(); v != nil; v = v.Next() {
+		b := v.AsSlice()
+		if skip >= len(b) {
+			skip -= len(b)
+			continue
+		}
+		n += copy(f[n:], b[skip:])
+		skip = 0
+	}
+	return n
+}
+
+// Deliver hands a received Ethernet frame to the stack. The bytes are copied.
+// Called by the loop only.
+func (e *Endpoint) Deliver(f []byte) {
+	if len(f) < header.EthernetMinimumSize {
+		return
+	}
+	d := e.attached.Load()
+	if d == nil {
+		return
+	}
+	eth := header.Ethernet(f)
+	p := stack.NewPacketBuffer(stack.PacketBufferOptions{
+		Payload: buffer.MakeWithView(buffer.NewViewWithData(f)),
+	})
+	p.LinkHeader().Consume(header.EthernetMinimumSize)
+	switch dst := eth.DestinationAddress(); {
+	case dst == e.mac:
+		p.PktType = tcpip.PacketHost
+	case dst == header.EthernetBroadcastAddress:
+		p.PktType = tcpip.PacketBroadcast
+	case header.IsMulticastEthernetAddress(dst):
+		p.PktType = tcpip.PacketMulticast
+	default:
+		p.DecRef() // a promiscuous device: not ours
+		return
+	}
+	(*d).DeliverNetworkPacket(eth.Type(), p)
+	p.DecRef()
+}
+
+// AddHeader implements stack.LinkEndpoint.
+func (e *Endpoint) AddHeader(p *stack.PacketBuffer) {
+	src := p.EgressRoute.LocalLinkAddress
+	if src == "" {
+		src = e.mac
+	}
+	header.Ethernet(p.LinkHeader().Push(header.EthernetMinimumSize)).Encode(&header.EthernetFields{
+		SrcAddr: src, DstAddr: p.EgressRoute.RemoteLinkAddress, Type: p.NetworkProtocolNumber,
+	})
+}
+
+// ParseHeader implements stack.LinkEndpoint.
+func (*Endpoint) ParseHeader(p *stack.PacketBuffer) bool {
+	_, ok := p.LinkHeader().Consume(header.EthernetMinimumSize)
+	return ok
+}
+
+// GSOMaxSize implements stack.GSOEndpoint: the stack builds segments of up to
+// 64 KiB and cuts them to the MTU in one go, which spares the per-segment work
+// of its sender.
+func (*Endpoint) GSOMaxSize() uint32 { return stack.GVisorGSOMaxSize }
+
+// SupportedGSO implements stack.GSOEndpoint.
+func (*Endpoint) SupportedGSO() stack.SupportedGSO { return stack.GVisorGSOSupported }
+
+// MTU implements stack.LinkEndpoint.
+func (e *Endpoint) MTU() uint32 { return e.mtu }
+
+// SetMTU implements stack.LinkEndpoint; a device's MTU is fixed.
+func (*Endpoint) SetMTU(uint32) {}
+
+// MaxHeaderLength implements stack.LinkEndpoint.
+func (*Endpoint) MaxHeaderLength() uint16 { return header.EthernetMinimumSize }
+
+// LinkAddress implements stack.LinkEndpoint.
+func (e *Endpoint) LinkAddress() tcpip.LinkAddress { return e.mac }
+
+// SetLinkAddress implements stack.LinkEndpoint; a device's address is fixed.
+func (*Endpoint) SetLinkAddress(tcpip.LinkAddress) {}
+
+// Capabilities implements stack.LinkEndpoint. Checksums are made and checked
+// in software, since neither AF_XDP nor AF_PACKET tells what a card verified.
+func (*Endpoint) Capabilities() stack.LinkEndpointCapabilities {
+	return stack.CapabilityResolutionRequired
+}
+
+// Attach implements stack.LinkEndpoint.
+func (e *Endpoint) Attach(d stack.NetworkDispatcher) {
+	if d == nil {
+		e.attached.Store(nil)
+		return
+	}
+	e.attached.Store(&d)
+}
+
+// IsAttached implements stack.LinkEndpoint.
+func (e *Endpoint) IsAttached() bool { return e.attached.Load() != nil }
+
+// Wait implements stack.LinkEndpoint; there are no goroutines to wait for.
+func (*Endpoint) Wait() {}
+
+// ARPHardwareType implements stack.LinkEndpoint.
+func (*Endpoint) ARPHardwareType() header.ARPHardwareType { return header.ARPHardwareEther }
+
+// Close implements stack.LinkEndpoint.
+func (*Endpoint) Close() {}
+
+// SetOnCloseAction implements stack.LinkEndpoint.
+func (*Endpoint) SetOnCloseAction(func()) {}

@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package session
+
+import (
+	"math/rand/v2"
+	"net/netip"
+	"syscall"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/ports"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+
+	"pno/dpu/netstack"
+	"pno/offload"
+)
+
+// portTries bounds the search for a free local port. Each try is a look-up;
+// the first one nearly always succeeds.
+const portTries = 4096
+
+// connect handles Connect.
+func (t *Table) connect(q *queue, rec offload.Record, payload []byte) string {
+	req, err := offload.GetConnectReq(payload)
+	switch {
+	case err != nil:
+		return "short connect request"
+	case side(rec.Sock) == 0:
+		return "connect on a handle of the DPU's"
+	}
+	h := q.s.handles.get(rec.Sock)
+	if h != nil && h.sock.kind != bound {
+		return "connect on a handle in use"
+	}
+	errno := t.connectCheck(q, req)
+	var s *socket
+	switch {
+	case errno != 0:
+	case h != nil:
+		s = h.sock
+		if local, _ := s.addrs(); local.Addr().IsUnspecified() || !local.Addr().IsValid() {
+			req.Local = offload.Addr{Family: req.Peer.Family, Port: local.Port()}
+		} else {
+			req.Local = offload.AddrFrom(local)
+		}
+		errno = t.connectFrom(s, req, true)
+	default:
+		s, errno = t.connectNew(req)
+	}
+	if errno != 0 {
+		if errno&offload.ErrnoRedirect != 0 {
+			t.stats.redirects++
+		} else {
+			t.stats.connectFailed++
+		}
+		t.post(q, offload.OpError, rec.Sock, errno, 0, nil)
+		return ""
+	}
+	if h == nil {
+		if h = t.hold(q.s, s, rec.Sock); h == nil {
+			t.destroy(s, false)
+			return "connect on a slot in use"
+		}
+	}
+	s.kind, s.at, s.home = connecting, h, q
+	t.service(s) // the loopback may be done already
+	return ""
+}
+
+func (t *Table) connectCheck(q *queue, req offload.ConnectReq) uint32 {
+	switch {
+	case req.Peer.Family != 4 && req.Peer.Family != 6,
+		req.Local.Family != 0 && req.Local.Family != req.Peer.Family:
+		return uint32(syscall.EAFNOSUPPORT)
+	case req.Proto != offload.ProtoTCP:
+		return uint32(syscall.EPROTONOSUPPORT)
+	case q.s.handles.count >= maxSockets:
+		return uint32(syscall.ENFILE)
+	}
+	return 0
+}
+
+// peerOf is the address to connect to: Linux takes the unspecified one for
+// the host itself.
+func peerOf(req offload.ConnectReq) netip.AddrPort {
+	p := req.Peer.AddrPort()
+	if !p.Addr().IsUnspecified() {
+		return p
+	}
+	if p.Addr().Is6() {
+		return netip.AddrPortFrom(netip.IPv6Loopback(), p.Port())
+	}
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), p.Port())
+}
+
+// connectNew makes a socket and connects it, from a local port that brings
+// the replies to this shard unless the host named one.
+func (t *Table) connectNew(req offload.ConnectReq) (*socket, uint32) {
+	peer := peerOf(req)
+	local := req.Local.AddrPort()
+	if !local.Addr().IsValid() || local.Addr().IsUnspecified() {
+		src, err := t.Stack.Source(peer.Addr())
+		if err != nil {
+			return nil, uint32(netstack.Errno(err))
+		}
+		local = netip.AddrPortFrom(src, local.Port())
+	}
+	if local.Port() != 0 {
+		return t.connectOnce(req, local)
+	}
+	if t.Stack.IsLocal(peer.Addr()) {
+		if req.Local.Family == 0 || req.Local.AddrPort().Addr().IsUnspecified() {
+			local = netip.AddrPort{} // the stack chooses
+		}
+		return t.connectOnce(req, local)
+	}
+	seed := rand.Uint32()
+	for try := range portTries {
+		port, ok := t.RSS.Port(local.Addr(), peer, t.Shard, seed, try)
+		if !ok {
+			break
+		}
+		from := netip.AddrPortFrom(local.Addr(), port)
+		if t.taken(from, peer) {
+			continue
+		}
+		s, errno := t.connectOnce(req, from)
+		if errno == uint32(syscall.EADDRINUSE) || errno == uint32(syscall.EADDRNOTAVAIL) {
+			continue
+		}
+		return s, errno
+	}
+	return nil, uint32(syscall.EADDRNOTAVAIL)
+}
+
+// taken tells whether the stack has a connection with these addresses.
+func (t *Table) taken(local, peer netip.AddrPort) bool {
+	proto := netstack.NetProto(peer.Addr())
+	id := stack.TransportEndpointID{
+		LocalPort: local.Port(), LocalAddress: netstack.Address(local.Addr()),
+		RemotePort: peer.Port(), RemoteAddress: netstack.Address(peer.Addr()),
+	}
+	return t.Stack.CheckRegisterTransportEndpoint([]tcpip.NetworkProtocolNumber{proto}, tcp.ProtocolNumber,
+		id, ports.Flags{TupleOnly: true}, 0) != nil
+}
+
+// connectOnce makes a socket, binds it unless local is invalid, and connects.
+func (t *Table) connectOnce(req offload.ConnectReq, local netip.AddrPort) (*socket, uint32) {
+	ep, wq, err := t.newEndpoint(req.Peer.Family == 6)
+	if err != nil {
+		return nil, uint32(netstack.Errno(err))
+	}
+	if local.IsValid() {
+		o := ep.SocketOptions()
+		// Many connections share a local port as long as the peers differ:
+		// gVisor has that under this name for bound sockets.
+		o.SetReuseAddress(req.Local.Port == 0 || req.Flags&offload.BindReuseAddr != 0)
+		o.SetReusePort(req.Flags&offload.BindReusePort != 0)
+		if err := ep.Bind(netstack.Full(local)); err != nil {
+			ep.Close()
+			return nil, uint32(netstack.Errno(err))
+		}
+	}
+	s := t.newSocket(ep, wq, bound, req.Peer.Family == 6)
+	if errno := t.connectFrom(s, req, req.Local.Port != 0); errno != 0 {
+		t.destroy(s, false)
+		return nil, errno
+	}
+	return s, 0
+}
+
+// connectFrom starts the handshake of a socket. With explicit set the host
+// chose the local port, whose flows may belong to another shard.
+func (t *Table) connectFrom(s *socket, req offload.ConnectReq, explicit bool) uint32 {
+	peer := peerOf(req)
+	if explicit && !t.Stack.IsLocal(peer.Addr()) && t.RSS.Shards() > 1 {
+		local := req.Local.AddrPort()
+		if local.Addr().IsUnspecified() {
+			src, err := t.Stack.Source(peer.Addr())
+			if err != nil {
+				return uint32(netstack.Errno(err))
+			}
+			local = netip.AddrPortFrom(src, local.Port())
+		}
+		if n := t.RSS.Shard(local, peer); n != t.Shard {
+			return offload.ErrnoRedirect | uint32(n)
+		}
+	}
+	switch err := s.ep.Connect(netstack.Full(peer)).(type) {
+	case nil, *tcpip.ErrConnectStarted:
+		return 0
+	default:
+		return uint32(netstack.Errno(err))
+	}
+}
+
+// connectDone looks whether a handshake has ended.
+func (t *Table) connectDone(s *socket) {
+	switch st := s.state(); st {
+	case tcp.StateConnecting, tcp.StateSynSent, tcp.StateSynRecv:
+		return
+	case tcp.StateError, tcp.StateClose:
+		errno := uint32(netstack.Errno(s.ep.LastError()))
+		if errno == 0 {
+			errno = uint32(syscall.ECONNRESET)
+		}
+		s.kind, s.errno = dead, errno
+		t.stats.connectFailed++
+		if s.at != nil {
+			t.post(s.home, offload.OpError, s.at.handle, errno, 0, nil)
+		}
+		return
+	}
+	s.kind = connected
+	t.stats.connected++
+	if s.at != nil {
+		var b [offload.AddrPairSize]byte
+		s.pair().Put(b[:])
+		t.post(s.home, offload.OpConnected, s.at.handle, 0, 0, b[:])
+	}
+	t.service(s)
+}

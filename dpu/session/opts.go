@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package session
+
+import (
+	"pno/dpu/netstack"
+	"pno/offload"
+)
+
+// maxOpts bounds the options that a listener remembers for its connections.
+const maxOpts = 64
+
+// setOpt handles SetOpt.
+func (t *Table) setOpt(q *queue, h *hold, rec offload.Record, payload []byte) string {
+	o, err := offload.GetOptVal(payload)
+	if err != nil {
+		return "malformed socket option"
+	}
+	s := h.sock
+	errno := ebadf
+	if s.ep != nil {
+		errno = uint32(netstack.SetOption(s.ep, s.v6, o.Level, o.Name, o.Val[:o.Len]))
+	}
+	if errno == 0 && (s.kind == bound || s.kind == listening) {
+		if s.l == nil {
+			s.l = &listener{}
+		}
+		s.l.remember(o)
+	}
+	if rec.Seq != 0 {
+		t.reply(q, rec, errno, nil)
+	}
+	return ""
+}
+
+// remember keeps an option for the connections to come.
+func (l *listener) remember(o offload.OptVal) {
+	for i := range l.opts {
+		if l.opts[i].Level == o.Level && l.opts[i].Name == o.Name {
+			l.opts[i] = o
+			return
+		}
+	}
+	if len(l.opts) < maxOpts {
+		l.opts = append(l.opts, o)
+	}
+}
+
+// inheritOpts gives a new connection its listener's options, as Linux does.
+func (t *Table) inheritOpts(s, c *socket) {
+	for i := range s.l.opts {
+		o := &s.l.opts[i]
+		netstack.SetOption(c.ep, c.v6, o.Level, o.Name, o.Val[:o.Len])
+	}
+}
+
+// getOpt handles GetOpt.
+func (t *Table) getOpt(q *queue, h *hold, rec offload.Record, payload []byte) string {
+	o, err := offload.GetOptVal(payload)
+	if err != nil {
+		return "malformed socket option"
+	}
+	s := h.sock
+	if s.ep == nil {
+		t.reply(q, rec, ebadf, nil)
+		return ""
+	}
+	n, errno := netstack.GetOption(s.ep, s.v6, o.Level, o.Name, o.Val[:])
+	if errno != 0 {
+		t.reply(q, rec, uint32(errno), nil)
+		return ""
+	}
+	o.Len = uint32(n)
+	var b [offload.OptValSize]byte
+	o.Put(b[:])
+	t.reply(q, rec, 0, b[:])
+	return ""
+}

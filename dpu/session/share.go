@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package session
+
+import (
+	"fmt"
+
+	"pno/offload"
+)
+
+// grant is what a fork gives to the child: a hold of every socket that the
+// parent had, waiting for the child's session.
+type grant struct {
+	parent uint64
+	holds  []*hold
+	next   uint32 // the parent's slots, which the child's handles repeat
+	gens   []uint16
+}
+
+// fork handles Fork.
+func (t *Table) fork(q *queue, rec offload.Record, payload []byte) string {
+	if len(payload) < offload.ForkReqSize {
+		return "short fork request"
+	}
+	tok := Token(payload[:offload.ForkReqSize])
+	if t.grants[tok] != nil {
+		return "fork token used twice"
+	}
+	g := &grant{parent: q.s.id, next: q.s.handles.next, gens: append([]uint16(nil), q.s.handles.gens...)}
+	q.s.handles.each(func(h *hold) {
+		s := h.sock
+		if s.from != nil {
+			return // not accepted: the child has no descriptor for it
+		}
+		c := &hold{sock: s, handle: h.handle, have: s.sent, txSeq: h.txSeq, txAcked: h.txAcked}
+		s.holds = append(s.holds, c)
+		g.holds = append(g.holds, c)
+	})
+	t.grants[tok] = g
+	// The child's copy is what was published before the reply.
+	for _, o := range q.s.queues {
+		if o != nil && o != q && o.dirty {
+			t.flush(o)
+		}
+	}
+	t.reply(q, rec, 0, nil)
+	return ""
+}
+
+// Adopt gives a fork's grant to the child's session, and tells whether this
+// shard knew the token.
+func (t *Table) Adopt(id uint64, tok Token) (known bool, err error) {
+	g := t.grants[tok]
+	if g == nil {
+		return false, nil
+	}
+	s := t.sessions[id]
+	if s == nil {
+		return true, fmt.Errorf("adopt fork into session %d: %w", id, ErrNoSession)
+	}
+	delete(t.grants, tok)
+	s.handles.inherit(g.next, g.gens)
+	for _, h := range g.holds {
+		h.s = s
+		if !s.handles.put(h) {
+			h.s = nil
+			t.release(h, closeOrderly)
+		}
+	}
+	s.handles.settle()
+	return true, nil
+}
+
+// Drop releases a fork's grant whose child will not come.
+func (t *Table) Drop(tok Token) {
+	if g := t.grants[tok]; g != nil {
+		delete(t.grants, tok)
+		for _, h := range g.holds {
+			t.release(h, closeOrderly)
+		}
+	}
+}
+
+// Transfer gives another session a hold of one socket and returns its handle
+// there.
+func (t *Table) Transfer(to, from uint64, handle uint32) (uint32, error) {
+	dst, src := t.sessions[to], t.sessions[from]
+	if dst == nil || src == nil {
+		return 0, fmt.Errorf("transfer socket from session %d to %d: %w", from, to, ErrNoSession)
+	}
+	h := src.handles.get(handle)
+	if h == nil || h.sock.from != nil {
+		return 0, fmt.Errorf("transfer socket %#x of session %d: no such handle", handle, from)
+	}
+	if own := dst.handles.get(handle); own != nil && own.sock == h.sock {
+		return handle, nil
+	}
+	n := handle
+	if !dst.handles.reserve(handle) {
+		var ok bool
+		if n, ok = dst.handles.choose(); !ok || dst.handles.count >= maxSockets {
+			return 0, fmt.Errorf("transfer socket to session %d: too many sockets", to)
+		}
+	}
+	c := t.hold(dst, h.sock, n)
+	c.have = max(h.sock.consumed, h.sock.retainOff)
+	c.txSeq, c.txAcked = h.txSeq, h.txSeq
+	return n, nil
+}
+
+// claim handles Claim: the socket's records go to this channel from now on.
+func (t *Table) claim(q *queue, h *hold) {
+	s := h.sock
+	former := s.at
+	if former == h || former == nil && len(s.holds) == 1 {
+		// Another channel of the same process.
+		s.at, s.home = h, q
+		t.post(q, offload.OpClaimed, h.handle, uint32(s.sent), t.ack(h), nil)
+	} else {
+		if former != nil {
+			t.post(s.home, offload.OpRevoked, former.handle, 0, 0, nil)
+			t.unhome(s, former)
+		}
+		s.at, s.home = h, q
+		s.sent = max(s.consumed, h.have)
+		// The newcomer goes on where the stream is, with a full window.
+		h.txSeq = s.received()
+		h.txAcked = h.txSeq
+		s.finSent = false
+		t.post(q, offload.OpClaimed, h.handle, uint32(s.consumed), uint32(h.txSeq), nil)
+		t.trim(s)
+	}
+	if s.kind == dead && s.errno != 0 {
+		t.post(q, offload.OpError, h.handle, s.errno, 0, nil)
+		return
+	}
+	t.service(s)
+}
+
+// received is how many bytes were taken in from all holders.
+func (s *socket) received() uint64 { return s.txBytes }
+
+// pin handles Shared: the socket is on its way to another process, which may
+// need what was sent and not consumed.
+func (t *Table) pin(h *hold) {
+	if s := h.sock; !s.pinned {
+		s.pinned, s.pinFrom = true, s.sent
+	}
+}

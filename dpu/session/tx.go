@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package session
+
+import (
+	"bytes"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+
+	"pno/offload"
+)
+
+// reader is the source that an endpoint's Write copies from.
+type reader = bytes.Reader
+
+// slack lets a holder that just claimed a shared socket send a full window
+// while the former holder's bytes still wait.
+const slack = 2
+
+// send takes in data from the host. It reports false if the record is ahead
+// of others that still lie in a former channel's ring.
+func (t *Table) send(h *hold, rec offload.Record, payload []byte) (ok bool, bad string) {
+	s := h.sock
+	switch gap := int32(rec.Seq - uint32(h.txSeq)); {
+	case gap > 0:
+		return false, ""
+	case gap < 0:
+		return true, "send behind the stream"
+	}
+	n := uint64(len(payload))
+	window := uint64(h.s.l.TxWindow)
+	if len(s.holds) > 1 || s.pinned {
+		window *= slack
+	}
+	if h.txSeq+n-h.txAcked > window {
+		return true, "send beyond the window"
+	}
+	if !t.consume(s, rec.Ack) {
+		return true, "consumed more than was sent"
+	}
+	h.txSeq += n
+	if s.kind != connected || s.shut {
+		// The socket died, or the host shut it down and sent all the same:
+		// its records crossed ours.
+		h.txAcked = h.txSeq
+		return true, ""
+	}
+	s.txBytes += n
+	t.stats.bytesTx += n
+	h.s.stats.bytesTx += n
+	s.cork = rec.Flags&offload.FlagMore != 0
+	switch {
+	case len(s.pend) > 0 || s.cork:
+		s.pend = append(s.pend, payload...)
+		if s.cork && uint64(len(s.pend)) < window/4 {
+			// What follows at once usually lies in the same batch: one
+			// segment instead of two. The next turn sends it in any case.
+			t.later(s)
+			return true, ""
+		}
+		s.cork = false
+		t.push(s)
+	default:
+		if w := t.write(s, payload); w < len(payload) && s.kind == connected {
+			s.pend = append(s.pend, payload[w:]...)
+		}
+	}
+	if s.kind == connected {
+		t.credit(h)
+	}
+	return true, ""
+}
+
+// write gives b to the stack and returns how much of it it took.
+func (t *Table) write(s *socket, b []byte) (n int) {
+	for n < len(b) {
+		t.in.Reset(b[n:])
+		w, err := s.ep.Write(&t.in, tcpip.WriteOptions{})
+		n += int(w)
+		if err != nil {
+			if _, full := err.(*tcpip.ErrWouldBlock); !full {
+				n = len(b) // the socket is dead, which pull reports
+				t.later(s)
+			}
+			break
+		}
+		if w == 0 {
+			break
+		}
+	}
+	t.in.Reset(nil)
+	s.taken += uint64(n)
+	return n
+}
+
+// push gives the stack what waits, then the FIN if one is due.
+func (t *Table) push(s *socket) {
+	if len(s.pend) > 0 {
+		n := t.write(s, s.pend)
+		s.pend = s.pend[n:]
+		if len(s.pend) == 0 {
+			s.pend = nil
+		}
+	}
+	if len(s.pend) > 0 {
+		return
+	}
+	if s.shut && !s.shutEnd {
+		s.shutEnd = true
+		s.ep.Shutdown(tcpip.ShutdownWrite)
+	}
+	if len(s.holds) == 0 {
+		t.destroy(s, false)
+		return
+	}
+	if s.at != nil {
+		t.credit(s.at)
+	}
+}
+
+// ack is what a record to h reports as taken, in h's own count of bytes.
+func (t *Table) ack(h *hold) uint32 {
+	if n := h.txSeq - min(h.txSeq, uint64(len(h.sock.pend))); n > h.txAcked {
+		h.txAcked = n
+	}
+	return uint32(h.txAcked)
+}
+
+// credit sends a TxAck when a quarter of the window has gathered, or when the
+// host has filled its window and may be waiting.
+func (t *Table) credit(h *hold) {
+	if h.s == nil || h.sock.home == nil || h.sock.at != h {
+		return
+	}
+	window := uint64(h.s.l.TxWindow)
+	open := h.txSeq - h.txAcked
+	free := open - min(open, uint64(len(h.sock.pend)))
+	if free == 0 || free < window/4 && open < window {
+		return
+	}
+	before := h.txAcked
+	if t.emit(h.sock.home, offload.OpTxAck, h.handle, 0, t.ack(h), 0) == nil {
+		h.txAcked = before
+		t.wait(h.sock.home, h.sock)
+	}
+}
+
+// stop handles Shutdown.
+func (t *Table) stop(h *hold, rec offload.Record) (ok bool, bad string) {
+	s := h.sock
+	switch gap := int32(rec.Seq - uint32(h.txSeq)); {
+	case gap > 0:
+		return false, ""
+	case gap < 0:
+		return true, "shutdown behind the stream"
+	case rec.Flags > 2:
+		return true, "shutdown of unknown kind"
+	}
+	if !t.consume(s, rec.Ack) {
+		return true, "consumed more than was sent"
+	}
+	switch s.kind {
+	case listening:
+		if rec.Flags != 1 {
+			s.ep.Shutdown(tcpip.ShutdownRead)
+		}
+	case connecting:
+		s.ep.Shutdown(tcpip.ShutdownRead | tcpip.ShutdownWrite)
+	case connected:
+		if rec.Flags != 0 {
+			s.shut, s.cork = true, false
+			t.push(s)
+		}
+		if rec.Flags != 1 && s.ep != nil {
+			s.discard = true
+			t.pull(s)
+		}
+	}
+	return true, ""
+}
+
+// closeHandle handles Close.
+func (t *Table) closeHandle(h *hold, rec offload.Record) (ok bool, bad string) {
+	switch gap := int32(rec.Seq - uint32(h.txSeq)); {
+	case gap > 0:
+		return false, ""
+	case gap < 0:
+		return true, "close behind the stream"
+	}
+	if !t.consume(h.sock, rec.Ack) {
+		return true, "consumed more than was sent"
+	}
+	how := closeOrderly
+	if rec.Flags&offload.FlagCloseReset != 0 {
+		how = closeReset
+	}
+	t.release(h, how)
+	return true, ""
+}

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package shard
+
+import (
+	"fmt"
+	"os"
+	"sync/atomic"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Tokens of the descriptors that are not a session's doorbell. Sessions'
+// numbers have 63 bits.
+const (
+	linkToken = 1 << 63
+	wakeToken = linkToken + 1
+	timeToken = linkToken + 2
+)
+
+// States of a sleeper.
+const (
+	awake = iota
+	asleep
+	woken
+)
+
+// sleeper lets the loop sleep on all its descriptors at once. They are in one
+// epoll instance, which the Go netpoller watches: a sleeping shard blocks no
+// thread that gVisor's goroutines need. A timerfd limits the sleep, since the
+// runtime's own timers round up to a millisecond.
+//
+// No wake-up is lost: the loop stores asleep, then looks for work once more;
+// a waker adds work, then loads the state.
+type sleeper struct {
+	ep    *os.File
+	epfd  int
+	conn  syscall.RawConn
+	event int
+	timer int
+	state atomic.Int32
+
+	armed  bool
+	look   func(fd uintptr) bool
+	events [64]unix.EpollEvent
+	rung   []uint64
+}
+
+func newSleeper() (*sleeper, error) {
+	epfd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("create epoll instance: %w", err)
+	}
+	if err := unix.SetNonblock(epfd, true); err != nil {
+		_ = unix.Close(epfd)
+		return nil, fmt.Errorf("set epoll instance non-blocking: %w", err)
+	}
+	s := &sleeper{ep: os.NewFile(uintptr(epfd), "shard"), epfd: epfd, event: -1, timer: -1}
+	if s.conn, err = s.ep.SyscallConn(); err != nil {
+		s.close()
+		return nil, fmt.Errorf("poll epoll instance: %w", err)
+	}
+	if s.event, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		s.close()
+		return nil, fmt.Errorf("create eventfd: %w", err)
+	}
+	if s.timer, err = unix.TimerfdCreate(unix.CLOCK_MONOTONIC, unix.TFD_CLOEXEC|unix.TFD_NONBLOCK); err != nil {
+		s.close()
+		return nil, fmt.Errorf("create timerfd: %w", err)
+	}
+	if err := s.watch(s.event, wakeToken); err != nil {
+		s.close()
+		return nil, err
+	}
+	if err := s.watch(s.timer, timeToken); err != nil {
+		s.close()
+		return nil, err
+	}
+	s.look = func(uintptr) bool { return s.collect() > 0 || s.state.Load() == woken }
+	return s, nil
+}
+
+// watch adds a descriptor. -1 is ignored: the owner must be polled.
+func (s *sleeper) watch(fd int, token uint64) error {
+	if fd < 0 {
+		return nil
+	}
+	ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(token), Pad: int32(token >> 32)}
+	if err := unix.EpollCtl(s.epfd, unix.EPOLL_CTL_ADD, fd, &ev); err != nil {
+		return fmt.Errorf("watch descriptor %d: %w", fd, err)
+	}
+	return nil
+}
+
+// unwatch removes a descriptor, which closing alone would not: another
+// process has it open too.
+func (s *sleeper) unwatch(fd int) {
+	if fd >= 0 {
+		_ = unix.EpollCtl(s.epfd, unix.EPOLL_CTL_DEL, fd, nil) // it may be gone
+	}
+}
+
+// wake ends a sleep, or prevents the one that is about to begin.
+func (s *sleeper) wake() {
+	if s.state.Load() == asleep && s.state.CompareAndSwap(asleep, woken) {
+		one := [8]byte{1}
+		_, _ = unix.Write(s.event, one[:]) // a full counter wakes just as well
+	}
+}
+
+// prepare announces a sleep; the caller looks for work afterwards.
+func (s *sleeper) prepare() { s.state.Store(asleep) }
+
+// cancel withdraws the announcement.
+func (s *sleeper) cancel() {
+	if s.state.Swap(awake) == woken {
+		s.drain(s.event)
+	}
+}
+
+// park sleeps until a descriptor is ready, somebody calls wake, or after the
+// given nanoseconds unless they are negative. It returns the sessions whose
+// doorbell rang, valid until the next call.
+func (s *sleeper) park(nanos int64) []uint64 {
+	s.rung = s.rung[:0]
+	if nanos >= 0 {
+		s.setTimer(max(nanos, 1))
+	} else if s.armed {
+		s.setTimer(0)
+	}
+	_ = s.conn.Read(s.look) // fails only once the sleeper is closed
+	s.cancel()
+	return s.rung
+}
+
+// poll looks without sleeping.
+func (s *sleeper) poll() []uint64 {
+	s.rung = s.rung[:0]
+	s.collect()
+	return s.rung
+}
+
+func (s *sleeper) setTimer(nanos int64) {
+	it := unix.ItimerSpec{Value: unix.NsecToTimespec(nanos)}
+	_ = unix.TimerfdSettime(s.timer, 0, &it, nil) // cannot fail with these arguments
+	s.armed = nanos > 0
+}
+
+// collect takes the ready descriptors and returns their number.
+func (s *sleeper) collect() int {
+	n, err := unix.EpollWait(s.epfd, s.events[:], 0)
+	if err != nil {
+		return 0
+	}
+	for _, e := range s.events[:n] {
+		switch token := uint64(uint32(e.Fd)) | uint64(uint32(e.Pad))<<32; token {
+		case linkToken:
+		case wakeToken:
+			s.drain(s.event)
+		case timeToken:
+			s.drain(s.timer)
+			s.armed = false
+		default:
+			s.rung = append(s.rung, token)
+		}
+	}
+	return n
+}
+
+func (s *sleeper) drain(fd int) {
+	var b [8]byte
+	_, _ = unix.Read(fd, b[:]) // EAGAIN: it was drained already
+}
+
+func (s *sleeper) close() {
+	for _, fd := range []int{s.event, s.timer} {
+		if fd >= 0 {
+			_ = unix.Close(fd)
+		}
+	}
+	_ = s.ep.Close()
+}
