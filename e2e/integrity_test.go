@@ -20,7 +20,7 @@ func TestIntegrity(t *testing.T) {
 		l.nginx(nginxConf{Sendfile: true})
 		for _, name := range allSizes {
 			l.run("download "+name, func(l *lab) { l.download(servedAddr+":80", name) })
-			l.run("upload "+name, func(l *lab) { l.putFile(name) })
+			l.run("upload "+name, func(l *lab) { l.upload(servedAddr+":80", name) })
 		}
 	})
 	l.run("nginx without sendfile", func(l *lab) {
@@ -59,24 +59,25 @@ func (l *lab) download(addr, name string) {
 		l.t.Errorf("/%s has sum %s, not %s", name, sum, o.Sum)
 	}
 	if o.Size >= 1<<20 {
-		l.t.Logf("%s: %.1f MB/s", name, float64(o.Size)/1e6/took.Seconds())
+		l.t.Logf("download of %s: %.1f MB/s", name, float64(o.Size)/1e6/took.Seconds())
 	}
 }
 
-// putFile uploads one body to nginx, which writes it to a file.
-func (l *lab) putFile(name string) {
+// upload puts one body with curl to the nginx under test, which writes it to a
+// file.
+func (l *lab) upload(addr, name string) {
 	l.t.Helper()
 	o := testSite(l.t).objects[name]
-	begin := time.Now()
-	l.mustClientRun(70*time.Second, "curl", "-sSf", "--max-time", "60", "-H", "Expect:", "-T", o.File, "http://"+servedAddr+"/up/"+name)
-	took := time.Since(begin)
 	stored := l.path("nginx-up/" + name)
+	defer os.Remove(stored)
+	begin := time.Now()
+	l.mustClientRun(70*time.Second, "curl", "-sSf", "--max-time", "60", "-H", "Expect:", "-T", o.File, "http://"+addr+"/up/"+name)
+	took := time.Since(begin)
 	if sum := fileSum(l.t, stored); sum != o.Sum {
 		l.t.Errorf("stored %s has sum %s, not %s", name, sum, o.Sum)
 	}
-	os.Remove(stored)
 	if o.Size >= 1<<20 {
-		l.t.Logf("%s: %.1f MB/s", name, float64(o.Size)/1e6/took.Seconds())
+		l.t.Logf("upload of %s: %.1f MB/s", name, float64(o.Size)/1e6/took.Seconds())
 	}
 }
 

@@ -37,6 +37,7 @@ type spawnOptions struct {
 	env  []string
 	pipe bool // stdin and stdout are pipes to us; the log has stderr only
 	dies bool // it may end by itself
+	uid  int  // to run as, if not root
 }
 
 // spawn starts argv in a namespace. When the test fails the end of its log is
@@ -59,6 +60,9 @@ func spawn(t testing.TB, dir, name string, ns *netns.NS, argv []string, o spawnO
 		p.stdout, _ = p.cmd.StdoutPipe()
 	}
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if o.uid != 0 {
+		p.cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(o.uid), Gid: uint32(o.uid)}
+	}
 	err = ns.Start(p.cmd)
 	f.Close()
 	if err != nil {
