@@ -5,6 +5,8 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -19,7 +21,8 @@ import (
 
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
-		"pno": func() { os.Exit(Main()) },
+		"pno":           func() { os.Exit(Main()) },
+		"loopback-http": serveText,
 	})
 }
 
@@ -35,7 +38,15 @@ func TestScripts(t *testing.T) {
 			}
 			e.Setenv("TMPDIR", tmp)
 			e.Setenv("PNO_LIB", harmlessLibrary(t))
+			e.Setenv("SHIM", builtShim())
+			e.Setenv("PATH", e.Getenv("PATH")+":/usr/sbin")
 			return nil
+		},
+		Condition: func(cond string) (bool, error) {
+			if cond == "shim" {
+				return builtShim() != "", nil
+			}
+			return false, fmt.Errorf("unknown condition %q", cond)
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"status": cmdStatus,
@@ -43,6 +54,32 @@ func TestScripts(t *testing.T) {
 			"clean":  cmdClean,
 		},
 	})
+}
+
+// serveText is a web server for the scripts: it says its port, and its argument
+// to whoever asks.
+func serveText() {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	fmt.Println(l.Addr().(*net.TCPAddr).Port)
+	_ = http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintln(w, os.Args[1])
+	}))
+}
+
+// builtShim is the shim that make has built, if it has.
+func builtShim() string {
+	path, err := filepath.Abs(filepath.Join("..", "..", "bin", libraryName))
+	if err != nil {
+		return ""
+	}
+	if _, err := os.Stat(path); err != nil {
+		return ""
+	}
+	return path
 }
 
 // harmlessLibrary is something to preload where the shim does not matter: the C

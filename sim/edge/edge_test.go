@@ -33,9 +33,8 @@ var (
 
 // world is an edge, and in the DPU's place a second stack on the wire.
 type world struct {
-	edge  *Edge
-	far   *stack.Stack
-	stats func() wire.Device
+	edge *Edge
+	far  *stack.Stack
 }
 
 func prefixes(ss ...string) []netip.Prefix {
@@ -46,7 +45,7 @@ func prefixes(ss ...string) []netip.Prefix {
 	return out
 }
 
-func newWorld(t *testing.T, wcfg wire.Config, cfg Config) *world {
+func newWorld(t testing.TB, wcfg wire.Config, cfg Config) *world {
 	t.Helper()
 	a, b, err := wire.Pair(wcfg)
 	if err != nil {
@@ -88,7 +87,7 @@ func full(a netip.AddrPort) tcpip.FullAddress {
 }
 
 // listen serves each connection behind the wire by fn.
-func (w *world) listen(t *testing.T, at netip.AddrPort, fn func(c *gonet.TCPConn)) {
+func (w *world) listen(t testing.TB, at netip.AddrPort, fn func(c *gonet.TCPConn)) {
 	t.Helper()
 	l, err := gonet.ListenTCP(w.far, full(at), protocolOf(at.Addr()))
 	if err != nil {
@@ -106,7 +105,7 @@ func (w *world) listen(t *testing.T, at netip.AddrPort, fn func(c *gonet.TCPConn
 	}()
 }
 
-func (w *world) dial(t *testing.T) *net.TCPConn {
+func (w *world) dial(t testing.TB) *net.TCPConn {
 	t.Helper()
 	c, err := net.DialTCP("tcp", nil, net.TCPAddrFromAddrPort(w.edge.Published()[0]))
 	if err != nil {

@@ -4,16 +4,24 @@ package topology
 
 import (
 	"pno/dpu"
-	"pno/dpu/link"
+	"pno/internal/buildinfo"
 	"pno/offload"
+	"pno/sim/pcie"
 )
 
 func (s *Sim) startDPU() error {
 	cfg := dpu.Config{
-		Control: s.controlSocket(), Links: []link.Device{s.dpuEnd}, Addresses: s.cfg.Addresses,
-		Shards: s.cfg.Shards, Log: s.cfg.Log.With("part", "dpud"),
+		Shards: s.cfg.Shards,
+		Interfaces: []dpu.Interface{{
+			Device: s.dpuEnd, Driver: "wire", Mode: "simulated", Addresses: s.cfg.Addresses,
+		}},
+		Loopback: true,
+		Control:  s.controlSocket(),
+		Version:  buildinfo.Version(),
+		Log:      s.cfg.Log.With("part", "dpud"),
 	}
-	if bus := s.bus(); bus != nil {
+	if !s.cfg.PCIe.Zero() {
+		bus := pcie.NewBus(s.cfg.PCIe)
 		cfg.WrapTransport = func(t offload.Transport, size uint64) offload.Transport { return bus.Wrap(t, size) }
 	}
 	var err error

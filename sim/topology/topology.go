@@ -18,7 +18,6 @@ import (
 	"pno/host"
 	"pno/internal/admin"
 	"pno/sim/edge"
-	"pno/sim/pcie"
 	"pno/sim/wire"
 )
 
@@ -32,7 +31,7 @@ const (
 type Sim struct {
 	cfg      Config
 	dir      *workdir
-	dpu      *dpu.Server
+	dpu      *dpu.DPU
 	host     *host.Server
 	edge     *edge.Edge
 	dpuEnd   *wire.Device
@@ -218,12 +217,4 @@ func (s *Sim) stop() {
 	if s.dir != nil {
 		s.dir.remove()
 	}
-}
-
-// bus returns the PCIe model of the simulation, nil if it costs nothing.
-func (s *Sim) bus() *pcie.Bus {
-	if s.cfg.PCIe.Zero() {
-		return nil
-	}
-	return pcie.NewBus(s.cfg.PCIe)
 }
