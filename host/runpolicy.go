@@ -28,8 +28,11 @@ func (s *Server) policyFor(peer attach.Peer, file, token string) (p *policy.Poli
 		return p, true, nil
 	}
 	s.mu.Unlock()
-	if file == "" || !s.cfg.RunPolicies {
+	if file == "" {
 		return p, false, nil
+	}
+	if !s.cfg.RunPolicies {
+		return p, false, fmt.Errorf("policy %s: this hostd takes no policies of programs (run_policies: false)", file)
 	}
 	data, err := readOwned(file, peer.UID)
 	if err != nil {

@@ -52,6 +52,6 @@ func newRootCmd() *cobra.Command {
 		SilenceUsage:  true,
 	}
 	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
-	root.AddCommand(newSimCmd(), newBenchCmd())
+	root.AddCommand(newRunCmd(), newSimCmd(), newBenchCmd())
 	return root
 }
