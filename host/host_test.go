@@ -3,13 +3,11 @@
 package host
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -329,53 +327,14 @@ func TestDPUEndsOneSession(t *testing.T) {
 	}
 }
 
-func TestHelper(t *testing.T) {
-	path := os.Getenv("PNO_TEST_HELPER")
-	if path == "" {
-		t.Skip("only as a child of other tests")
-	}
-	b := &bench{listen: path}
-	c := b.attachAs(t, hello("helper"))
-	fmt.Printf("attached %d\n", c.w.Session)
-	_, _ = io.ReadAll(os.Stdin)
-}
-
-// helper starts a process that attaches and waits; it returns the session.
-func (b *bench) helper() (*exec.Cmd, uint64) {
-	b.t.Helper()
-	cmd := exec.Command(os.Args[0], "-test.run=^TestHelper$")
-	cmd.Env = append(os.Environ(), "PNO_TEST_HELPER="+b.listen)
-	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		b.t.Fatal(err)
-	}
-	b.t.Cleanup(func() { in.Close(); _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	var id uint64
-	sc := bufio.NewScanner(out)
-	for sc.Scan() {
-		if _, err := fmt.Sscanf(sc.Text(), "attached %d", &id); err == nil {
-			return cmd, id
-		}
-	}
-	b.t.Fatal("the helper did not attach")
-	return nil, 0
-}
-
 func TestKillEndsSession(t *testing.T) {
 	b := newBench(t, nil)
-	cmd, id := b.helper()
+	child := b.start(nil, "attach")
+	id := child.session()
 	if b.dpu.Session(id) == nil {
 		t.Fatal("the DPU does not know the session")
 	}
-	_ = cmd.Process.Kill()
+	child.kill()
 	eventually(t, "the session of a killed process is closed", func() bool {
 		return b.dpu.Session(id) == nil && len(b.Report().Sessions) == 0
 	})

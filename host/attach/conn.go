@@ -121,6 +121,9 @@ func (c *Conn) SetReadDeadline(t time.Time) error { return c.c.SetReadDeadline(t
 // SetWriteDeadline bounds the next Send.
 func (c *Conn) SetWriteDeadline(t time.Time) error { return c.c.SetWriteDeadline(t) }
 
+// File returns a copy of the connection for a child process.
+func (c *Conn) File() (*os.File, error) { return c.c.File() }
+
 // Close ends the connection.
 func (c *Conn) Close() error { return c.c.Close() }
 
