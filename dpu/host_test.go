@@ -1,0 +1,582 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dpu_test
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"pno/offload"
+)
+
+// host is a host process in Go: a session with one channel, and the sockets
+// that the tests drive. One goroutine (run) owns the queue pairs; the tests
+// talk to it through do.
+type host struct {
+	t     testing.TB
+	agent *agent
+	id    uint64
+	l     offload.Layout
+	mem   []byte
+	memfd int
+	bells []int
+	intr  int
+	qps   []*offload.HostQP
+
+	cmds  chan func()
+	quit  chan struct{}
+	done  chan struct{}
+	sleep bool // wait for the interrupt instead of polling
+
+	socks map[sockKey]*hsock
+	tags  map[uint32]chan answer
+	next  uint32
+	err   error
+	stats struct{ interrupts, records int }
+}
+
+type sockKey struct {
+	shard  int
+	handle uint32
+}
+
+type answer struct {
+	errno   uint32
+	payload []byte
+}
+
+// hsock is the host's idea of a socket.
+type hsock struct {
+	h        *host
+	shard    int
+	handle   uint32
+	rx       []byte
+	rxEnd    uint64
+	consumed uint64
+	acked    uint64
+	tx       uint64
+	taken    uint64
+	fin      bool
+	errno    uint32
+	pair     offload.AddrPair
+	opened   bool
+	accepts  []*hsock
+	revoked  bool
+	claimed  *offload.Record
+	hold     bool // do not consume by itself
+}
+
+// agent is a host agent's control connection.
+type agent struct {
+	t    testing.TB
+	c    *net.UnixConn
+	mu   sync.Mutex
+	id   uint64
+	note chan *offload.Control
+	back chan *offload.Control
+}
+
+func dialAgent(t testing.TB, path string) *agent {
+	t.Helper()
+	c, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Name: path, Net: "unixpacket"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &agent{t: t, c: c, note: make(chan *offload.Control, 16), back: make(chan *offload.Control, 1)}
+	go func() {
+		defer close(a.back)
+		b := make([]byte, offload.MaxControl)
+		for {
+			n, err := c.Read(b)
+			if err != nil || n == 0 {
+				return
+			}
+			m, err := offload.DecodeControl(b[:n])
+			if err != nil {
+				return
+			}
+			if m.ID == 0 {
+				a.note <- m
+			} else {
+				a.back <- m
+			}
+		}
+	}()
+	t.Cleanup(func() { _ = c.Close() })
+	if _, err := a.call(&offload.Control{Type: offload.CtlHello, Version: offload.VersionMajor << 16}); err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+func (a *agent) call(m *offload.Control, fds ...int) (*offload.Control, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.id++
+	m.ID = a.id
+	b, err := offload.EncodeControl(m)
+	if err != nil {
+		return nil, err
+	}
+	var oob []byte
+	if len(fds) > 0 {
+		oob = unix.UnixRights(fds...)
+	}
+	if _, _, err := a.c.WriteMsgUnix(b, oob, nil); err != nil {
+		return nil, err
+	}
+	r, ok := <-a.back
+	if !ok {
+		return nil, errors.New("control link closed")
+	}
+	if r.Type != offload.CtlOK {
+		return r, errors.New(r.Error)
+	}
+	return r, nil
+}
+
+var sessionIDs struct {
+	sync.Mutex
+	n uint64
+}
+
+func testLayout(shards int) offload.Layout {
+	return offload.Layout{
+		Channels: 2, Shards: shards, H2DSize: 1 << 18, D2HSize: 1 << 18,
+		RxWindow: 1 << 16, TxWindow: 1 << 16,
+	}
+}
+
+func newHost(t testing.TB, a *agent, l offload.Layout) *host {
+	t.Helper()
+	sessionIDs.Lock()
+	sessionIDs.n++
+	h := &host{
+		t: t, agent: a, id: sessionIDs.n, l: l, cmds: make(chan func()), quit: make(chan struct{}),
+		done: make(chan struct{}), socks: map[sockKey]*hsock{}, tags: map[uint32]chan answer{}, next: 1,
+	}
+	sessionIDs.Unlock()
+	fd, err := unix.MemfdCreate("session", unix.MFD_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.memfd = fd
+	if err := unix.Ftruncate(fd, int64(l.TotalSize())); err != nil {
+		t.Fatal(err)
+	}
+	if h.mem, err = unix.Mmap(fd, 0, int(l.TotalSize()), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err != nil {
+		t.Fatal(err)
+	}
+	fds := []int{fd}
+	for range l.Shards {
+		e, err := unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.bells = append(h.bells, e)
+		fds = append(fds, e)
+	}
+	if h.intr, err = unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.call(&offload.Control{
+		Type: offload.CtlSessionOpen, Session: h.id, Layout: &l,
+		Process: &offload.Process{PID: os.Getpid(), Name: "test"},
+	}, fds...); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.call(&offload.Control{Type: offload.CtlChannelOpen, Session: h.id, Channel: 0}, h.intr); err != nil {
+		t.Fatal(err)
+	}
+	for s := range l.Shards {
+		q, err := offload.NewHostQP(h.mem, l, 0, s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.qps = append(h.qps, q)
+	}
+	go h.run()
+	t.Cleanup(func() { h.kill() })
+	return h
+}
+
+// kill ends the process: the agent closes its session.
+func (h *host) kill() {
+	select {
+	case <-h.quit:
+		return
+	default:
+	}
+	close(h.quit)
+	<-h.done
+	_, _ = h.agent.call(&offload.Control{Type: offload.CtlSessionClose, Session: h.id, Reason: "killed"})
+	_ = unix.Munmap(h.mem)
+	for _, fd := range append(h.bells, h.memfd, h.intr) {
+		_ = unix.Close(fd)
+	}
+}
+
+func (h *host) run() {
+	defer close(h.done)
+	for {
+		busy := false
+		for s, q := range h.qps {
+			for {
+				rec, payload, ok, err := q.Next()
+				if err != nil {
+					h.err = err
+					return
+				}
+				if !ok {
+					break
+				}
+				busy = true
+				h.stats.records++
+				h.take(s, rec, payload)
+			}
+			q.Release()
+			h.publish(s)
+		}
+		select {
+		case f := <-h.cmds:
+			f()
+			continue
+		case <-h.quit:
+			return
+		default:
+		}
+		if busy {
+			continue
+		}
+		if !h.sleep {
+			time.Sleep(20 * time.Microsecond)
+			continue
+		}
+		h.doze()
+	}
+}
+
+// doze sleeps as docs/protocol.md tells a host thread to.
+func (h *host) doze() {
+	for _, q := range h.qps {
+		if !q.Arm() {
+			return
+		}
+	}
+	p := []unix.PollFd{{Fd: int32(h.intr), Events: unix.POLLIN}}
+	if n, _ := unix.Poll(p, 20); n > 0 {
+		var b [8]byte
+		_, _ = unix.Read(h.intr, b[:])
+		h.stats.interrupts++
+	}
+	for _, q := range h.qps {
+		q.Disarm()
+	}
+}
+
+func (h *host) publish(s int) {
+	if h.qps[s].Publish() {
+		one := [8]byte{1}
+		_, _ = unix.Write(h.bells[s], one[:])
+	}
+}
+
+func (h *host) take(shard int, rec offload.Record, payload []byte) {
+	k := sockKey{shard, rec.Sock}
+	s := h.socks[k]
+	switch rec.Op {
+	case offload.OpReply:
+		if c := h.tags[rec.Seq]; c != nil {
+			delete(h.tags, rec.Seq)
+			c <- answer{rec.Ack, append([]byte(nil), payload...)}
+		}
+		return
+	case offload.OpAccept:
+		c := &hsock{h: h, shard: shard, handle: rec.Sock, opened: true}
+		c.pair, _ = offload.GetAddrPair(payload)
+		h.socks[k] = c
+		if l := h.socks[sockKey{shard, rec.Seq}]; l != nil {
+			l.accepts = append(l.accepts, c)
+		}
+		return
+	}
+	if s == nil {
+		return
+	}
+	switch rec.Op {
+	case offload.OpConnected:
+		s.pair, _ = offload.GetAddrPair(payload)
+		s.opened = true
+	case offload.OpData:
+		if rec.Seq != uint32(s.rxEnd) {
+			h.err = fmt.Errorf("data at %d, want %d", rec.Seq, uint32(s.rxEnd))
+		}
+		s.rx = append(s.rx, payload...)
+		s.rxEnd += uint64(len(payload))
+		s.ack(rec.Ack)
+	case offload.OpTxAck:
+		s.ack(rec.Ack)
+	case offload.OpFin:
+		s.fin = true
+		s.ack(rec.Ack)
+	case offload.OpError:
+		s.errno = rec.Seq
+	case offload.OpClaimed:
+		r := rec
+		s.claimed = &r
+	case offload.OpRevoked:
+		s.revoked = true
+	}
+}
+
+func (s *hsock) ack(v uint32) { s.taken += uint64(int32(v - uint32(s.taken))) }
+
+// do runs f in the host's goroutine.
+func (h *host) do(f func()) {
+	c := make(chan struct{})
+	select {
+	case h.cmds <- func() { f(); close(c) }:
+		<-c
+	case <-h.done:
+		h.t.Errorf("host has ended: %v", h.err)
+	}
+}
+
+// until waits for a condition, looked at in the host's goroutine.
+func (h *host) until(what string, cond func() bool) {
+	h.t.Helper()
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(100 * time.Microsecond) {
+		ok := false
+		h.do(func() { ok = cond() })
+		if ok {
+			return
+		}
+		if h.err != nil {
+			h.t.Fatalf("%s: host: %v", what, h.err)
+		}
+	}
+	h.t.Fatalf("%s: not in time", what)
+}
+
+func (h *host) emit(shard int, op offload.Op, flags uint8, sock, seq, ack uint32, payload []byte) bool {
+	b := h.qps[shard].Emit(op, flags, sock, seq, ack, len(payload))
+	if b == nil {
+		return false
+	}
+	copy(b, payload)
+	h.publish(shard)
+	return true
+}
+
+// request sends a record that is answered by a Reply.
+func (h *host) request(shard int, op offload.Op, sock, ack uint32, payload []byte) answer {
+	h.t.Helper()
+	c := make(chan answer, 1)
+	h.do(func() {
+		tag := h.next
+		h.next++
+		h.tags[tag] = c
+		if !h.emit(shard, op, 0, sock, tag, ack, payload) {
+			h.t.Errorf("no ring space for op %d", op)
+		}
+	})
+	select {
+	case a := <-c:
+		return a
+	case <-time.After(5 * time.Second):
+		h.t.Fatalf("no reply to op %d", op)
+	}
+	return answer{}
+}
+
+func (h *host) handle() (n uint32) {
+	h.do(func() { n = offload.HandleHost | h.next; h.next++ })
+	return n
+}
+
+func (h *host) bind(shard int, addr string, flags uint32) (*hsock, uint32) {
+	h.t.Helper()
+	s := &hsock{h: h, shard: shard, handle: h.handle()}
+	h.do(func() { h.socks[sockKey{shard, s.handle}] = s })
+	b := make([]byte, offload.BindReqSize)
+	offload.BindReq{Local: offload.AddrFrom(netip.MustParseAddrPort(addr)), Proto: offload.ProtoTCP, Flags: flags}.Put(b)
+	a := h.request(shard, offload.OpBind, s.handle, 0, b)
+	if a.errno == 0 {
+		s.pair.Local, _ = offload.GetAddr(a.payload)
+	}
+	return s, a.errno
+}
+
+// listen binds, listens and subscribes on one shard.
+func (h *host) listen(shard int, addr string) *hsock {
+	h.t.Helper()
+	s, errno := h.bind(shard, addr, offload.BindReuseAddr)
+	if errno != 0 {
+		h.t.Fatalf("bind %s: errno %d", addr, errno)
+	}
+	if a := h.request(shard, offload.OpListen, s.handle, 128, nil); a.errno != 0 {
+		h.t.Fatalf("listen %s: errno %d", addr, a.errno)
+	}
+	s.subscribe(64)
+	return s
+}
+
+func (s *hsock) subscribe(limit uint32) {
+	s.h.do(func() { s.h.emit(s.shard, offload.OpSubscribe, 0, s.handle, 0, limit, nil) })
+}
+
+// accept takes the next announced connection.
+func (s *hsock) accept() (c *hsock) {
+	s.h.t.Helper()
+	s.h.until("accept", func() bool {
+		if len(s.accepts) == 0 {
+			return false
+		}
+		c, s.accepts = s.accepts[0], s.accepts[1:]
+		s.h.emit(c.shard, offload.OpAccepted, 0, c.handle, 0, 0, nil)
+		return true
+	})
+	return c
+}
+
+func (h *host) connect(shard int, peer, local string) *hsock {
+	h.t.Helper()
+	s := &hsock{h: h, shard: shard, handle: h.handle()}
+	req := offload.ConnectReq{Peer: offload.AddrFrom(netip.MustParseAddrPort(peer)), Proto: offload.ProtoTCP}
+	if local != "" {
+		req.Local = offload.AddrFrom(netip.MustParseAddrPort(local))
+	}
+	b := make([]byte, offload.ConnectReqSize)
+	req.Put(b)
+	h.do(func() {
+		h.socks[sockKey{shard, s.handle}] = s
+		h.emit(shard, offload.OpConnect, 0, s.handle, 0, 0, b)
+	})
+	h.until("connect", func() bool { return s.opened || s.errno != 0 })
+	return s
+}
+
+// write sends all of b, as the window and the ring allow.
+func (s *hsock) write(b []byte) error {
+	for len(b) > 0 {
+		n, dead := 0, false
+		s.h.do(func() {
+			dead = s.errno != 0
+			n = min(len(b), int(uint64(s.h.l.TxWindow)-(s.tx-s.taken)), 16<<10)
+			if n == 0 || dead {
+				return
+			}
+			if !s.h.emit(s.shard, offload.OpSend, 0, s.handle, uint32(s.tx), uint32(s.consumed), b[:n]) {
+				n = 0
+				return
+			}
+			s.acked = s.consumed
+			s.tx += uint64(n)
+		})
+		if dead {
+			return fmt.Errorf("socket error %d", s.errno)
+		}
+		b = b[n:]
+		if n == 0 {
+			select {
+			case <-s.h.done:
+				return errors.New("host has ended")
+			case <-time.After(50 * time.Microsecond):
+			}
+		}
+	}
+	return nil
+}
+
+// read returns what has come, up to len(b), waiting for at least one byte; 0
+// at the end of the stream.
+func (s *hsock) read(b []byte) (n int, err error) {
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Microsecond) {
+		over := false
+		s.h.do(func() {
+			n = copy(b, s.rx)
+			s.rx = s.rx[n:]
+			s.consumed += uint64(n)
+			if s.consumed-s.acked >= uint64(s.h.l.RxWindow)/4 {
+				if s.h.emit(s.shard, offload.OpRxAck, 0, s.handle, 0, uint32(s.consumed), nil) {
+					s.acked = s.consumed
+				}
+			}
+			over = n == 0 && (s.fin || s.errno != 0)
+		})
+		if over {
+			if s.errno != 0 {
+				return 0, fmt.Errorf("socket error %d", s.errno)
+			}
+			return 0, nil
+		}
+		if n > 0 {
+			return n, nil
+		}
+		if s.h.err != nil {
+			return 0, s.h.err
+		}
+	}
+	return 0, errors.New("read: nothing came in time")
+}
+
+func (s *hsock) readN(n int) ([]byte, error) {
+	out := make([]byte, 0, n)
+	b := make([]byte, 64<<10)
+	for len(out) < n {
+		m, err := s.read(b[:min(len(b), n-len(out))])
+		if err != nil {
+			return out, err
+		}
+		if m == 0 {
+			return out, errors.New("end of stream")
+		}
+		out = append(out, b[:m]...)
+	}
+	return out, nil
+}
+
+func (s *hsock) close(flags uint8) {
+	s.h.do(func() {
+		s.h.emit(s.shard, offload.OpClose, flags, s.handle, uint32(s.tx), uint32(s.consumed), nil)
+		delete(s.h.socks, sockKey{s.shard, s.handle})
+	})
+}
+
+func (s *hsock) shutdown(how uint8) {
+	s.h.do(func() {
+		s.h.emit(s.shard, offload.OpShutdown, how, s.handle, uint32(s.tx), uint32(s.consumed), nil)
+	})
+}
+
+func (s *hsock) getOpt(level, name uint32) (offload.OptVal, uint32) {
+	o := offload.OptVal{Level: level, Name: name}
+	b := make([]byte, offload.OptValSize)
+	o.Put(b)
+	a := s.h.request(s.shard, offload.OpGetOpt, s.handle, 0, b)
+	if a.errno != 0 {
+		return o, a.errno
+	}
+	o, err := offload.GetOptVal(a.payload)
+	if err != nil {
+		s.h.t.Fatal(err)
+	}
+	return o, 0
+}
+
+func (s *hsock) setOpt(level, name, v uint32) uint32 {
+	o := offload.OptVal{Level: level, Name: name, Len: 4}
+	binary.LittleEndian.PutUint32(o.Val[:], v)
+	b := make([]byte, offload.OptValSize)
+	o.Put(b)
+	return s.h.request(s.shard, offload.OpSetOpt, s.handle, 0, b).errno
+}
