@@ -202,12 +202,57 @@ type Session struct {
 
 // Health says whether the DPU serves, and if not, why.
 type Health struct {
-	Serving bool     `json:"serving"`
-	Reasons []string `json:"reasons,omitempty"`
-	Control bool     `json:"control"` // a host agent is connected
-	Shards  []struct {
-		Index   int     `json:"index"`
-		Alive   bool    `json:"alive"`
-		ReplyMS float64 `json:"reply_ms"` // how long the loop took to answer
-	} `json:"shards"`
+	Serving bool          `json:"serving"`
+	Reasons []string      `json:"reasons,omitempty"`
+	Control bool          `json:"control"` // a host agent is connected
+	Shards  []ShardHealth `json:"shards"`
+}
+
+// ShardHealth is one loop's sign of life.
+type ShardHealth struct {
+	Index   int     `json:"index"`
+	Alive   bool    `json:"alive"`
+	ReplyMS float64 `json:"reply_ms"` // how long the loop took to answer
+}
+
+// Add adds o to t.
+func (t *SocketTotals) Add(o SocketTotals) {
+	t.Open += o.Open
+	t.Listeners += o.Listeners
+	t.Connections += o.Connections
+	t.Orphans += o.Orphans
+	t.Unaccepted += o.Unaccepted
+	t.Accepted += o.Accepted
+	t.Connected += o.Connected
+	t.ConnectFail += o.ConnectFail
+	t.Closed += o.Closed
+	t.ResetsSent += o.ResetsSent
+	t.HandedOver += o.HandedOver
+	t.Redirects += o.Redirects
+}
+
+// Merge adds the share of one shard.
+func (s *Session) Merge(o Session) {
+	s.Channels = max(s.Channels, o.Channels)
+	s.Sockets += o.Sockets
+	s.Listeners += o.Listeners
+	s.Connections += o.Connections
+	s.Traffic.Add(o.Traffic)
+}
+
+// Add adds o to t.
+func (t *Traffic) Add(o Traffic) {
+	t.BytesRx += o.BytesRx
+	t.BytesTx += o.BytesTx
+	t.RecordsH2D += o.RecordsH2D
+	t.RecordsD2H += o.RecordsD2H
+	t.Interrupts += o.Interrupts
+	t.Moderated += o.Moderated
+	t.Doorbells += o.Doorbells
+	t.UnknownSock += o.UnknownSock
+	t.RingFull += o.RingFull
+	t.DMAReads += o.DMAReads
+	t.DMAWrites += o.DMAWrites
+	t.DMAReadBytes += o.DMAReadBytes
+	t.DMAWriteBytes += o.DMAWriteBytes
 }
