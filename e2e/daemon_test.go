@@ -2,26 +2,196 @@
 
 package e2e
 
+import (
+	"context"
+	"fmt"
+	"os/exec"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	adminv1 "pno/proto/pno/admin/v1"
+)
+
 // daemonConf is where the daemons of one lab are.
 type daemonConf struct {
-	hostdSocket string
+	hostdSocket, hostdAdmin string
+	dpudSocket, dpudAdmin   string
+	policy                  string // file; the default policy if empty
+	noDPU                   bool   // hostd is alone
+	preload                 bool   // the shim without pno run, which refuses early
 }
 
-func (l *lab) startDaemons() { l.t.Fatal("not yet") }
+// startDaemons starts dpud in the DPU's namespace and hostd on the host, as
+// two services of a machine are.
+func (l *lab) startDaemons() {
+	l.t.Helper()
+	l.prepareDaemons()
+	l.startDPUD()
+	l.startHostd()
+}
 
-func (l *lab) checkOffloaded() {}
+func (l *lab) prepareDaemons() {
+	l.conf.hostdSocket, l.conf.hostdAdmin = l.path("hostd.sock"), l.path("hostd-admin.sock")
+	l.conf.dpudSocket, l.conf.dpudAdmin = l.path("dpud.sock"), l.path("dpud-admin.sock")
+}
 
-func (l *lab) dpuHolds() (connections int, ringUsed uint64) { return 0, 0 }
+func (l *lab) startDPUD() {
+	l.t.Helper()
+	conf := l.write("dpud.yaml", fmt.Sprintf(`shards: 1
+control: %s
+admin: %s
+metrics: 127.0.0.1:9464
+link: {interface: eth0}
+addresses: [%s/24]
+log: {format: text}
+`, l.conf.dpudSocket, l.conf.dpudAdmin, servedAddr))
+	l.dpud = spawn(l.t, l.dir, "dpud", l.dpu, []string{binary(l.t, "dpud"), "--config", conf}, spawnOptions{})
+	l.waitDaemon(l.dpud, l.conf.dpudAdmin, func(s *adminv1.Status) bool { return true })
+}
 
-func (l *lab) startDPUD() {}
+func (l *lab) startHostd() {
+	l.t.Helper()
+	conf := fmt.Sprintf(`listen: %s
+admin: %s
+metrics: 127.0.0.1:9465
+dpu: %s
+log:
+  level: info
+  format: text
+`, l.conf.hostdSocket, l.conf.hostdAdmin, l.conf.dpudSocket)
+	if l.conf.policy != "" {
+		conf += "policy: " + l.conf.policy + "\n"
+	}
+	l.hostd = spawn(l.t, l.dir, "hostd", l.host, []string{binary(l.t, "hostd"), "--config", l.write("hostd.yaml", conf)}, spawnOptions{})
+	l.waitDaemon(l.hostd, l.conf.hostdAdmin, func(s *adminv1.Status) bool { return l.conf.noDPU || s.GetPeerConnected() })
+}
 
-func (l *lab) startHostd() {}
-
-// needOffload skips a test that has no sense with kernel sockets.
-func (l *lab) needOffload() {
-	if l.mode != modeOffload {
-		l.t.Skip("the control run has no daemons to kill")
+// waitDaemon waits until a daemon's admin API answers as wanted.
+func (l *lab) waitDaemon(p *proc, socket string, good func(*adminv1.Status) bool) {
+	l.t.Helper()
+	var last error
+	if !poll(10*time.Second, func() bool {
+		if p.ended() {
+			l.t.Fatalf("%s ended at once: %v\n%s", p.name, p.err, p.logText())
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		r, err := adminv1.NewAdminServiceClient(l.admin(socket)).GetStatus(ctx, &adminv1.GetStatusRequest{})
+		last = err
+		return err == nil && good(r.GetStatus())
+	}) {
+		l.t.Fatalf("%s is not ready: %v\n%s", p.name, last, tail(p.logText(), 40))
 	}
 }
 
-func (l *lab) checkGone(p *proc) {}
+// admin is a connection to a daemon's admin API, closed with the test.
+func (l *lab) admin(socket string) *grpc.ClientConn {
+	l.t.Helper()
+	c, err := grpc.NewClient("unix:"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	l.t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// stats asks a daemon for its counters.
+func (l *lab) stats(socket string) *adminv1.Stats {
+	l.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	r, err := adminv1.NewAdminServiceClient(l.admin(socket)).GetStats(ctx, &adminv1.GetStatsRequest{})
+	if err != nil {
+		l.t.Fatalf("statistics of %s: %v", socket, err)
+	}
+	return r.GetStats()
+}
+
+// checkOffloaded proves that the traffic of the test went through the DPU: the
+// host has no way out of its own, and both sides counted it.
+func (l *lab) checkOffloaded() {
+	l.t.Helper()
+	if l.mode != modeOffload {
+		return
+	}
+	links := strings.TrimSpace(l.host.Run("ip", "-o", "link", "show"))
+	if strings.Count(links, "\n") > 0 || !strings.Contains(links, "LOOPBACK") {
+		l.t.Errorf("the host has more than a loopback:\n%s", links)
+	}
+	for _, family := range []string{"-4", "-6"} {
+		for route := range strings.Lines(l.host.Run("ip", family, "route", "show", "table", "all")) {
+			if !strings.Contains(route, "dev lo") {
+				l.t.Errorf("the host has a route: %s", route)
+			}
+		}
+	}
+	h, d := l.stats(l.conf.hostdAdmin).GetHost(), l.stats(l.conf.dpudAdmin).GetDpu()
+	l.t.Logf("offloaded %d sockets, left to the kernel %v; host sent %d and received %d bytes, DPU %d and %d",
+		h.GetSockets().GetOffloaded(), h.GetSockets().GetKernel(), h.GetBytesTx(), h.GetBytesRx(), d.GetBytesTx(), d.GetBytesRx())
+	if h.GetSockets().GetOffloaded() == 0 || h.GetBytesTx() == 0 || h.GetBytesRx() == 0 || d.GetBytesTx() == 0 || d.GetBytesRx() == 0 {
+		l.t.Error("the statistics do not show offloaded traffic")
+	}
+}
+
+// dpuHolds says how many connections the DPU keeps for hosts, and how many
+// bytes in rings were produced and not given back.
+func (l *lab) dpuHolds() (connections int, ringUsed uint64) {
+	l.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	connections = int(l.stats(l.conf.dpudAdmin).GetDpu().GetSockets().GetConnections())
+	r, err := adminv1.NewDpuServiceClient(l.admin(l.conf.dpudAdmin)).ListRings(ctx, &adminv1.ListRingsRequest{PageSize: 5000})
+	if err != nil {
+		l.t.Fatalf("list rings: %v", err)
+	}
+	for _, ring := range r.GetRings() {
+		ringUsed += ring.GetH2D().GetUsedBytes() + ring.GetD2H().GetUsedBytes()
+	}
+	return connections, ringUsed
+}
+
+// needOffload skips a test that has no sense with kernel sockets.
+func (l *lab) needOffload() {
+	l.t.Helper()
+	if l.mode != modeOffload {
+		l.t.Skip("the control run has no daemons")
+	}
+}
+
+// checkGone expects nothing to be left of a process group that was killed.
+func (l *lab) checkGone(p *proc) {
+	l.t.Helper()
+	if l.mode != modeOffload {
+		return
+	}
+	var left []string
+	if !poll(5*time.Second, func() bool {
+		left = nil
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		r, err := adminv1.NewDpuServiceClient(l.admin(l.conf.dpudAdmin)).ListSockets(ctx, &adminv1.ListSocketsRequest{PageSize: 5000})
+		if err != nil {
+			l.t.Fatalf("list sockets: %v", err)
+		}
+		for _, s := range r.GetSockets() {
+			if s.GetPid() > 0 && !alive(int(s.GetPid())) {
+				left = append(left, fmt.Sprintf("%s of process %d (%s %s → %s)", s.GetName(), s.GetPid(), s.GetState(), s.GetLocal(), s.GetPeer()))
+			}
+		}
+		return len(left) == 0
+	}) {
+		l.t.Errorf("sockets of %s are left:\n%s", p.name, strings.Join(left, "\n"))
+	}
+}
+
+// offloadctl runs the command on the host and returns its standard output.
+func (l *lab) offloadctl(args ...string) (string, error) {
+	l.t.Helper()
+	cmd := exec.Command(binary(l.t, "offloadctl"), args...)
+	cmd.Env = append(cmd.Environ(), "PNO_ADMIN_DPU="+l.conf.dpudAdmin, "PNO_ADMIN_HOST="+l.conf.hostdAdmin)
+	out, err := cmd.Output()
+	return string(out), err
+}

@@ -178,8 +178,12 @@ func (l *lab) app(name string, argv ...string) *proc {
 func (l *lab) appWith(name string, o spawnOptions, argv ...string) *proc {
 	l.t.Helper()
 	if l.mode == modeOffload {
-		argv = append([]string{binary(l.t, "pno"), "run", "--"}, argv...)
 		o.env = append(o.env, "PNO_HOSTD="+l.conf.hostdSocket)
+		if l.conf.preload {
+			o.env = append(o.env, "LD_PRELOAD="+binary(l.t, "libpno.so"))
+		} else {
+			argv = append([]string{binary(l.t, "pno"), "run", "--"}, argv...)
+		}
 	}
 	return spawn(l.t, l.dir, name, l.host, argv, o)
 }
