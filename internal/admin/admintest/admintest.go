@@ -60,10 +60,11 @@ func (DPU) Stats() dpureport.Stats {
 		Traffic: dpureport.Traffic{
 			BytesRx: 1_048_576, BytesTx: 21_474_836_480, RecordsH2D: 160_000, RecordsD2H: 80_000,
 			Interrupts: 1_800, Moderated: 8_000, Doorbells: 1_600, UnknownSock: 2, RingFull: 14,
+			DMAReads: 190_000, DMAWrites: 96_000, DMAReadBytes: 21_500_000_000, DMAWriteBytes: 9_000_000,
 		},
 		Shards: []dpureport.Shard{shard(0, 4, 100_000), shard(1, 2, 60_000)},
 		Links: []dpureport.Link{{
-			Name: "dpu0", MAC: "02:00:00:00:00:01", MTU: 1500, Queues: 2,
+			Name: "dpu0", Driver: "af_xdp", Mode: "zerocopy", MAC: "02:00:00:00:00:01", MTU: 1500, Queues: 2,
 			RxPackets: 320_000, RxBytes: 25_600_000, TxPackets: 160_000, TxBytes: 22_000_000_000,
 			RxDropped: 6, TxDropped: 0, Kicks: 2_500,
 		}},
