@@ -54,7 +54,7 @@ func New(cfg Config) (*Server, error) {
 		adopted: make(map[string]*session), grants: make(map[string]*grant),
 		holders: make(map[uint64]map[*session]struct{}), stats: newTotals(),
 	}
-	s.link = control.New(control.Config{Path: cfg.DPU, Log: cfg.Log, Down: s.dpuLost, Closed: s.dpuClosed})
+	s.link = control.New(control.Config{Path: cfg.DPU, Log: cfg.Log, Up: s.dpuUp, Down: s.dpuLost, Closed: s.dpuClosed})
 	return s, nil
 }
 
@@ -181,6 +181,19 @@ func (s *Server) leave() {
 	for token, g := range s.grants {
 		g.close()
 		delete(s.grants, token)
+	}
+}
+
+// dpuUp is called by the control client. If it was the link that broke and not
+// the DPU, the sessions that were given up with it are still there, and hold
+// the ports that their processes are about to bind again.
+func (s *Server) dpuUp(control.Status) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, x := range s.sessions {
+		if x.lost {
+			s.closeAtDPU(x.id, 0, endReplaced)
+		}
 	}
 }
 

@@ -199,14 +199,15 @@ func (s *Server) openAtDPU(ctx context.Context, o *opening) error {
 }
 
 // closeAtDPU tells the DPU, in the background, that a session is over. After a
-// loss there is nothing to tell.
+// loss there is nothing to tell: the session went with its link's generation,
+// unless that is given as 0, for any.
 func (s *Server) closeAtDPU(id, generation uint64, reason string) {
 	s.wg.Go(func() {
-		if s.link.Status().Generation != generation {
+		if generation != 0 && s.link.Status().Generation != generation {
 			return
 		}
 		_, err := s.ask(context.Background(), &offload.Control{Type: offload.CtlSessionClose, Session: id, Reason: reason})
-		if err != nil {
+		if err != nil && generation != 0 {
 			s.log.Warn("session not closed at the DPU", "session", id, "reason", err)
 		}
 	})

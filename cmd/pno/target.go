@@ -88,7 +88,7 @@ var machines = map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AA
 func checkELF(path string) error {
 	f, err := elf.Open(path)
 	var bad *elf.FormatError
-	if errors.As(err, &bad) {
+	if errors.As(err, &bad) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return fmt.Errorf("%s is neither a program nor a script with a #! line", path)
 	}
 	if err != nil {
