@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -90,7 +91,7 @@ func newLab(t *testing.T) *lab {
 func (l *lab) config(text string) string {
 	l.t.Helper()
 	path := filepath.Join(l.dir, "dpud.yaml")
-	text += "addresses: [198.18.0.2/24]\ncontrol: " + l.dir + "/control\nadmin: " + l.dir + "/admin\nmetrics: none\n"
+	text += "addresses: [198.18.0.2/24]\ncontrol: " + l.dir + "/control\nadmin: " + l.dir + "/admin\nmetrics: 127.0.0.1:9464\n"
 	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 		l.t.Fatal(err)
 	}
@@ -141,6 +142,7 @@ func TestProgram(t *testing.T) {
 			}
 			told("READY=1")
 			checkAnswers(t, l.dir+"/admin", driver)
+			scrape(t, l.ns)
 			if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 				t.Fatal(err)
 			}
@@ -177,6 +179,36 @@ func checkAnswers(t *testing.T, socket, driver string) {
 	}
 	if l := links.GetLinks()[0]; l.GetInterface() != "p0" || l.GetDriver() != driver || l.GetMode() != modeCopy || l.GetMtu() != 1500 {
 		t.Errorf("link %v", l)
+	}
+}
+
+// scrape reads the counters of a real network stack: their names come
+// from it, and must be good ones too.
+func scrape(t *testing.T, ns *netns.NS) {
+	t.Helper()
+	resp, err := ns.HTTPClient().Get("http://127.0.0.1:9464/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{`pno_dpu_info{protocol="1.0"`, "pno_dpu_netstack_tcp_retransmits_total 0", `pno_dpu_link_receive_packets_total{interface="p0",link="0"}`} {
+		if !strings.Contains(string(body), "\n"+want) {
+			t.Errorf("no metric %s", want)
+		}
+	}
+	promtool, err := exec.LookPath("promtool")
+	if err != nil {
+		t.Log("metrics not linted: promtool is not installed (Debian package prometheus)")
+		return
+	}
+	cmd := exec.CommandContext(t.Context(), promtool, "check", "metrics")
+	cmd.Stdin = bytes.NewReader(body)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("promtool check metrics: %v\n%s", err, out)
 	}
 }
 

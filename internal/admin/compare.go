@@ -13,6 +13,8 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
+
+	adminv1 "pno/proto/pno/admin/v1"
 )
 
 // comparer returns how a field's value compares with text: below, equal or
@@ -84,27 +86,13 @@ func enumNumber(ed protoreflect.EnumDescriptor, text string) (protoreflect.EnumN
 	var names []string
 	for i := range ed.Values().Len() {
 		v := ed.Values().Get(i)
-		name := EnumName(v)
+		name := adminv1.EnumName(v)
 		if strings.EqualFold(name, text) {
 			return v.Number(), nil
 		}
 		names = append(names, name)
 	}
 	return 0, fmt.Errorf("no value %q; there are %s", text, strings.Join(names, ", "))
-}
-
-// EnumName is an enum value as people and filters write it: SESSION_STATE_UP of
-// SessionState is up.
-func EnumName(v protoreflect.EnumValueDescriptor) string {
-	var prefix strings.Builder
-	for i, r := range string(v.Parent().Name()) {
-		if i > 0 && r >= 'A' && r <= 'Z' {
-			prefix.WriteByte('_')
-		}
-		prefix.WriteRune(r)
-	}
-	prefix.WriteByte('_')
-	return strings.ToLower(strings.TrimPrefix(string(v.Name()), strings.ToUpper(prefix.String())))
 }
 
 func textMatcher(field protoreflect.Name, text string) (func(string) bool, error) {

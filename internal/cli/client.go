@@ -16,11 +16,14 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 
-	"pno/internal/admin"
 	"pno/internal/buildinfo"
 	"pno/offload"
 	adminv1 "pno/proto/pno/admin/v1"
 )
+
+// pingInterval is how often a daemon is asked whether it is still there. More
+// often than admin.MinPing it would hang up.
+const pingInterval = 20 * time.Second
 
 // daemon is a connection to dpud or hostd.
 type daemon struct {
@@ -143,14 +146,14 @@ func (a *App) dial(ctx context.Context, t target) (*daemon, error) {
 	}
 	conn, err := grpc.NewClient("unix://"+path,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 2 * admin.MinPing, Timeout: 10 * time.Second}))
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingInterval, Timeout: 10 * time.Second}))
 	if err != nil {
 		return nil, fmt.Errorf("reach %s at %s: %w", t.name, path, err)
 	}
 	d := &daemon{name: t.name, conn: conn, common: adminv1.NewAdminServiceClient(conn)}
 	answer, err := d.common.GetStatus(ctx, &adminv1.GetStatusRequest{})
 	if err == nil && answer.GetStatus().GetRole() != t.role {
-		err = fmt.Errorf("another daemon answers there (%s)", admin.EnumName(
+		err = fmt.Errorf("another daemon answers there (%s)", adminv1.EnumName(
 			answer.GetStatus().GetRole().Descriptor().Values().ByNumber(answer.GetStatus().GetRole().Number())))
 	}
 	if err != nil {

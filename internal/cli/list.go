@@ -9,7 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
-	"pno/internal/admin"
+	adminv1 "pno/proto/pno/admin/v1"
 )
 
 // allPages collects every page of a List call; each has its own deadline.
@@ -47,7 +47,7 @@ func trees[T proto.Message](items []T) []object {
 // does not know it.
 func enumText(e protoreflect.Enum) string {
 	if v := e.Descriptor().Values().ByNumber(e.Number()); v != nil {
-		return admin.EnumName(v)
+		return adminv1.EnumName(v)
 	}
 	return number(uint64(e.Number()))
 }

@@ -14,7 +14,6 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	"pno/internal/admin"
 	adminv1 "pno/proto/pno/admin/v1"
 )
 
@@ -94,7 +93,7 @@ func leaf(fd protoreflect.FieldDescriptor, v protoreflect.Value) any {
 	switch fd.Kind() {
 	case protoreflect.EnumKind:
 		if ev := fd.Enum().Values().ByNumber(v.Enum()); ev != nil {
-			return admin.EnumName(ev)
+			return adminv1.EnumName(ev)
 		}
 		return int32(v.Enum()) // from a newer daemon
 	case protoreflect.MessageKind:

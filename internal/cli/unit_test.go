@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"pno/internal/admin"
 	"pno/internal/admin/admintest"
 	adminv1 "pno/proto/pno/admin/v1"
 )
@@ -72,6 +73,12 @@ func TestDelta(t *testing.T) {
 	restarted.StartTime = timestamppb.New(admintest.Now)
 	if got := delta(restarted, before); !proto.Equal(got, restarted) {
 		t.Errorf("after a restart: %v", got)
+	}
+}
+
+func TestPingIsAllowed(t *testing.T) {
+	if pingInterval < admin.MinPing {
+		t.Errorf("a ping each %v, the daemons allow one each %v", pingInterval, admin.MinPing)
 	}
 }
 

@@ -4,6 +4,6 @@
 // speaks. Both serve AdminService, dpud DpuService, hostd HostService; the
 // standard health service stands beside them.
 //
-// Everything but this file is generated from the .proto files (make gen). A
-// message belongs to whoever holds it; a client may be used by any goroutine.
+// The *.pb.go files are generated from the .proto files (make gen). A message
+// belongs to whoever holds it; a client may be used by any goroutine.
 package adminv1
