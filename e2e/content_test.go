@@ -26,7 +26,7 @@ type object struct {
 var sizes = []struct {
 	name string
 	size int64
-}{{"1b", 1}, {"64b", 64}, {"1k", 1 << 10}, {"64k", 64 << 10}, {"1m", 1 << 20}, {"100m", 100 << 20}}
+}{{"1b", 1}, {"64b", 64}, {"1k", 1 << 10}, {"64k", 64 << 10}, {"1m", 1 << 20}, {"16m", 16 << 20}, {"100m", 100 << 20}}
 
 // site is a directory with all bodies, made once.
 type site struct {

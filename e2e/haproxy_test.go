@@ -192,12 +192,18 @@ func TestHAProxyStop(t *testing.T) {
 	for _, threads := range []int{1, 2} {
 		l.run(fmt.Sprintf("threads=%d", threads), func(l *lab) {
 			p := l.haproxy(haproxyConf{Threads: threads})
-			g := l.startLoad(loadSpec{Addr: haHTTP, Objects: testSite(l.t).pick("1m"), Conns: 32, Requests: 32, Rate: 512 << 10})
+			// Large bodies: what fits into buffers is over for HAProxy while
+			// its client still reads.
+			const conns = 8
+			g := l.startLoad(loadSpec{Addr: haHTTP, Objects: testSite(l.t).pick("16m"), Conns: conns, Requests: conns, Rate: 8 << 20})
 			time.Sleep(500 * time.Millisecond)
 			p.ending = true
 			p.signal(syscall.SIGUSR1)
 			if !poll(time.Second, func() bool {
-				_, err := l.client.DialContext(t.Context(), "tcp", haHTTP)
+				c, err := l.client.DialContext(t.Context(), "tcp", haHTTP)
+				if err == nil {
+					c.Close()
+				}
 				return err != nil && strings.Contains(err.Error(), "connection refused")
 			}) {
 				l.t.Error("connections are still accepted after USR1")
@@ -207,8 +213,8 @@ func TestHAProxyStop(t *testing.T) {
 			}
 			r := g.result()
 			l.checkLoad("transfers across a graceful stop", r)
-			if r.Requests != 32 {
-				l.t.Errorf("%d of 32 transfers were completed", r.Requests)
+			if r.Requests != conns {
+				l.t.Errorf("%d of %d transfers were completed", r.Requests, conns)
 			}
 			if err := p.wait(10 * time.Second); err != nil {
 				l.t.Errorf("haproxy ended with %v", err)
