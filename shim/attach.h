@@ -9,14 +9,14 @@
  * with the same id, except PNO_MSG_FORKED, which is not answered: the child of
  * a fork sends it on the connection it inherited, and then closes its copy, so
  * two processes may write to one connection (a packet is never torn), but only
- * its owner reads from it.
+ * its owner reads from it. The parent says the same when fork returns.
  *
  *   request                      answer
  *   HELLO                        WELCOME + fds, or REFUSED (hostd then closes)
  *   CHANNEL_OPEN                 CHANNEL + fd, or REFUSED
- *   REGISTER_SOCKET              ACK
+ *   REGISTER_SOCKET + fd         ACK
  *   UNREGISTER_SOCKET            ACK
- *   LOOKUP_SOCKET                SOCKET, or REFUSED (ENOENT: not one of ours)
+ *   LOOKUP_SOCKET + fd           SOCKET, or REFUSED (ENOENT: not one of ours)
  *   READY                        ACK
  *   FORKED                       none
  *
@@ -40,7 +40,8 @@
  * the interrupt eventfds of its open channels in order of their number. The
  * WELCOME then carries no descriptors.
  *
- * Registered sockets: a row names the holders of one kernel socket by its
+ * Registered sockets: cookies can be guessed, so the socket itself comes with
+ * REGISTER_SOCKET and LOOKUP_SOCKET as proof. A row names the holders of one kernel socket by its
  * SO_COOKIE, which is the same in every process that has the file. When a
  * session adopts a fork grant, hostd copies the rows of the parent to it
  * (handles are the same numbers). LOOKUP_SOCKET takes any living holder, also

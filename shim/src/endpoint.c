@@ -1,0 +1,294 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * bind, listen, connect: where it is decided whose a socket is.
+ *
+ * A fresh socket is the kernel's. bind and connect ask the policy; what it
+ * leaves to the kernel is forgotten by the shim (a bound one is remembered
+ * until listen or connect, which may decide otherwise). The requests here are
+ * rare, so waiting for the DPU's answer is fine; the socket is not locked
+ * meanwhile, and must still be the same afterwards.
+ */
+#include <errno.h>
+#include <netinet/tcp.h>
+#include <string.h>
+
+#include "epoll.h"
+#include "log.h"
+#include "policy.h"
+#include "real.h"
+#include "stats.h"
+#include "wait.h"
+
+int pno_sock_ask(struct pno_sock *s, struct pno_qp *q, struct pno_record r, const void *payload, struct pno_call *c)
+{
+	struct pno_session *ses = s->ses;
+	uint32_t generation = s->generation;
+	int err;
+
+	pno_call_begin(ses, c);
+	r.seq = c->tag;
+	pno_sock_record(s, q, r, payload);
+	pno_sock_unlock(s);
+	err = pno_call_wait(ses, c);
+	pno_lock(&s->lock);
+	return s->generation != generation ? EBADF : err;
+}
+
+static bool placeholder_option(int fd, int level, int name)
+{
+	int v = 0;
+	socklen_t len = sizeof v;
+
+	return real.getsockopt(fd, level, name, &v, &len) == 0 && v;
+}
+
+uint32_t pno_sock_bind_flags(const struct pno_sock *s, int fd)
+{
+	uint32_t f = 0;
+
+	if (placeholder_option(fd, SOL_SOCKET, SO_REUSEADDR))
+		f |= PNO_BIND_REUSE_ADDR;
+	if (placeholder_option(fd, SOL_SOCKET, SO_REUSEPORT))
+		f |= PNO_BIND_REUSE_PORT;
+	if (s->domain == AF_INET6 && placeholder_option(fd, IPPROTO_IPV6, IPV6_V6ONLY))
+		f |= PNO_BIND_V6ONLY;
+	if (placeholder_option(fd, IPPROTO_IP, IP_TRANSPARENT))
+		f |= PNO_BIND_TRANSPARENT;
+	if (placeholder_option(fd, IPPROTO_IP, IP_FREEBIND))
+		f |= PNO_BIND_FREE;
+	return f;
+}
+
+static int decide(struct pno_session *ses, int op, const struct pno_addr *a)
+{
+	int action = ses ? pno_policy(ses, op, PNO_PROTO_TCP, a) : pno_session_fallback();
+
+	if (action == PNO_ACTION_REFUSE)
+		pno_count(sockets_refused);
+	return action;
+}
+
+static void count_kernel(const struct pno_session *ses)
+{
+	if (ses)
+		pno_count(sockets_kernel_policy);
+	else
+		pno_count(sockets_kernel_no_hostd);
+}
+
+/* Bind on shard 0, which owns ports. */
+static int bind_on_dpu(struct pno_sock *s, int fd, struct pno_session *ses, const struct pno_addr *a)
+{
+	struct pno_bind_req req = { .local = *a, .proto = PNO_PROTO_TCP, .flags = pno_sock_bind_flags(s, fd) };
+	struct pno_call call;
+	int err;
+
+	s->handle = pno_handle_new(ses, s);
+	if (!s->handle)
+		return ENOBUFS;
+	s->ses = ses;
+	s->qp = &ses->chan[0]->qp[0];
+	s->shard = 0;
+	err = pno_sock_ask(s, s->qp, (struct pno_record){
+		.op = PNO_OP_BIND, .len = sizeof req, .sock = s->handle }, &req, &call);
+	if (err == EBADF)
+		return err;
+	if (err) {
+		pno_handle_drop(ses, 0, s->handle);
+		s->handle = 0;
+		s->ses = NULL;
+		s->qp = NULL;
+		return err;
+	}
+	s->local = *a;
+	if (call.len >= sizeof s->local)
+		memcpy(&s->local, call.payload, sizeof s->local);
+	s->state = PNO_BOUND;
+	s->bound = true;
+	return 0;
+}
+
+int pno_sock_bind(struct pno_sock *s, int fd, struct pno_session *ses, const struct sockaddr *sa, socklen_t len)
+{
+	struct pno_addr a;
+	int err;
+
+	if (s->state != PNO_FRESH)
+		return EINVAL;
+	err = s->kernel_bound ? EINVAL : pno_addr_from(sa, len, &a);
+	if (!err && sa->sa_family == s->domain) {
+		switch (decide(ses, PNO_RULE_LISTEN, &a)) {
+		case PNO_ACTION_OFFLOAD:
+			return bind_on_dpu(s, fd, ses, &a);
+		case PNO_ACTION_REFUSE:
+			return EACCES;
+		}
+	}
+	/* What is wrong with the arguments, the kernel knows best. */
+	if (real.bind(fd, sa, len) < 0)
+		return errno;
+	s->kernel_bound = true;
+	return 0;
+}
+
+int pno_sock_listen(struct pno_sock *s, int fd, struct pno_session *ses, int backlog)
+{
+	struct pno_addr any = { .family = s->domain == AF_INET6 ? 6 : 4 };
+	int err;
+
+	switch (s->state) {
+	case PNO_LISTENING:
+		s->listener->backlog = backlog;
+		return 0;
+	case PNO_BOUND:
+		return pno_listener_open(s, fd, backlog);
+	case PNO_FRESH:
+		break;
+	default:
+		return EINVAL;
+	}
+	if (!s->kernel_bound && decide(ses, PNO_RULE_LISTEN, &any) == PNO_ACTION_OFFLOAD) {
+		err = bind_on_dpu(s, fd, ses, &any);
+		return err ? err : pno_listener_open(s, fd, backlog);
+	}
+	if (real.listen(fd, backlog) < 0)
+		return errno;
+	count_kernel(ses);
+	return -1; /* the kernel's for good */
+}
+
+/* A bound socket turns out to be the kernel's after all. */
+static int back_to_kernel(struct pno_sock *s, int fd)
+{
+	struct sockaddr_storage sa;
+	socklen_t len = sizeof sa;
+
+	pno_addr_to(&s->local, s->domain, (struct sockaddr *)&sa, &len);
+	pno_sock_release(s);
+	s->state = PNO_FRESH;
+	return real.bind(fd, (struct sockaddr *)&sa, len) < 0 ? errno : 0;
+}
+
+static int connect_in_kernel(struct pno_sock *s, int fd, struct pno_session *ses)
+{
+	int err = s->state == PNO_BOUND ? back_to_kernel(s, fd) : 0;
+
+	if (err)
+		return err;
+	count_kernel(ses);
+	return -1; /* the caller connects; this may block */
+}
+
+/* Where the connection starts from, if the program has said. */
+static void choose_local(struct pno_sock *s, int fd, struct pno_addr *local)
+{
+	struct sockaddr_storage sa;
+	socklen_t len = sizeof sa;
+
+	memset(local, 0, sizeof *local);
+	if (s->bound)
+		*local = s->local;
+	else if (s->kernel_bound && real.getsockname(fd, (struct sockaddr *)&sa, &len) == 0)
+		pno_addr_from((struct sockaddr *)&sa, len, local);
+}
+
+static int start_connect(struct pno_sock *s, int fd, struct pno_session *ses, const struct pno_addr *peer)
+{
+	static atomic_uint turn;
+	struct pno_connect_req req = { .peer = *peer, .proto = PNO_PROTO_TCP };
+
+	choose_local(s, fd, &req.local);
+	req.flags = pno_sock_bind_flags(s, fd);
+	if (!s->bound) {
+		s->handle = pno_handle_new(ses, s);
+		if (!s->handle)
+			return ENOBUFS;
+		s->ses = ses;
+		s->shard = atomic_fetch_add_explicit(&turn, 1, memory_order_relaxed) % ses->shards;
+	}
+	s->qp = &pno_thread_chan(ses)->qp[s->shard];
+	s->local = req.local;
+	s->peer = *peer;
+	s->state = PNO_CONNECTING;
+	pno_sock_refresh(s);
+	pno_count(sockets_offloaded);
+	if (!pno_sock_record(s, s->qp, (struct pno_record){
+			.op = PNO_OP_CONNECT, .len = sizeof req, .sock = s->handle }, &req))
+		return ENETDOWN;
+	pno_sock_send_opts(s);
+	pno_epoll_convert(s);
+	return 0;
+}
+
+static int finish_connect(struct pno_sock *s)
+{
+	int err;
+
+	if (s->state == PNO_OPEN) {
+		s->connect_told = true;
+		return 0;
+	}
+	err = s->err ? s->err : ECONNABORTED;
+	s->err = 0;
+	pno_sock_refresh(s);
+	return err;
+}
+
+static int64_t send_deadline(const struct pno_sock *s)
+{
+	if (!s->sndtimeo.tv_sec && !s->sndtimeo.tv_usec)
+		return PNO_NEVER;
+	return pno_now() + s->sndtimeo.tv_sec * 1000000000ll + s->sndtimeo.tv_usec * 1000ll;
+}
+
+static int wait_connected(struct pno_sock *s)
+{
+	int rc;
+
+	if (s->nonblock)
+		return EINPROGRESS;
+	rc = pno_sock_wait(s, EPOLLOUT, send_deadline(s));
+	if (rc == -EAGAIN)
+		return EINPROGRESS;
+	return rc < 0 ? -rc : finish_connect(s);
+}
+
+int pno_sock_connect(struct pno_sock *s, int fd, struct pno_session *ses, const struct sockaddr *sa, socklen_t len)
+{
+	struct pno_addr peer;
+	int err;
+
+	switch (s->state) {
+	case PNO_CONNECTING:
+		return s->nonblock ? EALREADY : wait_connected(s);
+	case PNO_OPEN:
+		if (s->connect_told)
+			return EISCONN;
+		s->connect_told = true;
+		return 0;
+	case PNO_LISTENING:
+		return EISCONN;
+	case PNO_DEAD:
+		if (s->err)
+			return finish_connect(s);
+		if (s->connect_told)
+			return EISCONN;
+		/* A failed attempt may be followed by another. */
+		pno_sock_release(s);
+		s->bound = s->fin = false;
+		s->state = PNO_FRESH;
+		break;
+	}
+	err = pno_addr_from(sa, len, &peer);
+	if (err || sa->sa_family != s->domain)
+		return -1; /* AF_UNSPEC, and mistakes: the kernel's answer */
+	switch (decide(ses, PNO_RULE_CONNECT, &peer)) {
+	case PNO_ACTION_KERNEL:
+		return connect_in_kernel(s, fd, ses);
+	case PNO_ACTION_REFUSE:
+		return EACCES;
+	}
+	err = start_connect(s, fd, ses, &peer);
+	return err ? err : wait_connected(s);
+}

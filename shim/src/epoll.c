@@ -1,0 +1,312 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * epoll over two worlds.
+ *
+ * Every registration of an offloaded socket is an item; an event on the socket
+ * puts its items on their instances' ready lists. epoll_wait takes items off
+ * the front, asks the socket's mask, reports, and puts level-triggered ones
+ * back at the end. Nothing is scanned, nothing is looked up.
+ *
+ * The kernel's set holds the kernel's descriptors as ever, and the interrupt
+ * eventfd of each channel that delivers here, edge-triggered, so that it never
+ * has to be read. Their data is the address of pno_epoll_ours, which no program can have;
+ * it is the same in the children of a fork, who share the kernel's set.
+ *
+ * Neither side starves: while offloaded events keep coming the kernel's set is
+ * asked every KERNEL_EVERY calls, and always before 0 is returned.
+ *
+ * A fresh socket may be registered before it is known whose it will be. It is
+ * then in the kernel's set like any other, with an item that remembers it
+ * (in_kernel), and moves over when it is bound or connected on the DPU.
+ */
+#include "epoll.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "log.h"
+#include "real.h"
+#include "stats.h"
+#include "wait.h"
+
+#define KERNEL_EVERY 16
+
+char pno_epoll_ours;
+
+static void ready_append(struct pno_epoll *ep, struct pno_item *it)
+{
+	it->queued = true;
+	it->ready = NULL;
+	it->ready_prev = ep->ready_tail;
+	if (ep->ready_tail)
+		ep->ready_tail->ready = it;
+	else
+		ep->ready_head = it;
+	ep->ready_tail = it;
+}
+
+static void ready_remove(struct pno_epoll *ep, struct pno_item *it)
+{
+	if (it->ready_prev)
+		it->ready_prev->ready = it->ready;
+	else
+		ep->ready_head = it->ready;
+	if (it->ready)
+		it->ready->ready_prev = it->ready_prev;
+	else
+		ep->ready_tail = it->ready_prev;
+	it->queued = false;
+}
+
+void pno_epoll_push(struct pno_item *it)
+{
+	struct pno_epoll *ep = it->ep;
+	bool kick;
+
+	pno_lock(&ep->lock);
+	if (!it->queued)
+		ready_append(ep, it);
+	kick = ep->sleepers && !ep->kicked;
+	if (kick)
+		ep->kicked = true;
+	pno_unlock(&ep->lock);
+	if (unlikely(kick))
+		pno_chan_kick(ep->chan);
+}
+
+/* What the program would see of an item now. Listeners: only connections that
+ * came to this poller count. */
+static uint32_t item_events(const struct pno_item *it)
+{
+	const struct pno_sock *s = it->sock;
+	uint32_t m = atomic_load_explicit(&s->mask, memory_order_relaxed);
+
+	if (unlikely(s->state == PNO_LISTENING) && !pno_listener_ready(s, it->ep->channels))
+		m &= ~(EPOLLIN | EPOLLRDNORM);
+	return m & (it->events | EPOLLERR | EPOLLHUP);
+}
+
+static int collect(struct pno_epoll *ep, struct epoll_event *events, int max)
+{
+	struct pno_item *last, *it;
+	int n = 0;
+
+	pno_lock(&ep->lock);
+	last = ep->ready_tail;
+	while (n < max && (it = ep->ready_head)) {
+		uint32_t m;
+
+		ready_remove(ep, it);
+		m = it->events ? item_events(it) : 0;
+		if (m) {
+			events[n].events = m;
+			events[n++].data.u64 = it->data;
+			if (it->events & EPOLLONESHOT)
+				it->events = 0;
+			else if (!(it->events & EPOLLET))
+				ready_append(ep, it);
+		}
+		if (it == last)
+			break;
+	}
+	pno_unlock(&ep->lock);
+	return n;
+}
+
+bool pno_epoll_readable(struct pno_epoll *ep)
+{
+	bool any = false;
+
+	pno_lock(&ep->lock);
+	for (struct pno_item *it = ep->ready_head; it && !any; it = it->ready)
+		any = it->events && item_events(it);
+	pno_unlock(&ep->lock);
+	return any;
+}
+
+/* The kernel's part, without our own wake-ups. *woken: there was one. */
+static int kernel_wait(struct pno_epoll *ep, struct epoll_event *events, int max, int64_t ns,
+		       const sigset_t *sigmask, bool *woken)
+{
+	int n, kept = 0, ms;
+
+	ep->since_kernel = 0;
+	/* Timeouts below a millisecond round up; a wait that ends early by
+	 * rounding down would spin. */
+	ms = ns < 0 ? -1 : ns >= INT_MAX * 1000000ll ? INT_MAX : (int)((ns + 999999) / 1000000);
+	n = sigmask ? real.epoll_pwait(ep->fd, events, max, ms, sigmask)
+		    : real.epoll_wait(ep->fd, events, max, ms);
+	for (int i = 0; i < n; i++) {
+		if (events[i].data.ptr == &pno_epoll_ours) {
+			*woken = true;
+			continue;
+		}
+		if (kept != i)
+			events[kept] = events[i];
+		kept++;
+	}
+	return n < 0 ? n : kept;
+}
+
+static void drain(struct pno_epoll *ep)
+{
+	uint64_t m = ep->channels;
+
+	if (likely(!(m & (m - 1)))) {
+		pno_chan_drain(ep->chan);
+		return;
+	}
+	for (; m; m &= m - 1)
+		pno_chan_drain(ep->ses->chan[__builtin_ctzll(m)]);
+}
+
+static bool has_ready(void *arg)
+{
+	struct pno_epoll *ep = arg;
+
+	return __atomic_load_n(&ep->ready_head, __ATOMIC_RELAXED) != NULL;
+}
+
+/*
+ * Sleepers are announced before the rings are armed, under the lock that
+ * whoever pushes an item takes: an item pushed after nothing_ready kicks us,
+ * one pushed before is seen by it.
+ */
+static void announce(struct pno_epoll *ep)
+{
+	pno_lock(&ep->lock);
+	if (!ep->sleepers++)
+		ep->kicked = true; /* what our own drain finds needs no kick */
+	pno_unlock(&ep->lock);
+}
+
+static bool something_ready(void *arg)
+{
+	struct pno_epoll *ep = arg;
+	bool ready;
+
+	pno_lock(&ep->lock);
+	ready = ep->ready_head;
+	if (!ready)
+		ep->kicked = false;
+	pno_unlock(&ep->lock);
+	return ready;
+}
+
+static void retire(struct pno_epoll *ep)
+{
+	pno_lock(&ep->lock);
+	ep->sleepers--;
+	pno_unlock(&ep->lock);
+}
+
+/* The longest sleep while there is no DPU and listeners wait for one. */
+#define REVIVE_NANOS 1000000000ll
+
+/*
+ * Sleeps in the kernel: its events, or -1 with errno. 0 and *again: look at
+ * the ready list; 0 without: the time is over.
+ */
+static int sleep_in_kernel(struct pno_epoll *ep, struct epoll_event *events, int max, int64_t ns,
+			   const sigset_t *sigmask, bool *again)
+{
+	struct pno_session *ses = ep->ses;
+	bool alive = ses && !atomic_load_explicit(&ses->lost, memory_order_relaxed);
+	int n;
+
+	*again = true;
+	if (alive && pno_spin(ses, ep->channels, has_ready, ep))
+		return 0;
+	announce(ep);
+	if (alive && !pno_channels_arm(ses, ep->channels, something_ready, ep)) {
+		retire(ep);
+		return 0;
+	}
+	*again = false;
+	if (!alive && ses) {
+		if (something_ready(ep)) {
+			retire(ep);
+			*again = true;
+			return 0;
+		}
+		if (ns < 0 || ns > REVIVE_NANOS) {
+			ns = REVIVE_NANOS;
+			*again = true;
+		}
+	}
+	n = kernel_wait(ep, events, max, ns, sigmask, again);
+	if (alive)
+		pno_channels_awake(ses, ep->channels);
+	retire(ep);
+	if (alive && *again)
+		pno_count(wakeups);
+	return n;
+}
+
+/* Offloaded events, and now and then the kernel's behind them. */
+static int gather(struct pno_epoll *ep, struct epoll_event *events, int max)
+{
+	bool woken;
+	int n, k;
+
+	if (unlikely(!ep->chan))
+		return 0;
+	drain(ep);
+	n = collect(ep, events, max);
+	if (n > 0 && n < max && ep->nkernel && ++ep->since_kernel >= KERNEL_EVERY) {
+		k = kernel_wait(ep, events + n, max - n, 0, NULL, &woken);
+		if (k > 0)
+			n += k;
+	}
+	return n;
+}
+
+int pno_epoll_wait(struct pno_epoll *ep, struct epoll_event *events, int max, int64_t ns,
+		   const sigset_t *sigmask)
+{
+	int64_t deadline = 0;
+	bool again = false;
+	int saved = errno, n, more;
+
+	if (unlikely(max <= 0 || !events))
+		return kernel_wait(ep, events, max, 0, sigmask, &again);
+	if (likely(ep->chan))
+		pno_thread_set_chan(ep->chan);
+	else if (unlikely(ep->nitems))
+		pno_session_get(); /* the child of a fork goes on with its parent's set */
+	if (unlikely(atomic_load_explicit(&pno_listener_unsettled, memory_order_relaxed)))
+		pno_listener_settle();
+	for (;;) {
+		n = gather(ep, events, max);
+		if (n > 0)
+			break;
+		if (again)
+			pno_count(wakeups_empty);
+		if (ns == 0) {
+			n = ep->nkernel || !ep->chan ? kernel_wait(ep, events, max, 0, sigmask, &again) : 0;
+			break;
+		}
+		if (ns > 0 && !deadline)
+			deadline = pno_now() + ns;
+		n = sleep_in_kernel(ep, events, max, ns, sigmask, &again);
+		if (n < 0)
+			return n;
+		if (n > 0) {
+			more = n < max ? gather(ep, events + n, max - n) : 0;
+			n += more > 0 ? more : 0;
+			break;
+		}
+		if (!again)
+			break;
+		if (ns > 0) {
+			ns = deadline - pno_now();
+			if (ns < 0)
+				ns = 0;
+		}
+	}
+	errno = saved;
+	return n;
+}

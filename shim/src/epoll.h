@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * An epoll instance: the kernel's, for the kernel's descriptors, and a ready
+ * list for offloaded sockets, which are never in the kernel's set.
+ */
+#ifndef PNO_EPOLL_H
+#define PNO_EPOLL_H
+
+#include "sock.h"
+
+struct pno_epoll {
+	uint8_t kind; /* PNO_KIND_EPOLL */
+	int fd;
+	int nfds; /* descriptors that name it */
+	pno_lock_t lock; /* all below */
+	struct pno_item *items;
+	unsigned nitems;  /* of offloaded sockets */
+	unsigned nkernel; /* descriptors in the kernel's set, at most */
+	struct pno_item *ready_head, *ready_tail;
+	unsigned sleepers;
+	bool kicked;      /* since the sleepers last looked */
+	unsigned since_kernel; /* calls answered without asking the kernel */
+	struct pno_session *ses;
+	struct pno_chan *chan;  /* the channel of this poller; NULL until needed */
+	uint64_t channels;      /* all that deliver to it */
+};
+
+/* Puts an item on its ready list and wakes the instance's sleepers. */
+void pno_epoll_push(struct pno_item *it);
+/* Takes an item out: its socket is locked. */
+void pno_epoll_remove(struct pno_item *it);
+/* The socket is going to the DPU: registrations move from the kernel to us. */
+void pno_epoll_convert(struct pno_sock *s);
+/* The socket stays with the kernel: its registrations are forgotten. */
+void pno_epoll_forget(struct pno_sock *s);
+/* The socket's home has changed: instances that have it listen there, too. */
+void pno_epoll_follow(struct pno_sock *s);
+/* The last descriptor of an instance was closed. */
+void pno_epoll_free(struct pno_epoll *ep);
+/* Child of a fork: a socket's registrations come to life in its session. */
+void pno_epoll_adopted(struct pno_sock *s);
+/* Child of a fork: channels are to be opened anew. */
+void pno_epoll_child(void);
+/* True if epoll_wait would return something offloaded. */
+bool pno_epoll_readable(struct pno_epoll *ep);
+
+static inline struct pno_epoll *pno_epoll_at(int fd)
+{
+	struct pno_obj *o = pno_fd_obj(fd);
+
+	return likely(o && o->kind == PNO_KIND_EPOLL) ? (struct pno_epoll *)o : NULL;
+}
+
+int pno_epoll_wait(struct pno_epoll *ep, struct epoll_event *events, int max, int64_t timeout_ns,
+		   const sigset_t *sigmask);
+int pno_epoll_ctl(struct pno_epoll *ep, int op, int fd, struct epoll_event *event);
+int pno_epoll_new(int fd);
+
+#endif

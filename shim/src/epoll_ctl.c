@@ -1,0 +1,378 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * Registrations: epoll_ctl, and what becomes of them when a socket moves
+ * between kernel and DPU, changes its home, or is closed.
+ *
+ * Locks: the socket's, then the instance's. Channels are opened before either
+ * is taken, because that waits for hostd.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "epoll.h"
+#include "log.h"
+#include "real.h"
+#include "stats.h"
+
+extern char pno_epoll_ours;
+
+static pno_lock_t all_lock; /* a leaf */
+static struct pno_epoll_link {
+	struct pno_epoll_link *next;
+	struct pno_epoll ep;
+} *all, *spare;
+
+int pno_epoll_new(int fd)
+{
+	struct pno_epoll_link *l;
+
+	if (fd < 0)
+		return fd;
+	pno_lock(&all_lock);
+	l = spare;
+	if (l)
+		spare = l->next;
+	else
+		l = calloc(1, sizeof *l);
+	if (l) {
+		l->next = all;
+		all = l;
+	}
+	pno_unlock(&all_lock);
+	if (!l) /* offloaded sockets cannot be added: they will say ENOMEM */
+		return fd;
+	l->ep.kind = PNO_KIND_EPOLL;
+	l->ep.fd = fd;
+	l->ep.nfds = 1;
+	if (!pno_fd_set(fd, (struct pno_obj *)&l->ep))
+		pno_log_once("epoll descriptor %d is beyond the descriptor table", fd);
+	return fd;
+}
+
+static void hear(struct pno_epoll *ep, struct pno_chan *c)
+{
+	struct epoll_event ev = { .events = EPOLLIN | EPOLLET, .data.ptr = &pno_epoll_ours };
+
+	if (ep->channels >> c->index & 1)
+		return;
+	if (real.epoll_ctl(ep->fd, EPOLL_CTL_ADD, c->irq, &ev) < 0 && errno != EEXIST)
+		pno_log_once("epoll set refuses a channel's interrupt: %s", strerror(errno));
+	ep->channels |= 1ull << c->index;
+}
+
+/* Gives the instance its channel in this session. */
+static void adopt(struct pno_epoll *ep, struct pno_session *ses, struct pno_chan *c)
+{
+	bool kick;
+
+	pno_lock(&ep->lock);
+	if (ep->ses != ses) {
+		ep->channels = 0;
+		ep->ses = ses;
+		ep->chan = c;
+		hear(ep, c);
+	}
+	/* A thread may be in the kernel, waiting for kernel events alone. */
+	kick = ep->sleepers;
+	pno_unlock(&ep->lock);
+	if (kick)
+		pno_chan_kick(c);
+}
+
+static struct pno_item *find(struct pno_sock *s, struct pno_epoll *ep, int fd)
+{
+	struct pno_item *it = s->items;
+
+	while (it && (it->ep != ep || it->fd != fd))
+		it = it->in_sock;
+	return it;
+}
+
+static struct pno_item *add(struct pno_sock *s, struct pno_epoll *ep, int fd)
+{
+	struct pno_item *it = s->first_item.ep ? calloc(1, sizeof *it) : &s->first_item;
+
+	if (!it)
+		return NULL;
+	it->sock = s;
+	it->fd = fd;
+	it->in_sock = s->items;
+	s->items = it;
+	pno_lock(&ep->lock);
+	it->ep = ep;
+	it->in_ep = ep->items;
+	it->in_ep_link = &ep->items;
+	if (it->in_ep)
+		it->in_ep->in_ep_link = &it->in_ep;
+	ep->items = it;
+	pno_unlock(&ep->lock);
+	return it;
+}
+
+static void want(struct pno_item *it, bool on)
+{
+	struct pno_sock *s = it->sock;
+
+	if (s->state == PNO_LISTENING && it->ep->chan)
+		pno_listener_want(s, it->ep->chan, on ? 1 : -1, false);
+}
+
+void pno_epoll_remove(struct pno_item *it)
+{
+	struct pno_sock *s = it->sock;
+	struct pno_epoll *ep = it->ep;
+	struct pno_item **p;
+
+	if (!it->in_kernel && (it->events & EPOLLIN))
+		want(it, false);
+	for (p = &s->items; *p != it; p = &(*p)->in_sock)
+		;
+	*p = it->in_sock;
+	pno_lock(&ep->lock);
+	if (it->queued) {
+		if (it->ready_prev)
+			it->ready_prev->ready = it->ready;
+		else
+			ep->ready_head = it->ready;
+		if (it->ready)
+			it->ready->ready_prev = it->ready_prev;
+		else
+			ep->ready_tail = it->ready_prev;
+	}
+	*it->in_ep_link = it->in_ep;
+	if (it->in_ep)
+		it->in_ep->in_ep_link = it->in_ep_link;
+	if (it->in_kernel)
+		ep->nkernel -= ep->nkernel > 0;
+	else
+		ep->nitems--;
+	pno_unlock(&ep->lock);
+	if (it == &s->first_item)
+		memset(it, 0, sizeof *it);
+	else
+		free(it);
+}
+
+/* Sets what is wanted; reports what is there already. */
+static void set(struct pno_item *it, const struct epoll_event *e)
+{
+	struct pno_sock *s = it->sock;
+	struct pno_epoll *ep = it->ep;
+	bool wanted = it->events & EPOLLIN, now;
+
+	pno_lock(&ep->lock);
+	it->events = e->events | EPOLLERR | EPOLLHUP;
+	it->data = e->data.u64;
+	pno_unlock(&ep->lock);
+	now = it->events & EPOLLIN;
+	if (now != wanted)
+		want(it, now);
+	if (atomic_load_explicit(&s->mask, memory_order_relaxed) & it->events)
+		pno_epoll_push(it);
+}
+
+/* The kernel's set knows this socket; we only keep book. Socket locked. */
+static int ctl_in_kernel(struct pno_sock *s, struct pno_epoll *ep, int op, int fd, struct epoll_event *e)
+{
+	struct pno_item *it = find(s, ep, fd);
+
+	if (real.epoll_ctl(ep->fd, op, fd, e) < 0)
+		return errno;
+	if (op == EPOLL_CTL_DEL) {
+		if (it)
+			pno_epoll_remove(it);
+		return 0;
+	}
+	if (!it) {
+		it = add(s, ep, fd);
+		if (!it)
+			return ENOMEM;
+		it->in_kernel = true;
+		ep->nkernel++;
+	}
+	it->events = e->events;
+	it->data = e->data.u64;
+	return 0;
+}
+
+static int ctl_offloaded(struct pno_sock *s, struct pno_epoll *ep, int op, int fd, struct epoll_event *e)
+{
+	struct pno_item *it = find(s, ep, fd);
+
+	switch (op) {
+	case EPOLL_CTL_ADD:
+		if (it)
+			return EEXIST;
+		it = add(s, ep, fd);
+		if (!it)
+			return ENOMEM;
+		ep->nitems++;
+		if (s->state != PNO_LISTENING && s->qp->chan != ep->chan)
+			pno_sock_claim(s, ep->chan);
+		set(it, e);
+		return 0;
+	case EPOLL_CTL_MOD:
+		if (!it)
+			return ENOENT;
+		set(it, e);
+		return 0;
+	case EPOLL_CTL_DEL:
+		if (!it)
+			return ENOENT;
+		pno_epoll_remove(it);
+		return 0;
+	}
+	return EINVAL;
+}
+
+/* A descriptor that the kernel alone knows. */
+static int ctl_foreign(struct pno_epoll *ep, int op, int fd, struct epoll_event *e)
+{
+	struct pno_obj *o = pno_fd_obj(fd);
+	int rc;
+
+	if (o && o->kind == PNO_KIND_OWN) {
+		errno = EBADF;
+		return -1;
+	}
+	rc = real.epoll_ctl(ep->fd, op, fd, e);
+	if (rc == 0 && op != EPOLL_CTL_MOD) {
+		pno_lock(&ep->lock);
+		ep->nkernel += op == EPOLL_CTL_ADD ? 1 : ep->nkernel ? -1 : 0;
+		pno_unlock(&ep->lock);
+	}
+	return rc;
+}
+
+int pno_epoll_ctl(struct pno_epoll *ep, int op, int fd, struct epoll_event *e)
+{
+	struct pno_sock *s;
+	int err;
+
+	for (;;) {
+		struct pno_session *ses;
+
+		s = pno_sock_lock(fd);
+		if (!s)
+			return ctl_foreign(ep, op, fd, e);
+		ses = s->ses;
+		if (s->state < PNO_LISTENING || op == EPOLL_CTL_DEL || ep->ses == ses)
+			break;
+		pno_sock_unlock(s);
+		adopt(ep, ses, pno_chan_open(ses));
+	}
+	if (!e && op != EPOLL_CTL_DEL)
+		err = EFAULT;
+	else if (s->state < PNO_LISTENING)
+		err = ctl_in_kernel(s, ep, op, fd, e);
+	else
+		err = ctl_offloaded(s, ep, op, fd, e);
+	pno_sock_unlock(s);
+	if (!err)
+		return 0;
+	errno = err;
+	return -1;
+}
+
+void pno_epoll_convert(struct pno_sock *s)
+{
+	for (struct pno_item *it = s->items; it; it = it->in_sock) {
+		struct pno_epoll *ep = it->ep;
+
+		if (!it->in_kernel)
+			continue;
+		real.epoll_ctl(ep->fd, EPOLL_CTL_DEL, it->fd, NULL);
+		if (ep->ses != s->ses)
+			adopt(ep, s->ses, s->qp->chan);
+		it->in_kernel = false;
+		pno_lock(&ep->lock);
+		ep->nkernel -= ep->nkernel > 0;
+		ep->nitems++;
+		pno_unlock(&ep->lock);
+		it->events |= EPOLLERR | EPOLLHUP;
+		if (it->events & EPOLLIN)
+			want(it, true);
+	}
+	pno_epoll_follow(s);
+}
+
+void pno_epoll_forget(struct pno_sock *s)
+{
+	while (s->items) {
+		struct pno_epoll *ep = s->items->ep;
+
+		pno_epoll_remove(s->items);
+		pno_lock(&ep->lock);
+		ep->nkernel++; /* it is still in the kernel's set */
+		pno_unlock(&ep->lock);
+	}
+}
+
+void pno_epoll_follow(struct pno_sock *s)
+{
+	for (struct pno_item *it = s->items; it; it = it->in_sock) {
+		pno_lock(&it->ep->lock);
+		if (it->ep->ses == s->ses)
+			hear(it->ep, s->qp->chan);
+		pno_unlock(&it->ep->lock);
+	}
+}
+
+void pno_epoll_free(struct pno_epoll *ep)
+{
+	struct pno_epoll_link *l = (void *)((char *)ep - offsetof(struct pno_epoll_link, ep)), **p;
+
+	for (;;) {
+		struct pno_item *it;
+		struct pno_sock *s;
+
+		pno_lock(&ep->lock);
+		it = ep->items;
+		s = it ? it->sock : NULL;
+		pno_unlock(&ep->lock);
+		if (!it)
+			break;
+		pno_lock(&s->lock);
+		for (it = s->items; it && it->ep != ep; it = it->in_sock)
+			;
+		if (it)
+			pno_epoll_remove(it);
+		pno_unlock(&s->lock);
+	}
+	pno_lock(&all_lock);
+	for (p = &all; *p != l; p = &(*p)->next)
+		;
+	*p = l->next;
+	memset(&l->ep, 0, sizeof l->ep);
+	l->next = spare;
+	spare = l;
+	pno_unlock(&all_lock);
+}
+
+void pno_epoll_adopted(struct pno_sock *s)
+{
+	for (struct pno_item *it = s->items; it; it = it->in_sock) {
+		if (it->in_kernel)
+			continue;
+		if (it->ep->ses != s->ses)
+			adopt(it->ep, s->ses, s->ses->chan[0]);
+		if (it->events & EPOLLIN)
+			want(it, true);
+		if (s->away && !s->claiming)
+			pno_sock_claim(s, it->ep->chan);
+	}
+}
+
+void pno_epoll_child(void)
+{
+	for (struct pno_epoll_link *l = all; l; l = l->next) {
+		l->ep.ses = NULL;
+		l->ep.chan = NULL;
+		l->ep.channels = 0;
+		l->ep.sleepers = 0;
+		atomic_store(&l->ep.lock.held, 0);
+	}
+	atomic_store(&all_lock.held, 0);
+}

@@ -1,0 +1,250 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * fork: docs/protocol.md, section 7.
+ *
+ * Before: tell the DPU, on every shard, that a child will hold what we hold
+ * (a random token names the grant), have what it has sent us until then in
+ * private memory, and hold the locks, so that the child's copy of everything
+ * is whole. After, in the parent: go on; its sockets are shared now. In the
+ * child: nothing of the parent's session may be touched (its memory is not
+ * even mapped here), its descriptors are closed, and every socket is away
+ * until the first call that needs it attaches a session of our own.
+ *
+ * A child that only calls exec, as most do, pays for none of that.
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <string.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include "epoll.h"
+#include "hostd.h"
+#include "log.h"
+#include "real.h"
+#include "sock.h"
+#include "stats.h"
+#include "wait.h"
+
+static struct pno_session *forking;
+static bool granted;
+static uint8_t token[PNO_TOKEN_LEN];
+
+static void drain_all(struct pno_session *ses)
+{
+	for (unsigned i = 0; i < atomic_load(&ses->nchan); i++)
+		pno_chan_drain(ses->chan[i]);
+}
+
+static void count_one(struct pno_sock *s, void *arg)
+{
+	*(unsigned *)arg += pno_sock_offloaded(s);
+}
+
+/* Tells every shard; false: the child will inherit nothing. */
+static bool grant(struct pno_session *ses)
+{
+	struct pno_sock nobody = { .ses = ses };
+	struct pno_fork_req req;
+	bool ok = getrandom(token, sizeof token, 0) == sizeof token;
+
+	memcpy(req.token, token, sizeof req.token);
+	for (unsigned i = 0; ok && i < ses->shards; i++) {
+		struct pno_call call;
+		struct pno_record r = { .op = PNO_OP_FORK, .len = sizeof req };
+
+		pno_call_begin(ses, &call);
+		r.seq = call.tag;
+		pno_sock_record(&nobody, &ses->chan[0]->qp[i], r, &req);
+		ok = pno_call_wait(ses, &call) == 0;
+	}
+	if (!ok)
+		pno_log(PNO_ERROR, "fork: the DPU does not share this process's sockets with its child");
+	return ok;
+}
+
+static void freeze(struct pno_sock *s, void *arg)
+{
+	(void)arg;
+	pno_lock(&s->lock);
+	if (pno_sock_offloaded(s)) {
+		pno_rx_spill_all(s);
+		s->shared = granted;
+	}
+}
+
+static void thaw(struct pno_sock *s, void *arg)
+{
+	(void)arg;
+	pno_unlock(&s->lock);
+}
+
+static void before(void)
+{
+	unsigned offloaded = 0;
+	int saved = errno;
+
+	pno_sock_each(count_one, &offloaded);
+	/* A child that forks before it needed a session needs one now: its own
+	 * child inherits from it. */
+	forking = offloaded ? pno_session_get() : pno_session_now();
+	granted = false;
+	if (forking && offloaded) {
+		drain_all(forking);
+		granted = grant(forking);
+		drain_all(forking);
+		pno_count(forks);
+	}
+	pno_session_lock_all(forking);
+	pno_sock_each(freeze, NULL);
+	errno = saved;
+}
+
+static void in_parent(void)
+{
+	pno_sock_each(thaw, NULL);
+	pno_session_unlock_all(forking);
+}
+
+static void send_away(struct pno_sock *s, void *arg)
+{
+	(void)arg;
+	atomic_store(&s->lock.held, 0);
+	if (s->state == PNO_LISTENING)
+		pno_listener_child(s);
+	if (!pno_sock_offloaded(s) || s->state == PNO_PARKED)
+		return;
+	s->ses = NULL;
+	s->qp = NULL;
+	s->ring_full = s->claiming = false;
+	s->waiters = 0;
+	s->away = true;
+	if (!granted && s->state != PNO_DEAD && s->state != PNO_LISTENING)
+		pno_sock_die(s, ECONNRESET);
+	pno_sock_refresh(s);
+}
+
+static void in_child(void)
+{
+	int saved = errno;
+
+	pno_sock_child_locks();
+	pno_close_child_locks();
+	pno_listener_child_locks();
+	pno_thread_set_chan(NULL);
+	if (granted)
+		pno_hostd_forked(token, getpid());
+	pno_fd_disown_all();
+	pno_placeholder_child();
+	pno_session_child(granted ? token : NULL);
+	pno_wait_child();
+	pno_epoll_child();
+	pno_sock_each(send_away, NULL);
+	errno = saved;
+}
+
+void pno_fork_start(void)
+{
+	pthread_atfork(before, in_parent, in_child);
+}
+
+/*
+ * fork itself is taken over only to tell hostd the child's number, or that
+ * there is no child: one that is killed before it could say so would leave its
+ * share of our sockets behind. Forks inside libc (daemon) lack this.
+ */
+PNO_EXPORT pid_t fork(void)
+{
+	pid_t pid;
+
+	PNO_ENTER();
+	pid = real.fork();
+	if (pid != 0 && granted) {
+		int saved = errno;
+
+		pno_hostd_lock();
+		pno_hostd_forked(token, pid > 0 ? pid : 0);
+		pno_hostd_unlock();
+		errno = saved;
+	}
+	return pid;
+}
+
+/* A vfork child runs on its parent's memory, descriptor table and all: what it
+ * closes before exec would be closed for the parent. As a fork it is safe. */
+PNO_EXPORT pid_t vfork(void)
+{
+	return fork();
+}
+
+/* The child's session holds every inherited socket, under the same handles. */
+static void adopt(struct pno_sock *s, void *arg)
+{
+	struct pno_session *ses = arg;
+
+	pno_lock(&s->lock);
+	if (s->ses || !s->away || !pno_sock_offloaded(s)) {
+		pno_unlock(&s->lock);
+		return;
+	}
+	s->ses = ses;
+	s->qp = &ses->chan[0]->qp[s->shard];
+	s->rx_told = s->rx_read;
+	if (s->state == PNO_LISTENING)
+		pno_listener_adopted(s);
+	else if (s->handle)
+		pno_handle_enter(ses, s->shard, s->handle, s);
+	if (s->state == PNO_LISTENING || s->state == PNO_DEAD || s->state == PNO_BOUND)
+		s->away = false;
+	pno_sock_refresh(s);
+	pno_count(sockets_inherited);
+	pno_epoll_adopted(s);
+	pno_unlock(&s->lock);
+}
+
+void pno_fork_adopted(struct pno_session *ses)
+{
+	pno_sock_close_orphans(ses);
+	pno_sock_each(adopt, ses);
+}
+
+/* How long to wait for the DPU to hand a connection over. */
+#define CLAIM_NANOS 5000000000ll
+
+struct pno_sock *pno_sock_lock_away(int fd, struct pno_sock *s)
+{
+	struct pno_session *ses;
+	int64_t deadline;
+
+	pno_sock_unlock(s);
+	ses = pno_session_get();
+	s = pno_sock_peek(fd);
+	if (!s || !s->away)
+		return s;
+	if (!ses || s->ses != ses) {
+		s->away = false;
+		s->ses = ses;
+		pno_sock_die(s, ECONNRESET);
+		return s;
+	}
+	if (!s->claiming)
+		pno_sock_claim(s, pno_thread_chan(ses));
+	deadline = pno_now() + CLAIM_NANOS;
+	while (s && s->away && s->state == PNO_OPEN && pno_now() < deadline) {
+		struct timespec nap = { .tv_nsec = 50000 };
+		struct pno_chan *c = s->qp->chan;
+
+		pno_sock_unlock(s);
+		if (!pno_chan_drain(c))
+			nanosleep(&nap, NULL);
+		if (pno_session_check(ses))
+			deadline = 0;
+		s = pno_sock_peek(fd);
+	}
+	if (s && s->away) {
+		s->away = false;
+		pno_sock_die(s, ECONNRESET);
+	}
+	return s;
+}

@@ -1,0 +1,365 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * Entry points: the life of a socket from socket() to accept(), its names,
+ * options and shutdown. Each looks up the descriptor; what is not offloaded
+ * goes to the kernel unchanged.
+ */
+#include <errno.h>
+#include <fcntl.h>
+
+#include "epoll.h"
+#include "log.h"
+#include "real.h"
+#include "stats.h"
+#include "wait.h"
+
+static int give(int err)
+{
+	if (!err)
+		return 0;
+	errno = err;
+	return -1;
+}
+
+PNO_EXPORT int socket(int domain, int type, int protocol)
+{
+	int kind = type & ~(SOCK_NONBLOCK | SOCK_CLOEXEC);
+	struct pno_sock *s;
+	int fd;
+
+	PNO_ENTER();
+	fd = real.socket(domain, type, protocol);
+	if (fd < 0 || (domain != AF_INET && domain != AF_INET6))
+		return fd;
+	if (kind != SOCK_STREAM || (protocol && protocol != IPPROTO_TCP)) {
+		if (kind == SOCK_DGRAM)
+			pno_count(sockets_kernel_udp);
+		else
+			pno_count(sockets_kernel_type);
+		return fd;
+	}
+	s = pno_sock_new(domain);
+	if (!s)
+		return fd;
+	s->own_file = true;
+	s->nonblock = type & SOCK_NONBLOCK;
+	s->nfds = 1;
+	pno_sock_refresh(s);
+	if (!pno_fd_set(fd, (struct pno_obj *)s)) {
+		pno_count(sockets_kernel_fdrange);
+		pno_sock_free(s);
+	}
+	return fd;
+}
+
+static bool ours(int fd)
+{
+	struct pno_obj *o = pno_fd_obj(fd);
+
+	return o && o->kind == PNO_KIND_SOCK;
+}
+
+PNO_EXPORT int bind(int fd, const struct sockaddr *addr, socklen_t len)
+{
+	struct pno_session *ses;
+	struct pno_sock *s;
+	int err;
+
+	PNO_ENTER();
+	if (!ours(fd))
+		return real.bind(fd, addr, len);
+	ses = pno_session_get();
+	s = pno_sock_lock(fd);
+	if (!s)
+		return real.bind(fd, addr, len);
+	err = pno_sock_bind(s, fd, ses, addr, len);
+	pno_sock_unlock(s);
+	return give(err);
+}
+
+PNO_EXPORT int listen(int fd, int backlog)
+{
+	struct pno_session *ses;
+	struct pno_sock *s;
+	int err;
+
+	PNO_ENTER();
+	if (!ours(fd))
+		return real.listen(fd, backlog);
+	ses = pno_session_get();
+	s = pno_sock_lock(fd);
+	if (!s)
+		return real.listen(fd, backlog);
+	err = pno_sock_listen(s, fd, ses, backlog);
+	if (err < 0) {
+		pno_sock_to_kernel(s, fd);
+		return 0;
+	}
+	pno_sock_unlock(s);
+	return give(err);
+}
+
+PNO_EXPORT int connect(int fd, const struct sockaddr *addr, socklen_t len)
+{
+	struct pno_session *ses;
+	struct pno_sock *s;
+	int err;
+
+	PNO_ENTER();
+	if (!ours(fd))
+		return real.connect(fd, addr, len);
+	ses = pno_session_get();
+	s = pno_sock_lock(fd);
+	if (!s)
+		return real.connect(fd, addr, len);
+	err = pno_sock_connect(s, fd, ses, addr, len);
+	if (err < 0) {
+		pno_sock_to_kernel(s, fd);
+		return real.connect(fd, addr, len);
+	}
+	pno_sock_unlock(s);
+	return give(err);
+}
+
+/*
+ * The descriptor of an accepted connection: a copy of one unbound socket. That
+ * is the cheapest real file that says of itself that it is a socket.
+ */
+static atomic_int template = -1;
+
+static int placeholder(int flags)
+{
+	int t = atomic_load_explicit(&template, memory_order_relaxed), none = -1;
+
+	if (unlikely(t < 0)) {
+		t = pno_fd_own(real.socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+		if (t < 0)
+			return -1;
+		if (!atomic_compare_exchange_strong(&template, &none, t)) {
+			pno_fd_disown(t);
+			t = none;
+		}
+	}
+	return real.fcntl(t, flags & SOCK_CLOEXEC ? F_DUPFD_CLOEXEC : F_DUPFD, 0);
+}
+
+/* The child of a fork has closed all of its parent's own descriptors. */
+void pno_placeholder_child(void)
+{
+	atomic_store(&template, -1);
+}
+
+/* Gives an unaccepted connection its descriptor. Listener locked. */
+static int take(struct pno_sock *l, struct sockaddr *addr, socklen_t *len, int flags, int fd)
+{
+	struct pno_sock *c = pno_listener_take(l);
+
+	if (!c)
+		return -EAGAIN;
+	pno_lock(&c->lock);
+	if (c->state == PNO_PARKED)
+		c->state = PNO_OPEN;
+	c->parent = NULL;
+	c->nfds = 1;
+	c->nonblock = flags & SOCK_NONBLOCK;
+	pno_addr_to(&c->peer, c->domain, addr, len);
+	pno_sock_record(c, c->qp, (struct pno_record){ .op = PNO_OP_ACCEPTED, .sock = c->handle }, NULL);
+	pno_sock_refresh(c);
+	pno_fd_set(fd, (struct pno_obj *)c);
+	pno_unlock(&c->lock);
+	pno_count(sockets_offloaded);
+	pno_count(sockets_accepted);
+	return fd;
+}
+
+static bool subscribed(const struct pno_sock *l)
+{
+	for (unsigned i = 0; i < PNO_MAX_CHANNELS; i++)
+		if (l->listener->q[i].users || l->listener->q[i].sticky)
+			return true;
+	return false;
+}
+
+static int64_t accept_deadline(const struct pno_sock *s)
+{
+	if (!s->rcvtimeo.tv_sec && !s->rcvtimeo.tv_usec)
+		return PNO_NEVER;
+	return pno_now() + s->rcvtimeo.tv_sec * 1000000000ll + s->rcvtimeo.tv_usec * 1000ll;
+}
+
+/* Nothing is queued: looks once more, then waits. */
+static int wait_connection(struct pno_sock *l, bool *looked, int64_t *deadline)
+{
+	struct pno_chan *c = pno_thread_chan(l->ses);
+	uint32_t generation = l->generation;
+	int rc;
+
+	if (!l->nonblock || !subscribed(l))
+		pno_listener_want(l, l->qp->chan, 0, true);
+	if (!*looked) {
+		*looked = true;
+		pno_sock_unlock(l);
+		pno_chan_drain(c);
+		pno_lock(&l->lock);
+		return l->generation == generation ? 0 : -EBADF;
+	}
+	if (l->nonblock)
+		return -EAGAIN;
+	if (!*deadline)
+		*deadline = accept_deadline(l);
+	rc = pno_sock_wait(l, EPOLLIN, *deadline);
+	return rc;
+}
+
+static int do_accept(int fd, struct sockaddr *addr, socklen_t *len, int flags)
+{
+	struct pno_sock *l = pno_sock_lock(fd);
+	int64_t deadline = 0;
+	bool looked = false;
+	int got = -1, rc;
+
+	if (!l || l->state == PNO_FRESH) {
+		if (l)
+			pno_sock_unlock(l);
+		return real.accept4(fd, addr, len, flags);
+	}
+	for (;;) {
+		if (l->state != PNO_LISTENING) {
+			rc = -EINVAL;
+			break;
+		}
+		if (l->listener->parked) {
+			if (got < 0)
+				got = placeholder(flags);
+			rc = got < 0 ? -errno : take(l, addr, len, flags, got);
+			if (rc != -EAGAIN)
+				break;
+		}
+		rc = wait_connection(l, &looked, &deadline);
+		if (rc < 0)
+			break;
+	}
+	pno_sock_unlock(l);
+	if (rc < 0 && got >= 0)
+		real.close(got);
+	if (rc >= 0)
+		return rc;
+	errno = -rc;
+	return -1;
+}
+
+PNO_EXPORT int accept4(int fd, struct sockaddr *addr, socklen_t *len, int flags)
+{
+	PNO_ENTER();
+	if (likely(ours(fd))) {
+		if (!(flags & ~(SOCK_NONBLOCK | SOCK_CLOEXEC)))
+			return do_accept(fd, addr, len, flags);
+		errno = EINVAL;
+		return -1;
+	}
+	return real.accept4(fd, addr, len, flags);
+}
+
+PNO_EXPORT int accept(int fd, struct sockaddr *addr, socklen_t *len)
+{
+	PNO_ENTER();
+	return ours(fd) ? do_accept(fd, addr, len, 0) : real.accept(fd, addr, len);
+}
+
+PNO_EXPORT int shutdown(int fd, int how)
+{
+	static const uint8_t flag[] = { [SHUT_RD] = 0, [SHUT_WR] = 1, [SHUT_RDWR] = 2 };
+	struct pno_sock *s;
+	int err = 0;
+
+	PNO_ENTER();
+	s = pno_sock_lock(fd);
+	if (!s || s->state == PNO_FRESH) {
+		if (s)
+			pno_sock_unlock(s);
+		return real.shutdown(fd, how);
+	}
+	if (how < SHUT_RD || how > SHUT_RDWR) {
+		err = EINVAL;
+	} else if (s->state != PNO_OPEN) {
+		/* The kernel lets a listener be shut; we have no use for it. */
+		err = ENOTCONN;
+	} else {
+		s->shut_rd |= how != SHUT_WR;
+		s->shut_wr |= how != SHUT_RD;
+		pno_sock_record(s, s->qp, (struct pno_record){
+			.op = PNO_OP_SHUTDOWN, .flags = flag[how], .sock = s->handle,
+			.seq = s->tx_sent, .ack = s->rx_read }, NULL);
+		pno_sock_event(s, (how != SHUT_WR ? EPOLLIN | EPOLLRDHUP : 0) | EPOLLOUT |
+				  (s->shut_rd && s->shut_wr ? EPOLLHUP : 0));
+	}
+	pno_sock_unlock(s);
+	return give(err);
+}
+
+PNO_EXPORT int getsockname(int fd, struct sockaddr *addr, socklen_t *len)
+{
+	struct pno_sock *s;
+
+	PNO_ENTER();
+	s = pno_sock_peek(fd);
+	if (!s || !pno_sock_offloaded(s)) {
+		if (s)
+			pno_sock_unlock(s);
+		return real.getsockname(fd, addr, len);
+	}
+	pno_addr_to(&s->local, s->domain, addr, len);
+	pno_sock_unlock(s);
+	return addr && len ? 0 : give(EFAULT);
+}
+
+PNO_EXPORT int getpeername(int fd, struct sockaddr *addr, socklen_t *len)
+{
+	struct pno_sock *s;
+	int err = 0;
+
+	PNO_ENTER();
+	s = pno_sock_peek(fd);
+	if (!s || !pno_sock_offloaded(s)) {
+		if (s)
+			pno_sock_unlock(s);
+		return real.getpeername(fd, addr, len);
+	}
+	if (s->state != PNO_OPEN)
+		err = ENOTCONN;
+	else if (!addr || !len)
+		err = EFAULT;
+	else
+		pno_addr_to(&s->peer, s->domain, addr, len);
+	pno_sock_unlock(s);
+	return give(err);
+}
+
+PNO_EXPORT int setsockopt(int fd, int level, int name, const void *val, socklen_t len)
+{
+	struct pno_sock *s;
+	int err;
+
+	PNO_ENTER();
+	s = pno_sock_lock(fd);
+	if (!s)
+		return real.setsockopt(fd, level, name, val, len);
+	err = pno_sock_setopt(s, fd, level, name, val, len);
+	pno_sock_unlock(s);
+	return give(err);
+}
+
+PNO_EXPORT int getsockopt(int fd, int level, int name, void *val, socklen_t *len)
+{
+	struct pno_sock *s;
+	int err;
+
+	PNO_ENTER();
+	s = pno_sock_lock(fd);
+	if (!s)
+		return real.getsockopt(fd, level, name, val, len);
+	err = pno_sock_getopt(s, level, name, val, len);
+	pno_sock_unlock(s);
+	return err < 0 ? real.getsockopt(fd, level, name, val, len) : give(err);
+}

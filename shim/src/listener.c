@@ -1,0 +1,416 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * Listeners.
+ *
+ * A listener exists on every shard. Connections come to a channel that has
+ * subscribed, and wait in that channel's queue until accept takes them. Each
+ * poller is served from its own queue, so that two threads with one listener
+ * do not wake each other and connections stay with the poller they came to.
+ *
+ * Leaving. nginx takes its listener out of epoll and puts it back at once,
+ * now and then; so a subscription that nobody wants any more ends only at the
+ * next epoll_wait (settle). Unsubscribe makes the DPU give the connections in
+ * our queue to somebody else: we drop them, and Accepts that are still under
+ * way, until it has answered. Only then may we subscribe again.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "epoll.h"
+#include "hostd.h"
+#include "log.h"
+#include "real.h"
+#include "sock.h"
+#include "stats.h"
+
+#define MOST_UNACCEPTED 64
+
+atomic_bool pno_listener_unsettled;
+static struct pno_listener *listeners;
+static pno_lock_t list_lock; /* a leaf */
+
+static bool wanted(const struct pno_queue *q)
+{
+	return q->users || q->sticky;
+}
+
+static void tell_all(struct pno_sock *s, struct pno_chan *c, uint8_t op, uint32_t seq, uint32_t ack)
+{
+	for (unsigned i = 0; i < s->ses->shards; i++)
+		if (s->listener->handle[i])
+			pno_sock_record(s, &c->qp[i], (struct pno_record){
+				.op = op, .sock = s->listener->handle[i], .seq = seq, .ack = ack }, NULL);
+}
+
+static void subscribe(struct pno_sock *s, struct pno_chan *c)
+{
+	struct pno_queue *q = &s->listener->q[c->index];
+
+	if (q->subscribed || q->leaving || s->listener->lost)
+		return;
+	q->subscribed = true;
+	tell_all(s, c, PNO_OP_SUBSCRIBE, 0, MOST_UNACCEPTED);
+}
+
+void pno_listener_want(struct pno_sock *s, struct pno_chan *c, int users, bool sticky)
+{
+	struct pno_queue *q = &s->listener->q[c->index];
+
+	q->users += users;
+	q->sticky |= sticky;
+	if (wanted(q))
+		subscribe(s, c);
+	else if (q->subscribed)
+		atomic_store(&pno_listener_unsettled, true);
+}
+
+/* Connections that the DPU takes back, or resets with the listener. */
+static void drop_parked(struct pno_sock *s, struct pno_queue *q)
+{
+	struct pno_sock *c;
+
+	while ((c = q->head)) {
+		q->head = c->next_parked;
+		pno_handle_drop(c->ses, c->shard, c->handle);
+		pno_sock_free(c);
+		s->listener->parked--;
+	}
+	q->tail = NULL;
+	atomic_store_explicit(&q->n, 0, memory_order_relaxed);
+}
+
+static void unsubscribe(struct pno_sock *s, struct pno_chan *c)
+{
+	struct pno_queue *q = &s->listener->q[c->index];
+
+	q->subscribed = false;
+	q->leaving = s->ses->shards;
+	q->tag = atomic_fetch_add(&s->ses->tag, 1) + 1;
+	if (!q->tag)
+		q->tag = atomic_fetch_add(&s->ses->tag, 1) + 1;
+	drop_parked(s, q);
+	pno_sock_refresh(s);
+	tell_all(s, c, PNO_OP_UNSUBSCRIBE, q->tag, 0);
+}
+
+static struct pno_listener *nth(unsigned n)
+{
+	struct pno_listener *l;
+
+	pno_lock(&list_lock);
+	for (l = listeners; l && n--; l = l->next)
+		;
+	pno_unlock(&list_lock);
+	return l;
+}
+
+void pno_listener_settle(void)
+{
+	struct pno_listener *l;
+
+	atomic_store(&pno_listener_unsettled, false);
+	for (unsigned i = 0; (l = nth(i)); i++) {
+		struct pno_sock *s = l->sock;
+
+		pno_lock(&s->lock);
+		if (s->state == PNO_LISTENING && s->listener == l && s->ses && !l->lost)
+			for (unsigned k = 0; k < atomic_load(&s->ses->nchan); k++)
+				if (l->q[k].subscribed && !wanted(&l->q[k]))
+					unsubscribe(s, s->ses->chan[k]);
+		pno_unlock(&s->lock);
+	}
+}
+
+void pno_listener_unsubscribed(struct pno_sock *s, struct pno_chan *c, uint32_t tag)
+{
+	pno_lock(&s->lock);
+	if (s->state == PNO_LISTENING && s->listener->q[c->index].tag == tag) {
+		struct pno_queue *q = &s->listener->q[c->index];
+
+		if (q->leaving && --q->leaving == 0) {
+			q->tag = 0;
+			if (wanted(q))
+				subscribe(s, c);
+		}
+	}
+	pno_unlock(&s->lock);
+}
+
+void pno_listener_park(struct pno_session *ses, struct pno_qp *q, const struct pno_record *r,
+		       const uint8_t *payload)
+{
+	struct pno_sock *l = pno_handle_sock(ses, q->shard, r->seq), *s;
+	struct pno_addr_pair pair;
+	struct pno_queue *queue;
+
+	s = l ? pno_sock_new(AF_INET) : NULL;
+	if (!s) {
+		pno_count(records_stale);
+		return;
+	}
+	memcpy(&pair, payload, sizeof pair);
+	s->ses = ses;
+	s->qp = q;
+	s->shard = q->shard;
+	s->handle = r->sock;
+	s->local = pair.local;
+	s->peer = pair.peer;
+	s->state = PNO_PARKED;
+	s->connect_told = true;
+
+	pno_lock(&l->lock);
+	queue = l->listener ? &l->listener->q[q->chan->index] : NULL;
+	if (l->state != PNO_LISTENING || !queue || !queue->subscribed ||
+	    !pno_handle_enter(ses, q->shard, r->sock, s)) {
+		pno_unlock(&l->lock);
+		pno_sock_free(s);
+		pno_count(records_stale);
+		return;
+	}
+	s->domain = l->domain;
+	s->parent = l;
+	if (queue->head)
+		queue->tail->next_parked = s;
+	else
+		queue->head = s;
+	queue->tail = s;
+	atomic_fetch_add_explicit(&queue->n, 1, memory_order_relaxed);
+	l->listener->parked++;
+	pno_sock_event(l, EPOLLIN | EPOLLRDNORM);
+	pno_unlock(&l->lock);
+}
+
+struct pno_sock *pno_listener_take(struct pno_sock *s)
+{
+	struct pno_listener *l = s->listener;
+	unsigned mine = pno_thread_chan(s->ses)->index;
+	struct pno_queue *q = &l->q[mine];
+	struct pno_sock *c;
+
+	if (!q->head && !q->users) {
+		/* No poller of its own: any queue will do. */
+		for (unsigned i = 0; i < PNO_MAX_CHANNELS && !q->head; i++)
+			q = &l->q[i];
+	}
+	c = q->head;
+	if (!c)
+		return NULL;
+	q->head = c->next_parked;
+	if (!q->head)
+		q->tail = NULL;
+	c->next_parked = NULL;
+	atomic_fetch_sub_explicit(&q->n, 1, memory_order_relaxed);
+	l->parked--;
+	pno_sock_refresh(s);
+	return c;
+}
+
+static int bind_shard(struct pno_sock *s, unsigned shard, uint32_t flags)
+{
+	struct pno_bind_req req = { .local = s->local, .proto = PNO_PROTO_TCP, .flags = flags };
+	struct pno_call call;
+
+	return pno_sock_ask(s, &s->ses->chan[0]->qp[shard], (struct pno_record){
+		.op = PNO_OP_BIND, .len = sizeof req, .sock = s->handle }, &req, &call);
+}
+
+static int listen_shard(struct pno_sock *s, unsigned shard, int backlog)
+{
+	struct pno_call call;
+
+	return pno_sock_ask(s, &s->ses->chan[0]->qp[shard], (struct pno_record){
+		.op = PNO_OP_LISTEN, .sock = s->handle, .ack = backlog }, NULL, &call);
+}
+
+static void close_shard(struct pno_sock *s, unsigned shard)
+{
+	pno_sock_record(s, &s->ses->chan[0]->qp[shard], (struct pno_record){
+		.op = PNO_OP_CLOSE, .sock = s->handle }, NULL);
+}
+
+/* On every shard, or, undoing what was done, on none but the first. */
+static int listen_everywhere(struct pno_sock *s, int backlog, uint32_t flags)
+{
+	unsigned shard, shards = s->ses->shards;
+	int err = 0;
+
+	for (shard = 1; shard < shards && !err; shard++)
+		err = bind_shard(s, shard, flags);
+	if (err) {
+		while (--shard > 1)
+			close_shard(s, shard - 1);
+		return err;
+	}
+	for (shard = 0; shard < shards && !err; shard++)
+		err = listen_shard(s, shard, backlog);
+	if (err)
+		for (shard = 1; shard < shards; shard++)
+			close_shard(s, shard);
+	return err;
+}
+
+static void enlist(struct pno_listener *l)
+{
+	pno_lock(&list_lock);
+	l->next = listeners;
+	listeners = l;
+	pno_unlock(&list_lock);
+}
+
+/* So that a process that gets the descriptor by exec or SCM_RIGHTS finds it. */
+static void register_cookie(struct pno_sock *s, int fd)
+{
+	struct pno_listener *l = s->listener;
+	struct pno_msg_register_socket m = {
+		.kind = PNO_SOCK_LISTENER, .proto = PNO_PROTO_TCP, .backlog = l->backlog, .local = s->local,
+	};
+	struct pno_msg_ack ack;
+	struct pno_session *ses = s->ses;
+	socklen_t len = sizeof m.cookie;
+	uint32_t generation = s->generation;
+	int err;
+
+	if (real.getsockopt(fd, SOL_SOCKET, SO_COOKIE, &m.cookie, &len) < 0)
+		return;
+	memcpy(m.handle, l->handle, sizeof m.handle);
+	pno_sock_unlock(s);
+	err = pno_hostd_ask(ses, &m, PNO_MSG_REGISTER_SOCKET, sizeof m, fd, &ack, PNO_MSG_ACK, sizeof ack, NULL);
+	pno_lock(&s->lock);
+	if (err || ack.err)
+		pno_log_once("hostd does not register a listener: it cannot be passed on: %s", strerror(err ? err : ack.err));
+	else if (s->generation == generation && s->listener == l)
+		l->cookie = m.cookie;
+}
+
+int pno_listener_open(struct pno_sock *s, int fd, int backlog)
+{
+	struct pno_listener *l = calloc(1, sizeof *l);
+	uint32_t flags = pno_sock_bind_flags(s, fd);
+	int err;
+
+	if (!l)
+		return ENOMEM;
+	err = listen_everywhere(s, backlog, flags);
+	if (err) {
+		free(l);
+		return err;
+	}
+	l->sock = s;
+	l->backlog = backlog;
+	for (unsigned i = 0; i < s->ses->shards; i++)
+		l->handle[i] = s->handle;
+	s->listener = l;
+	s->state = PNO_LISTENING;
+	enlist(l);
+	pno_sock_refresh(s);
+	pno_sock_send_opts(s);
+	pno_count(sockets_offloaded);
+	pno_count(sockets_listening);
+	register_cookie(s, fd);
+	pno_epoll_convert(s);
+	return 0;
+}
+
+/* The channel on which Accepted records were sent, so that Close comes after
+ * them. */
+static struct pno_chan *closing_channel(struct pno_sock *s)
+{
+	for (unsigned i = 0; i < atomic_load(&s->ses->nchan); i++)
+		if (s->listener->q[i].subscribed)
+			return s->ses->chan[i];
+	return s->ses->chan[0];
+}
+
+void pno_listener_close(struct pno_sock *s)
+{
+	struct pno_listener *l = s->listener, **p;
+
+	for (unsigned i = 0; i < PNO_MAX_CHANNELS; i++)
+		drop_parked(s, &l->q[i]);
+	if (s->ses && !l->lost) {
+		tell_all(s, closing_channel(s), PNO_OP_CLOSE, 0, 0);
+		for (unsigned i = 0; i < s->ses->shards; i++)
+			if (l->handle[i])
+				pno_handle_drop(s->ses, i, l->handle[i]);
+	}
+	pno_lock(&list_lock);
+	for (p = &listeners; *p && *p != l; p = &(*p)->next)
+		;
+	if (*p)
+		*p = l->next;
+	pno_unlock(&list_lock);
+}
+
+struct pno_sock *pno_listener_by_cookie(uint64_t cookie)
+{
+	struct pno_listener *l;
+
+	for (unsigned i = 0; (l = nth(i)); i++)
+		if (l->cookie == cookie)
+			return l->sock;
+	return NULL;
+}
+
+/* A listener that another process opened; its handles here are the DPU's. */
+bool pno_listener_inherit(struct pno_sock *s, const struct pno_msg_socket *m)
+{
+	struct pno_listener *l = calloc(1, sizeof *l);
+
+	if (!l)
+		return false;
+	l->sock = s;
+	l->backlog = m->backlog;
+	l->cookie = m->cookie;
+	for (unsigned i = 0; i < s->ses->shards; i++) {
+		l->handle[i] = m->handle[i];
+		if (l->handle[i] && !pno_handle_enter(s->ses, i, l->handle[i], s)) {
+			free(l);
+			return false;
+		}
+	}
+	s->qp = &s->ses->chan[0]->qp[0];
+	s->handle = l->handle[0];
+	s->listener = l;
+	s->state = PNO_LISTENING;
+	enlist(l);
+	pno_sock_refresh(s);
+	return true;
+}
+
+/*
+ * In the child of a fork. The parent keeps its queues; what waits in the
+ * child's copies is not the child's, though it holds a share of it.
+ */
+void pno_listener_child(struct pno_sock *s)
+{
+	struct pno_listener *l = s->listener;
+
+	for (unsigned i = 0; i < PNO_MAX_CHANNELS; i++) {
+		struct pno_queue *q = &l->q[i];
+		struct pno_sock *c;
+
+		while ((c = q->head)) {
+			q->head = c->next_parked;
+			pno_sock_orphan(c);
+			pno_sock_free(c);
+		}
+		memset(q, 0, sizeof *q);
+	}
+	l->parked = 0;
+	pno_sock_refresh(s);
+}
+
+/* The child has its session now: the same handles, under a new roof. */
+void pno_listener_adopted(struct pno_sock *s)
+{
+	for (unsigned i = 0; i < s->ses->shards; i++)
+		if (s->listener->handle[i])
+			pno_handle_enter(s->ses, i, s->listener->handle[i], s);
+}
+
+void pno_listener_child_locks(void)
+{
+	atomic_store(&list_lock.held, 0);
+}

@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * One queue pair: the host's end of an H2D ring (we produce) and a D2H ring
+ * (we consume), as docs/protocol.md, sections 2, 3 and 5, describe them.
+ *
+ * The producer's fields belong to the holder of tx_lock, the consumer's to the
+ * holder of the channel's lock. Everything behind host, dev, h2d and d2h is
+ * memory that the DPU may change at any time: a word is read once, checked,
+ * and only the copy is used. What we must rely on later (where a payload lies,
+ * how long it is, whose it is) is kept in private memory: struct pno_seg.
+ */
+#ifndef PNO_QP_H
+#define PNO_QP_H
+
+#include <stddef.h>
+
+#include "../abi.h"
+#include "sync.h"
+
+struct pno_sock;
+struct pno_chan;
+
+enum { PNO_SEG_HELD, PNO_SEG_DONE, PNO_SEG_PRIVATE };
+
+/* A received payload that waits to be read. */
+struct pno_seg {
+	struct pno_seg *next, *prev; /* in its socket's stream (socket's lock) */
+	struct pno_seg *younger;     /* in its ring (channel's lock) */
+	struct pno_sock *sock;
+	const uint8_t *data;
+	uint64_t off;   /* stream offset of data[0] */
+	uint64_t start; /* ring position of its record */
+	uint32_t len;
+	uint32_t drain; /* number of the drain that brought it */
+	/* HELD: in the ring. DONE: read, the ring may have it back. PRIVATE:
+	 * spilled, the payload follows this structure in malloc's memory. */
+	_Atomic uint8_t state;
+};
+
+struct pno_qp {
+	struct pno_host_line *host;
+	struct pno_dev_line *dev;
+	uint8_t *h2d, *d2h;
+	uint32_t h2d_size, d2h_size;
+	struct pno_chan *chan;
+	uint8_t shard;
+	int doorbell; /* eventfd */
+
+	pno_lock_t tx_lock;
+	uint32_t rung;     /* DBArm generation last served */
+	uint64_t prod;     /* published */
+	uint64_t h2d_cons; /* as last read from the DPU */
+	uint64_t pad;      /* that the reservation in hand needs first */
+
+	uint64_t seen;  /* parsed up to here */
+	uint64_t dprod; /* producer as last read from the DPU */
+	uint64_t cons;  /* given back */
+	struct pno_seg *oldest, *newest, *spare;
+	uint32_t arm;
+	atomic_bool space_want; /* somebody waits for H2D space */
+	struct pno_sock *space_list; /* who (tx_lock) */
+};
+
+/* Bytes of a record with n payload bytes. */
+static inline uint64_t pno_record_space(uint64_t n)
+{
+	return (PNO_RECORD_HDR + n + PNO_RECORD_ALIGN - 1) & ~(uint64_t)(PNO_RECORD_ALIGN - 1);
+}
+
+/*
+ * Where the payload of a record of up to *n bytes may be written; *n shrinks
+ * to what fits. NULL: not even min bytes fit. Nothing is visible before
+ * pno_qp_commit, and a reservation needs no undoing. Data leaves a part of the
+ * ring to control records.
+ */
+uint8_t *pno_qp_reserve(struct pno_qp *q, uint32_t *n, uint32_t min, bool data);
+void pno_qp_commit(struct pno_qp *q, struct pno_record r);
+/* Makes commits visible and rings the doorbell if the DPU asks for it. */
+void pno_qp_publish(struct pno_qp *q);
+/* Re-reads the DPU's consumer; true if at least half of the ring is free. */
+bool pno_qp_has_room(struct pno_qp *q);
+
+/* 1: a record, with its payload in the ring; 0: none; -1: violation. */
+int pno_qp_next(struct pno_qp *q, struct pno_record *r, const uint8_t **payload, uint64_t *start);
+/* Keeps a record's payload in the ring; NULL if out of memory. */
+struct pno_seg *pno_qp_hold(struct pno_qp *q, uint64_t start);
+/* Gives back what was read, in the ring's order. */
+void pno_qp_give_back(struct pno_qp *q);
+/* Copies a segment's payload to private memory (not its links). */
+struct pno_seg *pno_seg_private(const struct pno_seg *g);
+
+static inline bool pno_qp_moved(const struct pno_qp *q)
+{
+	return pno_load64(&q->dev->d2h_prod) != q->seen;
+}
+
+/* Section 5, step 3; and its undoing. */
+void pno_qp_arm(struct pno_qp *q);
+void pno_qp_disarm(struct pno_qp *q);
+
+#endif

@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * What a socket tells the DPU: single records, consumption, claims.
+ *
+ * A record other than data has to get through. The ring keeps room for such;
+ * should even that be used up, the caller waits here, in small naps, for the
+ * DPU to consume, which it always does unless it is gone.
+ */
+#include <string.h>
+#include <time.h>
+
+#include "epoll.h"
+#include "sock.h"
+#include "stats.h"
+
+#define NAP_NANOS 20000
+
+bool pno_sock_record(struct pno_sock *s, struct pno_qp *q, struct pno_record r, const void *payload)
+{
+	struct pno_session *ses = s->ses;
+	uint8_t *at;
+	uint32_t n;
+
+	if (atomic_load_explicit(&ses->lost, memory_order_relaxed))
+		return false;
+	for (;;) {
+		struct timespec nap = { .tv_nsec = NAP_NANOS };
+
+		n = r.len;
+		pno_lock(&q->tx_lock);
+		at = pno_qp_reserve(q, &n, n, false);
+		if (at)
+			break;
+		pno_unlock(&q->tx_lock);
+		if (pno_load32(&ses->header->status) != PNO_STATUS_UP)
+			return false; /* the next sleep ends the session */
+		nanosleep(&nap, NULL);
+	}
+	if (r.len)
+		memcpy(at, payload, r.len);
+	pno_qp_commit(q, r);
+	pno_qp_publish(q);
+	pno_unlock(&q->tx_lock);
+	return true;
+}
+
+void pno_sock_ack(struct pno_sock *s, bool now)
+{
+	uint64_t n = s->rx_read - s->rx_told;
+
+	if (s->state != PNO_OPEN || !n || (!now && n < s->ses->rx_window / 4))
+		return;
+	s->rx_told = s->rx_read;
+	pno_sock_record(s, s->qp, (struct pno_record){
+		.op = PNO_OP_RX_ACK, .sock = s->handle, .ack = s->rx_read }, NULL);
+}
+
+void pno_sock_claim(struct pno_sock *s, struct pno_chan *c)
+{
+	if (s->ring_full) {
+		struct pno_sock **p;
+
+		pno_lock(&s->qp->tx_lock);
+		for (p = &s->qp->space_list; *p && *p != s; p = &(*p)->next_space)
+			;
+		if (*p)
+			*p = s->next_space;
+		pno_unlock(&s->qp->tx_lock);
+		s->ring_full = false;
+	}
+	s->qp = &c->qp[s->shard];
+	s->claiming = true;
+	pno_count(claims);
+	pno_sock_record(s, s->qp, (struct pno_record){ .op = PNO_OP_CLAIM, .sock = s->handle }, NULL);
+	pno_epoll_follow(s);
+}
+
+static __thread struct pno_chan *thread_chan __attribute__((tls_model("initial-exec")));
+
+struct pno_chan *pno_thread_chan(struct pno_session *ses)
+{
+	return thread_chan && thread_chan->ses == ses ? thread_chan : ses->chan[0];
+}
+
+void pno_thread_set_chan(struct pno_chan *c)
+{
+	thread_chan = c;
+}

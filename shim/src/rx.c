@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * Receiving: from the stream's segments into the program's buffers, one copy.
+ *
+ * Consumption is reported by the next Send, which a server makes anyway, or by
+ * RxAck when a quarter of the window has gathered; on a shared socket at once,
+ * so that another process continues at the right byte.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "real.h"
+#include "sock.h"
+#include "stats.h"
+#include "wait.h"
+
+static int64_t recv_deadline(const struct pno_sock *s)
+{
+	if (!s->rcvtimeo.tv_sec && !s->rcvtimeo.tv_usec)
+		return PNO_NEVER;
+	return pno_now() + s->rcvtimeo.tv_sec * 1000000000ll + s->rcvtimeo.tv_usec * 1000ll;
+}
+
+/* Where a copy into an iovec stands. */
+struct cursor {
+	const struct iovec *iov;
+	size_t n, at;
+	bool discard; /* MSG_TRUNC: count, do not copy */
+};
+
+static size_t put(struct cursor *c, const uint8_t *data, size_t len)
+{
+	size_t done = 0;
+
+	while (c->n && done < len) {
+		size_t room = c->iov->iov_len - c->at;
+		size_t k = room < len - done ? room : len - done;
+
+		if (!c->discard)
+			memcpy((char *)c->iov->iov_base + c->at, data + done, k);
+		done += k;
+		c->at += k;
+		if (c->at == c->iov->iov_len) {
+			c->iov++;
+			c->n--;
+			c->at = 0;
+		}
+	}
+	return done;
+}
+
+static size_t take(struct pno_sock *s, struct cursor *c)
+{
+	uint64_t from = s->rx_read;
+	size_t k, len;
+	struct pno_seg *g;
+
+	while ((g = s->rx_head) && s->rx_read < s->rx_next) {
+		uint64_t skip = s->rx_read - g->off;
+
+		if (skip >= g->len) {
+			pno_rx_drop_head(s);
+			continue;
+		}
+		len = g->len - skip;
+		k = put(c, g->data + skip, len);
+		s->rx_read += k;
+		if (k < len)
+			break;
+		pno_rx_drop_head(s);
+	}
+	return s->rx_read - from;
+}
+
+static size_t peek(const struct pno_sock *s, struct cursor *c)
+{
+	uint64_t at = s->rx_read;
+
+	for (const struct pno_seg *g = s->rx_head; g && at < s->rx_next; g = g->next) {
+		uint64_t skip = at - g->off;
+		size_t k;
+
+		if (skip >= g->len)
+			continue;
+		k = put(c, g->data + skip, g->len - skip);
+		at += k;
+		if (k < g->len - skip)
+			break;
+	}
+	return at - s->rx_read;
+}
+
+/* What a read finds instead of data: 0 (end), -errno, or 1 (nothing yet). */
+static int instead(struct pno_sock *s)
+{
+	int err = s->err;
+
+	switch (s->state) {
+	case PNO_OPEN:
+		if (err)
+			break;
+		return !(s->shut_rd || pno_sock_ended(s));
+	case PNO_CONNECTING:
+		return 1;
+	case PNO_DEAD:
+		if (!err)
+			return 0;
+		break;
+	default:
+		return -ENOTCONN;
+	}
+	s->err = 0;
+	pno_sock_refresh(s);
+	return -err;
+}
+
+static size_t capacity(const struct iovec *iov, size_t n)
+{
+	size_t sum = 0;
+
+	for (size_t i = 0; i < n; i++)
+		sum += iov[i].iov_len;
+	return sum;
+}
+
+/* Nothing there: looks at the ring once more, then waits. 0 or -errno. */
+static int wait_data(struct pno_sock *s, bool nowait, bool *looked, int64_t *deadline)
+{
+	if (!*looked || nowait) {
+		struct pno_chan *c = s->qp->chan;
+		uint32_t generation = s->generation;
+
+		if (*looked)
+			return -EAGAIN;
+		*looked = true;
+		pno_unlock(&s->lock);
+		pno_chan_drain(c);
+		pno_lock(&s->lock);
+		return s->generation == generation ? 0 : -EBADF;
+	}
+	if (!*deadline)
+		*deadline = recv_deadline(s);
+	return pno_sock_wait(s, EPOLLIN | EPOLLRDHUP, *deadline);
+}
+
+static void consumed(struct pno_sock *s, size_t n)
+{
+	pno_count(calls_rx);
+	pno_count_add(bytes_rx, n);
+	pno_sock_refresh(s);
+	pno_sock_ack(s, s->shared);
+}
+
+ssize_t pno_sock_recv(struct pno_sock *s, const struct iovec *iov, size_t n, int flags)
+{
+	struct cursor c = { iov, n, 0, flags & MSG_TRUNC };
+	bool nowait = s->nonblock || (flags & MSG_DONTWAIT);
+	bool looked = false;
+	int64_t deadline = 0;
+	ssize_t got = 0, rc = 0;
+	size_t want = capacity(iov, n);
+
+	if (unlikely(flags & (MSG_OOB | MSG_ERRQUEUE))) {
+		pno_sock_unlock(s);
+		return flags & MSG_OOB ? -EINVAL : -EAGAIN;
+	}
+	for (;;) {
+		if (unlikely(flags & MSG_PEEK)) {
+			struct cursor from_start = { iov, n, 0, c.discard };
+
+			got = peek(s, &from_start);
+		} else {
+			got += take(s, &c);
+		}
+		if (got && (!(flags & MSG_WAITALL) || (size_t)got == want || nowait))
+			break;
+		if (!want && s->state == PNO_OPEN)
+			break;
+		rc = instead(s);
+		if (rc <= 0)
+			break;
+		if (got && !(flags & MSG_PEEK))
+			consumed(s, 0);
+		rc = wait_data(s, nowait, &looked, &deadline);
+		if (rc < 0)
+			break;
+	}
+	if (likely(got > 0)) {
+		rc = got;
+		if (s->state != PNO_FREE && !(flags & MSG_PEEK))
+			consumed(s, got);
+	}
+	pno_sock_unlock(s);
+	return rc;
+}

@@ -1,0 +1,444 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * Attach, map, channels, handles, requests.
+ *
+ * The geometry comes from hostd's WELCOME and is checked once; nothing that
+ * decides where we write is ever read from the session memory, which the DPU
+ * can change. Of its header only the status word is looked at.
+ */
+#include "session.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "fdtable.h"
+#include "hostd.h"
+#include "log.h"
+#include "real.h"
+#include "sock.h"
+#include "stats.h"
+#include "wait.h"
+
+#define RETRY_NANOS 1000000000ll
+
+static pthread_mutex_t attach_mutex = PTHREAD_MUTEX_INITIALIZER;
+static struct pno_session *_Atomic current;
+static uint8_t fork_token[PNO_TOKEN_LEN];
+static bool forked;
+static int fallback = PNO_ACTION_KERNEL;
+static int64_t retry_at;
+
+static bool ring_ok(uint32_t n)
+{
+	return n >= PNO_MIN_RING_SIZE && n <= PNO_MAX_RING_SIZE && !(n & (n - 1));
+}
+
+/* The same arithmetic as offload.Layout. */
+static uint64_t ctl_size(uint32_t shards)
+{
+	return (shards * (uint64_t)PNO_QP_CTL_SIZE + 4095) & ~4095ull;
+}
+
+static bool geometry_ok(const struct pno_msg_welcome *w, int nfds)
+{
+	uint64_t stride;
+
+	if (!ring_ok(w->h2d_size) || !ring_ok(w->d2h_size) || !w->shards || w->shards > PNO_MAX_SHARDS ||
+	    !w->channels || w->channels > PNO_MAX_CHANNELS || w->nrules > PNO_MAX_RULES ||
+	    w->rx_window < PNO_MAX_PAYLOAD || w->rx_window > w->d2h_size / 2 ||
+	    w->tx_window < PNO_MAX_PAYLOAD || w->tx_window > PNO_MAX_RING_SIZE)
+		return false;
+	stride = ctl_size(w->shards) + w->shards * ((uint64_t)w->h2d_size + w->d2h_size);
+	return w->channel_stride == stride && w->total_size == PNO_CHANNELS_OFF + w->channels * stride &&
+	       nfds == (int)w->shards + 2;
+}
+
+static struct pno_chan *chan_make(struct pno_session *ses, unsigned index, int irq)
+{
+	struct pno_chan *c;
+	uint8_t *base = ses->base + PNO_CHANNELS_OFF + index * ses->channel_stride;
+	uint8_t *rings = base + ctl_size(ses->shards);
+
+	c = calloc(1, sizeof *c + ses->shards * sizeof c->qp[0]);
+	if (!c)
+		return NULL;
+	c->index = index;
+	c->irq = irq;
+	c->ses = ses;
+	for (unsigned i = 0; i < ses->shards; i++) {
+		struct pno_qp *q = &c->qp[i];
+
+		q->host = (void *)(base + i * PNO_QP_CTL_SIZE + PNO_HOST_LINE_OFF);
+		q->dev = (void *)(base + i * PNO_QP_CTL_SIZE + PNO_DEV_LINE_OFF);
+		q->h2d = rings + i * ((uint64_t)ses->h2d_size + ses->d2h_size);
+		q->d2h = q->h2d + ses->h2d_size;
+		q->h2d_size = ses->h2d_size;
+		q->d2h_size = ses->d2h_size;
+		q->chan = c;
+		q->shard = i;
+		q->doorbell = ses->doorbell[i];
+	}
+	pno_count(channels);
+	return c;
+}
+
+static struct pno_session *session_make(const struct pno_msg_welcome *w, struct pno_fdset *fds)
+{
+	struct pno_session *ses = calloc(1, sizeof *ses);
+	void *m;
+	int irq;
+
+	if (!ses)
+		return NULL;
+	ses->id = w->session;
+	ses->size = w->total_size;
+	ses->channel_stride = w->channel_stride;
+	ses->h2d_size = w->h2d_size;
+	ses->d2h_size = w->d2h_size;
+	ses->rx_window = w->rx_window;
+	ses->tx_window = w->tx_window;
+	ses->spin_nanos = w->spin_nanos;
+	ses->channels = w->channels;
+	ses->shards = w->shards;
+	ses->default_action = w->default_action;
+	ses->nrules = w->nrules;
+	memcpy(ses->rules, w->rules, sizeof ses->rules);
+	ses->own_used = 1; /* slot 0 stays free: a handle is never 0 */
+	ses->dpu = calloc(w->shards, sizeof *ses->dpu);
+	m = mmap(NULL, ses->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fds->fd[0], 0);
+	if (m == MAP_FAILED || !ses->dpu) {
+		free(ses->dpu);
+		free(ses);
+		return NULL;
+	}
+	/* A child must not write into its parent's rings. */
+	madvise(m, ses->size, MADV_DONTFORK);
+	ses->base = m;
+	ses->header = m;
+	ses->memory = pno_fd_own(fds->fd[0]);
+	for (unsigned i = 0; i < ses->shards; i++)
+		ses->doorbell[i] = pno_fd_own(fds->fd[1 + i]);
+	irq = pno_fd_own(fds->fd[1 + ses->shards]);
+	ses->chan[0] = chan_make(ses, 0, irq);
+	if (!ses->chan[0])
+		return NULL;
+	atomic_store(&ses->nchan, 1);
+	pno_stats_move((uint64_t *)(ses->base + PNO_STATS_OFFSET));
+	return ses;
+}
+
+static struct pno_session *attach(void)
+{
+	struct pno_msg_welcome w;
+	struct pno_fdset fds = { 0 };
+	struct pno_session *ses;
+	int err;
+
+	err = pno_hostd_attach(forked ? fork_token : NULL, &w, &fds, &fallback);
+	if (err) {
+		pno_log_once("no offload: cannot attach to hostd: %s", strerror(err));
+		return NULL;
+	}
+	if (!geometry_ok(&w, fds.n)) {
+		pno_log_once("no offload: hostd sent a session layout that makes no sense");
+		while (fds.n)
+			real.close(fds.fd[--fds.n]);
+		return NULL;
+	}
+	ses = session_make(&w, &fds);
+	if (!ses)
+		pno_log_once("no offload: no memory for the session");
+	forked = false;
+	return ses;
+}
+
+struct pno_session *pno_session_now(void)
+{
+	struct pno_session *ses = atomic_load_explicit(&current, memory_order_acquire);
+
+	return ses && !atomic_load_explicit(&ses->lost, memory_order_relaxed) ? ses : NULL;
+}
+
+struct pno_session *pno_session_get(void)
+{
+	struct pno_session *ses = pno_session_now();
+	int saved = errno;
+	bool adopted = false, child;
+
+	if (likely(ses))
+		return ses;
+	pthread_mutex_lock(&attach_mutex);
+	ses = pno_session_now();
+	child = forked;
+	if (!ses && pno_now() >= retry_at) {
+		ses = attach();
+		adopted = ses && child;
+		if (ses)
+			atomic_store_explicit(&current, ses, memory_order_release);
+		else
+			retry_at = pno_now() + RETRY_NANOS;
+	}
+	pthread_mutex_unlock(&attach_mutex);
+	if (adopted)
+		pno_fork_adopted(ses);
+	errno = saved;
+	return ses;
+}
+
+int pno_session_fallback(void)
+{
+	return fallback;
+}
+
+static void lose_sock(struct pno_sock *s, void *arg)
+{
+	pno_lock(&s->lock);
+	if (s->ses == arg && s->state != PNO_FREE) {
+		if (s->state == PNO_LISTENING) {
+			s->listener->lost = true;
+		} else if (s->state == PNO_PARKED) {
+			s->err = ECONNRESET;
+		} else if (pno_sock_offloaded(s)) {
+			pno_sock_die(s, ECONNRESET);
+		}
+	}
+	pno_unlock(&s->lock);
+}
+
+void pno_session_lose(struct pno_session *ses, const char *why)
+{
+	if (atomic_exchange(&ses->lost, true))
+		return;
+	pno_count(session_lost);
+	pno_log(PNO_ERROR, "the session with the DPU is over: %s; its connections are reset", why);
+	pno_sock_each(lose_sock, ses);
+	for (unsigned i = 0; i < atomic_load(&ses->nchan); i++)
+		pno_chan_kick(ses->chan[i]);
+}
+
+bool pno_session_check(struct pno_session *ses)
+{
+	if (atomic_load_explicit(&ses->lost, memory_order_relaxed))
+		return true;
+	if (likely(pno_load32(&ses->header->status) == PNO_STATUS_UP))
+		return false;
+	pno_session_lose(ses, "hostd says that the DPU is gone");
+	return true;
+}
+
+struct pno_chan *pno_chan_open(struct pno_session *ses)
+{
+	static atomic_uint next_shared;
+	struct pno_msg_channel_open req = { 0 };
+	struct pno_msg_channel ans;
+	struct pno_fdset fds = { 0 };
+	struct pno_chan *c = NULL;
+	unsigned n;
+	int err;
+
+	pthread_mutex_lock(&attach_mutex);
+	n = atomic_load(&ses->nchan);
+	if (n < ses->channels) {
+		req.channel = n;
+		err = pno_hostd_ask(ses, &req, PNO_MSG_CHANNEL_OPEN, sizeof req, -1,
+				    &ans, PNO_MSG_CHANNEL, sizeof ans, &fds);
+		if (!err && fds.n == 1 && (c = chan_make(ses, n, pno_fd_own(fds.fd[0])))) {
+			ses->chan[n] = c;
+			atomic_store(&ses->nchan, n + 1);
+		} else {
+			pno_log_once("hostd opens no channel %u: %s; pollers share one", n, strerror(err));
+		}
+	}
+	pthread_mutex_unlock(&attach_mutex);
+	if (!c)
+		c = ses->chan[atomic_fetch_add(&next_shared, 1) % atomic_load(&ses->nchan)];
+	return c;
+}
+
+void pno_chan_kick(struct pno_chan *c)
+{
+	uint64_t one = 1;
+	int saved = errno;
+
+	if (real.write(c->irq, &one, sizeof one) < 0)
+		pno_log_once("cannot wake a sleeper: %s", strerror(errno));
+	errno = saved;
+}
+
+static struct pno_slot *slot_at(struct pno_slots *t, uint32_t n)
+{
+	struct pno_slot **page = &t->page[n / PNO_SLOT_PAGE];
+
+	if (!*page) {
+		struct pno_slot *fresh = calloc(PNO_SLOT_PAGE, sizeof **page);
+
+		if (!fresh)
+			return NULL;
+		__atomic_store_n(page, fresh, __ATOMIC_RELEASE);
+	}
+	return &(*page)[n % PNO_SLOT_PAGE];
+}
+
+/* Slots come back in the order they were freed, so that a number rests as long
+ * as possible before it is used under its next generation. */
+uint32_t pno_handle_new(struct pno_session *ses, struct pno_sock *s)
+{
+	struct pno_slot *slot;
+	uint32_t n, gen;
+
+	pno_lock(&ses->slot_lock);
+	if (ses->free_first && ses->own_used > PNO_SLOT_PAGE) {
+		n = ses->free_first;
+		slot = slot_at(&ses->own, n);
+		ses->free_first = slot->next_free;
+		if (!ses->free_first)
+			ses->free_last = 0;
+	} else if (ses->own_used <= PNO_HANDLE_SLOT_MASK && (slot = slot_at(&ses->own, ses->own_used))) {
+		n = ses->own_used++;
+	} else {
+		pno_unlock(&ses->slot_lock);
+		return 0;
+	}
+	gen = ((slot->handle >> PNO_HANDLE_GEN_SHIFT) + 1) & PNO_HANDLE_GEN_MASK;
+	slot->handle = PNO_HANDLE_HOST | gen << PNO_HANDLE_GEN_SHIFT | n;
+	__atomic_store_n(&slot->sock, s, __ATOMIC_RELEASE);
+	pno_unlock(&ses->slot_lock);
+	return slot->handle;
+}
+
+bool pno_handle_enter(struct pno_session *ses, unsigned shard, uint32_t handle, struct pno_sock *s)
+{
+	struct pno_slots *t = handle & PNO_HANDLE_HOST ? &ses->own : &ses->dpu[shard];
+	struct pno_slot *slot;
+	uint32_t n = handle & PNO_HANDLE_SLOT_MASK;
+
+	pno_lock(&ses->slot_lock);
+	slot = slot_at(t, n);
+	if (slot) {
+		slot->handle = handle;
+		__atomic_store_n(&slot->sock, s, __ATOMIC_RELEASE);
+		if (handle & PNO_HANDLE_HOST && n >= ses->own_used)
+			ses->own_used = n + 1;
+	}
+	pno_unlock(&ses->slot_lock);
+	return slot;
+}
+
+void pno_handle_drop(struct pno_session *ses, unsigned shard, uint32_t handle)
+{
+	struct pno_slots *t = handle & PNO_HANDLE_HOST ? &ses->own : &ses->dpu[shard];
+	uint32_t n = handle & PNO_HANDLE_SLOT_MASK;
+	struct pno_slot *slot;
+
+	pno_lock(&ses->slot_lock);
+	slot = slot_at(t, n);
+	if (slot && slot->sock && slot->handle == handle) {
+		__atomic_store_n(&slot->sock, NULL, __ATOMIC_RELEASE);
+		if (handle & PNO_HANDLE_HOST) {
+			slot->next_free = 0;
+			if (ses->free_last)
+				slot_at(t, ses->free_last)->next_free = n;
+			else
+				ses->free_first = n;
+			ses->free_last = n;
+		}
+	}
+	pno_unlock(&ses->slot_lock);
+}
+
+void pno_call_begin(struct pno_session *ses, struct pno_call *c)
+{
+	c->tag = atomic_fetch_add(&ses->tag, 1) + 1;
+	if (!c->tag)
+		c->tag = atomic_fetch_add(&ses->tag, 1) + 1;
+	c->len = c->err = 0;
+	atomic_store(&c->done, false);
+	pno_lock(&ses->call_lock);
+	c->next = ses->calls;
+	ses->calls = c;
+	pno_unlock(&ses->call_lock);
+}
+
+static bool call_done(void *arg)
+{
+	return atomic_load_explicit(&((struct pno_call *)arg)->done, memory_order_acquire);
+}
+
+#define REPLY_SECONDS 30
+
+int pno_call_wait(struct pno_session *ses, struct pno_call *c)
+{
+	int64_t deadline = pno_now() + REPLY_SECONDS * 1000000000ll;
+	struct pno_call **p;
+	sigset_t all;
+	int rc = 0;
+
+	sigfillset(&all);
+	while (!call_done(c) && rc != -ETIMEDOUT && !pno_session_check(ses)) {
+		pno_chan_drain(ses->chan[0]);
+		if (!call_done(c) && !pno_spin(ses, 1, call_done, c))
+			rc = pno_sleep(ses, 1, call_done, c, NULL, 0, &all, deadline);
+	}
+	pno_lock(&ses->call_lock);
+	for (p = &ses->calls; *p && *p != c; p = &(*p)->next)
+		;
+	if (*p)
+		*p = c->next;
+	pno_unlock(&ses->call_lock);
+	if (call_done(c))
+		return c->err;
+	return rc == -ETIMEDOUT ? ETIMEDOUT : ENETDOWN;
+}
+
+void pno_call_reply(struct pno_session *ses, const struct pno_record *r, const uint8_t *payload)
+{
+	bool found = false;
+
+	pno_lock(&ses->call_lock);
+	for (struct pno_call *c = ses->calls; c; c = c->next) {
+		if (c->tag != r->seq)
+			continue;
+		c->err = r->ack;
+		c->len = r->len < sizeof c->payload ? r->len : sizeof c->payload;
+		memcpy(c->payload, payload, c->len);
+		atomic_store_explicit(&c->done, true, memory_order_release);
+		found = true;
+		break;
+	}
+	pno_unlock(&ses->call_lock);
+	/* The caller may sleep while another thread drained this. */
+	if (found && !__libc_single_threaded)
+		pno_chan_kick(ses->chan[0]);
+}
+
+void pno_session_lock_all(struct pno_session *ses)
+{
+	pthread_mutex_lock(&attach_mutex);
+	pno_hostd_lock();
+	for (unsigned i = 0; ses && i < atomic_load(&ses->nchan); i++)
+		pno_lock(&ses->chan[i]->lock);
+}
+
+void pno_session_unlock_all(struct pno_session *ses)
+{
+	for (unsigned i = 0; ses && i < atomic_load(&ses->nchan); i++)
+		pno_unlock(&ses->chan[i]->lock);
+	pno_hostd_unlock();
+	pthread_mutex_unlock(&attach_mutex);
+}
+
+void pno_session_child(const uint8_t *token)
+{
+	pthread_mutex_init(&attach_mutex, NULL);
+	atomic_store(&current, NULL);
+	retry_at = 0;
+	forked = token;
+	if (token)
+		memcpy(fork_token, token, sizeof fork_token);
+	pno_stats_move(NULL);
+	pno_hostd_child();
+}

@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * A session: this process's share of the DPU. Session memory, channels, the
+ * tables from handle to socket, and the requests that wait for a Reply.
+ *
+ * There is one session at a time, made at the first need (pno_session_get) and
+ * never freed: threads may hold pointers into it. The child of a fork, and a
+ * process whose DPU was lost, make another.
+ */
+#ifndef PNO_SESSION_H
+#define PNO_SESSION_H
+
+#include <pthread.h>
+#include <stddef.h>
+
+#include "../attach.h"
+#include "qp.h"
+
+struct pno_chan {
+	pno_lock_t lock; /* consumer ends, arming, sleepers */
+	uint16_t index;
+	int irq; /* eventfd that the DPU (or a thread of ours) raises */
+	unsigned sleepers;
+	uint32_t drains;
+	struct pno_session *ses;
+	struct pno_qp qp[]; /* one a shard */
+};
+
+/* Handle slots: 22 bits in pages of 10. */
+#define PNO_SLOT_PAGE  1024u
+#define PNO_SLOT_PAGES 4096u
+
+struct pno_slot {
+	struct pno_sock *sock; /* NULL: free */
+	uint32_t handle;       /* of sock; of a free slot, the last one */
+	uint32_t next_free;
+};
+
+struct pno_slots {
+	struct pno_slot *page[PNO_SLOT_PAGES];
+};
+
+/* A request that waits for its Reply. */
+struct pno_call {
+	struct pno_call *next;
+	uint32_t tag;
+	uint32_t err; /* errno, or PNO_ERRNO_REDIRECT | shard */
+	uint32_t len;
+	atomic_bool done;
+	uint8_t payload[sizeof(struct pno_opt_val)];
+};
+
+struct pno_session {
+	struct pno_session_header *header; /* only status is read from it */
+	uint8_t *base;
+	uint64_t id, size, channel_stride;
+	uint32_t h2d_size, d2h_size, rx_window, tx_window, spin_nanos;
+	uint32_t channels, shards;
+	int memory;
+	int doorbell[PNO_MAX_SHARDS];
+	atomic_bool lost;
+
+	struct pno_chan *chan[PNO_MAX_CHANNELS];
+	atomic_uint nchan;
+
+	pno_lock_t slot_lock; /* a leaf */
+	struct pno_slots own;  /* handles that we chose, same on all shards */
+	struct pno_slots *dpu; /* handles that the DPU chose, one a shard */
+	uint32_t own_used, free_first, free_last;
+
+	pno_lock_t call_lock; /* a leaf */
+	struct pno_call *calls;
+	atomic_uint tag;
+
+	uint8_t default_action;
+	uint32_t nrules;
+	struct pno_rule rules[PNO_MAX_RULES];
+};
+
+/* The session, attached if need be. NULL, with the reason counted: none. */
+struct pno_session *pno_session_get(void);
+/* The session if there is one and it lives. */
+struct pno_session *pno_session_now(void);
+/* What to do with sockets while pno_session_get gives NULL. */
+int pno_session_fallback(void);
+/* Ends the session: every socket of it is reset. Called with no lock held. */
+void pno_session_lose(struct pno_session *ses, const char *why);
+/* True, and the session is ended, if the DPU is gone. */
+bool pno_session_check(struct pno_session *ses);
+
+/* A channel for a new poller: opened, or shared when all are in use. */
+struct pno_chan *pno_chan_open(struct pno_session *ses);
+/* Wakes whoever sleeps on the channel. */
+void pno_chan_kick(struct pno_chan *c);
+
+/* A handle of ours, for s; 0: none free. */
+uint32_t pno_handle_new(struct pno_session *ses, struct pno_sock *s);
+/* Enters a handle that the DPU chose. */
+bool pno_handle_enter(struct pno_session *ses, unsigned shard, uint32_t handle, struct pno_sock *s);
+void pno_handle_drop(struct pno_session *ses, unsigned shard, uint32_t handle);
+
+static inline struct pno_sock *pno_handle_sock(struct pno_session *ses, unsigned shard, uint32_t handle)
+{
+	struct pno_slots *t = handle & PNO_HANDLE_HOST ? &ses->own : &ses->dpu[shard];
+	uint32_t n = handle & PNO_HANDLE_SLOT_MASK;
+	struct pno_slot *page = __atomic_load_n(&t->page[n / PNO_SLOT_PAGE], __ATOMIC_ACQUIRE);
+
+	if (unlikely(!page))
+		return NULL;
+	page += n % PNO_SLOT_PAGE;
+	return likely(page->handle == handle) ? __atomic_load_n(&page->sock, __ATOMIC_ACQUIRE) : NULL;
+}
+
+/* Starts a request: registers c under a new tag. */
+void pno_call_begin(struct pno_session *ses, struct pno_call *c);
+/* Waits for its Reply on channel 0; 0 or an errno. Not interruptible. */
+int pno_call_wait(struct pno_session *ses, struct pno_call *c);
+/* A Reply came. */
+void pno_call_reply(struct pno_session *ses, const struct pno_record *r, const uint8_t *payload);
+
+/* Fork: what the child will present, and the child's own start. */
+void pno_session_lock_all(struct pno_session *ses);
+void pno_session_unlock_all(struct pno_session *ses);
+void pno_session_child(const uint8_t *token);
+
+#endif

@@ -1,0 +1,191 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * Socket objects: where they come from, what poll would say of them, and how
+ * events reach those who wait.
+ *
+ * An event goes two ways: to each epoll instance that has the socket (its
+ * ready list), and, if threads are blocked on the socket itself, to the
+ * interrupt of its home channel, on which they sleep.
+ */
+#include "sock.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "epoll.h"
+#include "log.h"
+#include "stats.h"
+
+#define SLAB 64
+
+struct slab {
+	struct slab *next;
+	struct pno_sock sock[SLAB];
+};
+
+static struct slab *slabs;
+static struct pno_sock *spare;
+static pno_lock_t alloc_lock; /* a leaf */
+
+struct pno_sock *pno_sock_new(int domain)
+{
+	struct pno_sock *s;
+	uint32_t generation;
+
+	pno_lock(&alloc_lock);
+	if (!spare) {
+		struct slab *b = calloc(1, sizeof *b);
+
+		if (!b) {
+			pno_unlock(&alloc_lock);
+			return NULL;
+		}
+		b->next = slabs;
+		slabs = b;
+		for (int i = 0; i < SLAB; i++) {
+			b->sock[i].next_parked = spare;
+			spare = &b->sock[i];
+		}
+	}
+	s = spare;
+	spare = s->next_parked;
+	pno_unlock(&alloc_lock);
+
+	/* The lock word stays: a thread with an old pointer may be at it. */
+	pno_lock(&s->lock);
+	generation = s->generation;
+	memset((char *)s + offsetof(struct pno_sock, mask), 0,
+	       sizeof *s - offsetof(struct pno_sock, mask));
+	memset(s, 0, offsetof(struct pno_sock, lock));
+	s->generation = generation + 1;
+	s->kind = PNO_KIND_SOCK;
+	s->domain = domain;
+	s->state = PNO_FRESH;
+	pno_unlock(&s->lock);
+	return s;
+}
+
+static void leave_space_list(struct pno_sock *s)
+{
+	struct pno_sock **p;
+
+	pno_lock(&s->qp->tx_lock);
+	for (p = &s->qp->space_list; *p && *p != s; p = &(*p)->next_space)
+		;
+	if (*p)
+		*p = s->next_space;
+	pno_unlock(&s->qp->tx_lock);
+	s->ring_full = false;
+}
+
+void pno_sock_free(struct pno_sock *s)
+{
+	struct pno_opt *o;
+
+	pno_lock(&s->lock);
+	pno_rx_drop_all(s);
+	if (s->ring_full)
+		leave_space_list(s);
+	while ((o = s->opts)) {
+		s->opts = o->next;
+		free(o);
+	}
+	free(s->listener);
+	s->listener = NULL;
+	s->state = PNO_FREE;
+	s->generation++; /* who waits on it sees that it is gone */
+	if (s->waiters)
+		pno_chan_kick(s->qp->chan);
+	s->qp = NULL;
+	pno_unlock(&s->lock);
+
+	pno_lock(&alloc_lock);
+	s->next_parked = spare;
+	spare = s;
+	pno_unlock(&alloc_lock);
+}
+
+void pno_sock_each(void (*fn)(struct pno_sock *, void *), void *arg)
+{
+	struct slab *b;
+
+	pno_lock(&alloc_lock);
+	b = slabs;
+	pno_unlock(&alloc_lock);
+	for (; b; b = b->next)
+		for (int i = 0; i < SLAB; i++)
+			if (b->sock[i].state != PNO_FREE)
+				fn(&b->sock[i], arg);
+}
+
+static uint32_t open_mask(const struct pno_sock *s)
+{
+	const uint32_t in = EPOLLIN | EPOLLRDNORM, out = EPOLLOUT | EPOLLWRNORM;
+	bool end = s->shut_rd || pno_sock_ended(s);
+	uint32_t m = 0;
+
+	if (end)
+		m |= in | EPOLLRDHUP;
+	else if (pno_sock_unread(s))
+		m |= in;
+	/* Like the kernel: a good part of the buffer must be free. */
+	if (s->shut_wr || (!s->ring_full && pno_sock_window(s) >= s->ses->tx_window / 4))
+		m |= out;
+	if (end && s->shut_wr)
+		m |= EPOLLHUP;
+	return m;
+}
+
+void pno_sock_refresh(struct pno_sock *s)
+{
+	uint32_t m = 0;
+
+	switch (s->state) {
+	case PNO_OPEN:
+		if (!s->away)
+			m = open_mask(s);
+		break;
+	case PNO_LISTENING:
+		if (s->listener->parked)
+			m = EPOLLIN | EPOLLRDNORM;
+		break;
+	case PNO_DEAD:
+		m = EPOLLIN | EPOLLRDNORM | EPOLLOUT | EPOLLWRNORM | EPOLLHUP | EPOLLRDHUP;
+		break;
+	case PNO_FRESH:
+	case PNO_BOUND:
+		m = EPOLLOUT | EPOLLWRNORM | EPOLLHUP;
+		break;
+	}
+	if (s->err)
+		m |= EPOLLERR;
+	atomic_store_explicit(&s->mask, m, memory_order_relaxed);
+}
+
+void pno_sock_event(struct pno_sock *s, uint32_t bits)
+{
+	pno_sock_refresh(s);
+	for (struct pno_item *it = s->items; it; it = it->in_sock)
+		if (!it->in_kernel && it->events &&
+		    (bits & (it->events | EPOLLERR | EPOLLHUP)))
+			pno_epoll_push(it);
+	if (unlikely(s->waiters) && s->qp)
+		pno_chan_kick(s->qp->chan);
+}
+
+void pno_sock_die(struct pno_sock *s, int err)
+{
+	if (s->state == PNO_DEAD || s->state == PNO_FREE)
+		return;
+	s->err = err;
+	s->state = PNO_DEAD;
+	pno_count(resets);
+	pno_sock_event(s, EPOLLIN | EPOLLRDNORM | EPOLLOUT | EPOLLWRNORM | EPOLLERR | EPOLLHUP | EPOLLRDHUP);
+}
+
+void pno_sock_child_locks(void)
+{
+	atomic_store(&alloc_lock.held, 0);
+}

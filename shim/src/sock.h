@@ -1,0 +1,328 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * A socket, as the program sees it.
+ *
+ *   FRESH       made by socket(); the kernel's, until bind or connect decides
+ *   BOUND       bound on the DPU
+ *   LISTENING
+ *   CONNECTING  Connect sent, no answer yet
+ *   OPEN        connected (each half may be shut)
+ *   DEAD        reset, refused, or lost: err once, then end of file / EPIPE
+ *   PARKED      accepted by the DPU, not yet by the program: no descriptor
+ *
+ * All fields are guarded by lock, except where noted. mask is what poll would
+ * say, kept up to date by whoever changes something (pno_sock_refresh), so
+ * that readiness is one load.
+ *
+ * Objects come from slabs and go back to a free list, never to malloc: see
+ * fdtable.h.
+ */
+#ifndef PNO_SOCK_H
+#define PNO_SOCK_H
+
+#include <netinet/in.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <sys/uio.h>
+
+#include "fdtable.h"
+#include "session.h"
+
+enum pno_state {
+	PNO_FREE,
+	PNO_FRESH,
+	PNO_BOUND,
+	PNO_LISTENING,
+	PNO_CONNECTING,
+	PNO_OPEN,
+	PNO_DEAD,
+	PNO_PARKED,
+};
+
+struct pno_epoll;
+
+/* One registration of a socket in an epoll instance. */
+struct pno_item {
+	struct pno_item *in_sock;                /* next of the same socket */
+	struct pno_item *in_ep, **in_ep_link;    /* list of the epoll instance */
+	struct pno_item *ready, *ready_prev;     /* its ready list (epoll's lock) */
+	struct pno_epoll *ep;
+	struct pno_sock *sock;
+	uint64_t data;
+	uint32_t events; /* 0 once a ONESHOT has fired */
+	int fd;
+	bool queued;    /* on the ready list */
+	bool in_kernel; /* the socket is still the kernel's: so is this */
+};
+
+/* Unaccepted connections of one channel. */
+struct pno_queue {
+	struct pno_sock *head, *tail;
+	_Atomic uint32_t n; /* read without the lock */
+	uint16_t users;     /* epoll items that want connections here */
+	bool sticky;        /* a blocking accept or poll wanted them */
+	bool subscribed;
+	uint8_t leaving; /* Unsubscribe replies outstanding, one a shard */
+	uint32_t tag;    /* of that Unsubscribe */
+};
+
+struct pno_listener {
+	struct pno_listener *next; /* all listeners */
+	struct pno_sock *sock;
+	uint32_t handle[PNO_MAX_SHARDS];
+	uint64_t cookie; /* registered with hostd; 0: not */
+	int backlog;
+	bool lost;       /* the DPU is gone; to be listened to again */
+	uint32_t parked; /* on all queues */
+	struct pno_queue q[PNO_MAX_CHANNELS];
+};
+
+/* Options set before the socket had a place on the DPU, and what accepted
+ * sockets were told: replayed, and read back. */
+struct pno_opt {
+	struct pno_opt *next;
+	int level, name;
+	socklen_t len;
+	bool forward; /* the DPU has to know */
+	uint8_t val[64];
+};
+
+struct pno_sock {
+	uint8_t kind; /* PNO_KIND_SOCK */
+	uint8_t state;
+	uint8_t domain;   /* AF_INET or AF_INET6, of the program's socket */
+	uint8_t shard;
+	bool nonblock;
+	bool own_file;    /* the placeholder is not a copy of the template */
+	bool kernel_bound;
+	bool shared;      /* another session may hold it too */
+	bool away;        /* shared, and not at home here: claim before use */
+	bool claiming;    /* Claim sent, Claimed to come */
+	bool shut_rd, shut_wr;
+	bool fin;         /* the end of the stream is known: rx_fin */
+	bool ring_full;   /* on the ring's list of waiters */
+	bool linger_reset;
+	bool connect_told; /* connect() has reported success once */
+	bool bound;        /* Bind holds the port on shard 0 */
+	pno_lock_t lock;
+	_Atomic uint32_t mask; /* EPOLL…, read without the lock */
+	uint32_t handle;
+	uint32_t waiters; /* threads blocked on it outside epoll */
+	int err;          /* SO_ERROR */
+	int nfds;         /* descriptors */
+	uint32_t generation;
+
+	struct pno_qp *qp; /* of its home channel; NULL: not on the DPU */
+	struct pno_session *ses;
+
+	uint64_t tx_sent, tx_acked;
+	uint64_t rx_read;  /* consumed by the program */
+	uint64_t rx_next;  /* contiguous up to here */
+	uint64_t rx_told;  /* consumption last reported */
+	uint64_t rx_fin;
+	struct pno_seg *rx_head, *rx_tail;
+
+	struct pno_item *items;
+	struct pno_item first_item;
+	struct pno_listener *listener;
+	struct pno_sock *next_parked; /* of the listener's queue, or free list */
+	struct pno_sock *next_space;  /* of the ring's waiters (tx_lock) */
+	struct pno_sock *parent;      /* PARKED: its listener */
+	struct pno_opt *opts;
+	struct timeval rcvtimeo, sndtimeo;
+	struct pno_addr local, peer;
+};
+
+/* A drain notes here what has to be done after its locks are released. */
+struct pno_drain {
+	uint64_t also; /* channels to drain, too */
+	const char *violation;
+};
+
+/* A new object for a socket of the kernel's. */
+struct pno_sock *pno_sock_new(int domain);
+/* Back to the free list. Nothing may refer to it. */
+void pno_sock_free(struct pno_sock *s);
+/* Calls fn for every object in use. */
+void pno_sock_each(void (*fn)(struct pno_sock *, void *), void *arg);
+
+/* The socket behind a descriptor, locked; NULL if it is the kernel's. */
+static inline struct pno_sock *pno_sock_peek(int fd)
+{
+	for (;;) {
+		struct pno_obj *o = pno_fd_obj(fd);
+		struct pno_sock *s = (struct pno_sock *)o;
+
+		if (likely(!o) || o->kind != PNO_KIND_SOCK)
+			return NULL;
+		pno_lock(&s->lock);
+		if (likely(pno_fd_obj(fd) == o))
+			return s;
+		pno_unlock(&s->lock);
+	}
+}
+
+/*
+ * The same, ready for use: sockets inherited by fork, or used last by another
+ * process, are brought home first.
+ */
+struct pno_sock *pno_sock_lock_away(int fd, struct pno_sock *s);
+
+static inline struct pno_sock *pno_sock_lock(int fd)
+{
+	struct pno_sock *s = pno_sock_peek(fd);
+
+	if (unlikely(s && s->away))
+		return pno_sock_lock_away(fd, s);
+	return s;
+}
+
+static inline void pno_sock_unlock(struct pno_sock *s)
+{
+	pno_unlock(&s->lock);
+}
+
+/* True if the object's calls are answered by the shim. */
+static inline bool pno_sock_offloaded(const struct pno_sock *s)
+{
+	return s->state >= PNO_BOUND;
+}
+
+/* Recomputes mask. */
+void pno_sock_refresh(struct pno_sock *s);
+/* Something happened (EPOLL… bits): refresh, and tell epolls and waiters. */
+void pno_sock_event(struct pno_sock *s, uint32_t bits);
+/* The connection is over. */
+void pno_sock_die(struct pno_sock *s, int err);
+
+/* Readable bytes in order. */
+static inline uint64_t pno_sock_unread(const struct pno_sock *s)
+{
+	return s->rx_next - s->rx_read;
+}
+
+/* The peer has ended, and everything before the end is here. */
+static inline bool pno_sock_ended(const struct pno_sock *s)
+{
+	return s->fin && s->rx_next == s->rx_fin;
+}
+
+static inline uint64_t pno_sock_window(const struct pno_sock *s)
+{
+	uint64_t out = s->tx_sent - s->tx_acked;
+
+	return out < s->ses->tx_window ? s->ses->tx_window - out : 0;
+}
+
+/* Received bytes: into the stream (drain), off the front (read). */
+int pno_rx_insert(struct pno_sock *s, struct pno_qp *q, uint32_t off, const uint8_t *data,
+		  uint32_t len, uint64_t start, uint32_t drain);
+void pno_rx_drop_head(struct pno_sock *s);
+void pno_rx_drop_all(struct pno_sock *s);
+/* Moves a held segment to private memory. Called with the channel's lock. */
+void pno_rx_spill(struct pno_seg *g);
+void pno_rx_spill_all(struct pno_sock *s);
+
+/*
+ * Writes a record of the socket; waits for ring space if it must (never long:
+ * the DPU always consumes). False: the session is lost.
+ */
+bool pno_sock_record(struct pno_sock *s, struct pno_qp *q, struct pno_record r, const void *payload);
+/* Reports consumption, now or when enough has gathered. */
+void pno_sock_ack(struct pno_sock *s, bool now);
+/* Makes c the socket's home. */
+void pno_sock_claim(struct pno_sock *s, struct pno_chan *c);
+/* Sends a socket's remembered options to the DPU. */
+void pno_sock_send_opts(struct pno_sock *s);
+
+/* Drains every ring of the channel: true if records came. */
+bool pno_chan_drain(struct pno_chan *c);
+/* The same with the channel's lock held; the caller finishes d. */
+bool pno_chan_drain_locked(struct pno_chan *c, struct pno_drain *d);
+void pno_drain_finish(struct pno_session *ses, struct pno_drain *d);
+
+/* The channel that this thread polls; channel 0 if none. */
+struct pno_chan *pno_thread_chan(struct pno_session *ses);
+void pno_thread_set_chan(struct pno_chan *c);
+
+/* addr.c: 0 or an errno; a v4-mapped address is an IPv4 one on the DPU. */
+int pno_addr_from(const struct sockaddr *sa, socklen_t len, struct pno_addr *a);
+void pno_addr_to(const struct pno_addr *a, int domain, struct sockaddr *sa, socklen_t *len);
+
+/* listener.c: true if connections wait that came by one of the channels. */
+static inline bool pno_listener_ready(const struct pno_sock *s, uint64_t channels)
+{
+	for (; channels; channels &= channels - 1)
+		if (atomic_load_explicit(&s->listener->q[__builtin_ctzll(channels)].n, memory_order_relaxed))
+			return true;
+	return false;
+}
+
+/* More or fewer epoll items want connections on a channel; or a blocking call does. */
+void pno_listener_want(struct pno_sock *s, struct pno_chan *c, int users, bool sticky);
+/* Unsubscribes where nobody wants connections any more. */
+void pno_listener_settle(void);
+extern atomic_bool pno_listener_unsettled;
+/* An Accept came; an Unsubscribe was answered. */
+void pno_listener_park(struct pno_session *ses, struct pno_qp *q, const struct pno_record *r,
+		       const uint8_t *payload);
+void pno_listener_unsubscribed(struct pno_sock *s, struct pno_chan *c, uint32_t tag);
+/* A connection for the caller, out of the queues; NULL: none. */
+struct pno_sock *pno_listener_take(struct pno_sock *s);
+/* Turns a bound socket into a listener: 0 or an errno. Socket locked. */
+int pno_listener_open(struct pno_sock *s, int fd, int backlog);
+void pno_listener_close(struct pno_sock *s);
+struct pno_sock *pno_listener_by_cookie(uint64_t cookie);
+bool pno_listener_inherit(struct pno_sock *s, const struct pno_msg_socket *m);
+void pno_listener_child(struct pno_sock *s);
+void pno_listener_adopted(struct pno_sock *s);
+
+/* close.c: a descriptor goes; with the last one the socket does. Socket locked
+ * on entry, unlocked on return. */
+void pno_sock_close_fd(struct pno_sock *s, int fd);
+/* Sends Close for what the DPU holds, and gives up the handle. */
+void pno_sock_release(struct pno_sock *s);
+/* An undecided socket is the kernel's for good: forgets it, and unlocks. */
+void pno_sock_to_kernel(struct pno_sock *s, int fd);
+/* A socket that a child closes before it has a session; when it has one, their
+ * Close is due. */
+void pno_sock_orphan(struct pno_sock *s);
+void pno_sock_close_orphans(struct pno_session *ses);
+
+/* fork.c */
+void pno_fork_start(void);
+/* The child of a fork has attached: its inherited sockets live in ses. */
+void pno_fork_adopted(struct pno_session *ses);
+
+/* Leaf locks that another thread may have held when fork was called. */
+void pno_sock_child_locks(void);
+void pno_close_child_locks(void);
+void pno_listener_child_locks(void);
+/* intercept_socket.c */
+void pno_placeholder_child(void);
+
+/* endpoint.c: socket locked on entry and return; 0 or an errno. */
+int pno_sock_bind(struct pno_sock *s, int fd, struct pno_session *ses, const struct sockaddr *sa, socklen_t len);
+int pno_sock_listen(struct pno_sock *s, int fd, struct pno_session *ses, int backlog);
+int pno_sock_connect(struct pno_sock *s, int fd, struct pno_session *ses, const struct sockaddr *sa, socklen_t len);
+/* PNO_BIND_… of the options set on the placeholder. */
+uint32_t pno_sock_bind_flags(const struct pno_sock *s, int fd);
+/* Sends a request about the socket and waits for its Reply, unlocked. */
+int pno_sock_ask(struct pno_sock *s, struct pno_qp *q, struct pno_record r, const void *payload, struct pno_call *c);
+
+/* rx.c, tx.c: socket locked on entry, unlocked on return; bytes or -errno. */
+ssize_t pno_sock_recv(struct pno_sock *s, const struct iovec *iov, size_t n, int flags);
+ssize_t pno_sock_send(struct pno_sock *s, const struct iovec *iov, size_t n, int flags);
+ssize_t pno_sock_sendfile(struct pno_sock *s, int in, off_t *offset, size_t count);
+
+/* options.c: socket locked; 0, an errno, or -1: ask the placeholder. */
+int pno_sock_setopt(struct pno_sock *s, int fd, int level, int name, const void *val, socklen_t len);
+int pno_sock_getopt(struct pno_sock *s, int level, int name, void *val, socklen_t *len);
+
+/* inherit.c: descriptors that came by exec or SCM_RIGHTS. */
+void pno_inherit_all(void);
+void pno_inherit_message(struct msghdr *m);
+
+#endif

@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * Where the counters are. Moving them is rare (attach, fork), and made by one
+ * thread; a count that another thread adds in that moment may be lost.
+ */
+#include "stats.h"
+
+#include <string.h>
+
+#include "../abi.h"
+
+static uint64_t early[PNO_STAT_COUNT];
+uint64_t *pno_stats = early;
+
+_Static_assert(sizeof early <= PNO_STATS_SIZE, "statistics page");
+
+void pno_stats_move(uint64_t *page)
+{
+	if (!page) {
+		memset(early, 0, sizeof early);
+		pno_stats = early;
+		return;
+	}
+	if (pno_stats != page)
+		memcpy(page, pno_stats, sizeof early);
+	pno_stats = page;
+}

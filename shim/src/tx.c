@@ -1,0 +1,246 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * Sending: from the program's buffers into the H2D ring, one copy.
+ *
+ * Two limits: the socket's window (bytes the DPU has not taken) and the ring's
+ * space. Either may cut a send short. With the window, writability comes back
+ * by an acknowledgement; with the ring, by the DPU consuming it: the socket
+ * then waits on the ring's list.
+ */
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "real.h"
+#include "sock.h"
+#include "stats.h"
+#include "wait.h"
+
+static int64_t send_deadline(const struct pno_sock *s)
+{
+	if (!s->sndtimeo.tv_sec && !s->sndtimeo.tv_usec)
+		return PNO_NEVER;
+	return pno_now() + s->sndtimeo.tv_sec * 1000000000ll + s->sndtimeo.tv_usec * 1000ll;
+}
+
+/* Why nothing can be sent: 0 (it can), -errno, or 1 (not yet connected). */
+static int obstacle(struct pno_sock *s)
+{
+	int err = s->err;
+
+	switch (s->state) {
+	case PNO_OPEN:
+		if (!err)
+			return s->shut_wr ? -EPIPE : 0;
+		break;
+	case PNO_CONNECTING:
+		return 1;
+	case PNO_DEAD:
+		if (!err)
+			return -EPIPE;
+		break;
+	default:
+		return -EPIPE;
+	}
+	s->err = 0;
+	pno_sock_refresh(s);
+	return -err;
+}
+
+/* Waits on the ring's list. Socket and producer locked. */
+static void want_space(struct pno_sock *s)
+{
+	if (s->ring_full)
+		return;
+	s->ring_full = true;
+	s->next_space = s->qp->space_list;
+	s->qp->space_list = s;
+	atomic_store_explicit(&s->qp->space_want, true, memory_order_relaxed);
+	pno_count(tx_ring_full);
+}
+
+struct source {
+	const struct iovec *iov;
+	size_t n, at;
+	/* sendfile: from a file instead */
+	int fd;
+	off_t offset;
+	bool seek; /* offset counts; else read() */
+	bool more;
+	ssize_t err; /* 0 at the end of the file, or -errno */
+};
+
+static size_t from_iov(struct source *src, uint8_t *to, size_t len)
+{
+	size_t done = 0;
+
+	while (src->n && done < len) {
+		size_t room = src->iov->iov_len - src->at;
+		size_t k = room < len - done ? room : len - done;
+
+		memcpy(to + done, (char *)src->iov->iov_base + src->at, k);
+		done += k;
+		src->at += k;
+		if (src->at == src->iov->iov_len) {
+			src->iov++;
+			src->n--;
+			src->at = 0;
+		}
+	}
+	return done;
+}
+
+static size_t from_file(struct source *src, uint8_t *to, size_t len)
+{
+	ssize_t k;
+
+	do
+		k = src->seek ? pread(src->fd, to, len, src->offset) : real.read(src->fd, to, len);
+	while (k < 0 && errno == EINTR);
+	if (k <= 0) {
+		src->err = k < 0 ? -errno : 0;
+		return 0;
+	}
+	src->offset += k;
+	return k;
+}
+
+/* As much as window, ring and source allow. *dry: the source has ended. */
+static size_t push(struct pno_sock *s, struct source *src, size_t want, bool *dry)
+{
+	struct pno_qp *q = s->qp;
+	uint64_t window = pno_sock_window(s);
+	size_t sent = 0;
+
+	pno_lock(&q->tx_lock);
+	while (sent < want && window > 0) {
+		uint32_t n = want - sent < PNO_MAX_PAYLOAD ? want - sent : PNO_MAX_PAYLOAD;
+		uint8_t *to;
+
+		if (n > window)
+			n = window;
+		to = pno_qp_reserve(q, &n, 1, true);
+		if (!to) {
+			want_space(s);
+			break;
+		}
+		n = src->iov ? from_iov(src, to, n) : from_file(src, to, n);
+		if (!n) {
+			*dry = true;
+			break;
+		}
+		pno_qp_commit(q, (struct pno_record){
+			.op = PNO_OP_SEND, .flags = src->more || (src->iov && sent + n < want) ? PNO_FLAG_MORE : 0,
+			.len = n, .sock = s->handle, .seq = s->tx_sent, .ack = s->rx_read });
+		s->tx_sent += n;
+		window -= n;
+		sent += n;
+	}
+	if (sent) {
+		s->rx_told = s->rx_read;
+		pno_qp_publish(q);
+	}
+	pno_unlock(&q->tx_lock);
+	if (sent < want && !window)
+		pno_count(tx_window_full);
+	pno_sock_refresh(s);
+	return sent;
+}
+
+static ssize_t send_all(struct pno_sock *s, struct source *src, size_t want, bool nowait)
+{
+	int64_t deadline = 0;
+	bool looked = false, dry = false;
+	size_t sent = 0;
+	int rc;
+
+	for (;;) {
+		rc = obstacle(s);
+		if (rc < 0)
+			break;
+		if (!rc) {
+			sent += push(s, src, want - sent, &dry);
+			if (sent == want || dry)
+				break;
+		}
+		if (nowait) {
+			struct pno_chan *c = s->qp->chan;
+			uint32_t generation = s->generation;
+
+			rc = -EAGAIN;
+			if (looked || sent)
+				break;
+			/* The acknowledgement may be there already. */
+			looked = true;
+			pno_unlock(&s->lock);
+			pno_chan_drain(c);
+			pno_lock(&s->lock);
+			if (s->generation == generation)
+				continue;
+			rc = -EBADF;
+			break;
+		}
+		if (!deadline)
+			deadline = send_deadline(s);
+		rc = pno_sock_wait(s, EPOLLOUT, deadline);
+		if (rc < 0)
+			break;
+	}
+	if (sent) {
+		pno_count(calls_tx);
+		pno_count_add(bytes_tx, sent);
+	}
+	pno_sock_unlock(s);
+	return sent ? (ssize_t)sent : rc < 0 ? rc : 0;
+}
+
+ssize_t pno_sock_send(struct pno_sock *s, const struct iovec *iov, size_t n, int flags)
+{
+	struct source src = { .iov = iov, .n = n, .more = flags & MSG_MORE };
+	size_t want = 0;
+	ssize_t rc;
+
+	for (size_t i = 0; i < n; i++)
+		want += iov[i].iov_len;
+	if (unlikely(flags & MSG_OOB)) {
+		pno_sock_unlock(s);
+		pno_count(calls_refused);
+		return -EOPNOTSUPP;
+	}
+	rc = send_all(s, &src, want, s->nonblock || (flags & MSG_DONTWAIT));
+	if (rc == -EPIPE && !(flags & MSG_NOSIGNAL))
+		raise(SIGPIPE);
+	return rc;
+}
+
+ssize_t pno_sock_sendfile(struct pno_sock *s, int in, off_t *offset, size_t count)
+{
+	struct source src = { .fd = in, .seek = true };
+	ssize_t rc;
+
+	src.offset = offset ? *offset : lseek(in, 0, SEEK_CUR);
+	if (src.offset < 0) {
+		if (offset || errno != ESPIPE) {
+			rc = offset ? -EINVAL : -errno;
+			pno_sock_unlock(s);
+			return rc;
+		}
+		src.seek = false; /* a pipe */
+		src.offset = 0;
+	}
+	/* Longer transfers are cut like the kernel's. */
+	if (count > 0x7ffff000)
+		count = 0x7ffff000;
+	rc = send_all(s, &src, count, s->nonblock);
+	if (rc == 0 && src.err)
+		rc = src.err;
+	if (rc > 0 && offset)
+		*offset += rc;
+	else if (rc > 0 && src.seek)
+		lseek(in, src.offset, SEEK_SET);
+	if (rc == -EPIPE)
+		raise(SIGPIPE);
+	return rc;
+}

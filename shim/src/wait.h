@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * Sleeping outside epoll: blocking calls and poll.
+ *
+ * A sleeper has the interrupts of the channels it waits for in a small kernel
+ * epoll set of its own, edge-triggered: every interrupt wakes every sleeper
+ * once, and nobody has to read (and so take away from others) the eventfd.
+ */
+#ifndef PNO_WAIT_H
+#define PNO_WAIT_H
+
+#include <poll.h>
+#include <signal.h>
+#include <time.h>
+
+#include "session.h"
+
+/* Absolute monotonic nanoseconds. */
+#define PNO_NEVER INT64_MAX
+int64_t pno_now(void);
+static inline int64_t pno_deadline_ms(int ms)
+{
+	return ms < 0 ? PNO_NEVER : pno_now() + ms * 1000000ll;
+}
+
+/*
+ * Sleeps until an interrupt of one of the channels, a kernel descriptor's
+ * event, a signal, or the deadline. cond is asked after everything is armed:
+ * true means there is work, do not sleep. Returns the number of kernel
+ * descriptors with events, 0 (look again), or -errno (EINTR, ETIMEDOUT).
+ * Without kernel descriptors, n is 0.
+ */
+int pno_sleep(struct pno_session *ses, uint64_t channels, bool (*cond)(void *), void *arg,
+	      struct pollfd *fds, nfds_t n, const sigset_t *sigmask, int64_t deadline);
+
+/*
+ * Arms the channels; true: nothing came meanwhile, so the caller may sleep in
+ * the kernel, and calls pno_channels_awake after it. False: it must not (and
+ * has nothing to undo).
+ */
+bool pno_channels_arm(struct pno_session *ses, uint64_t channels, bool (*cond)(void *), void *arg);
+void pno_channels_awake(struct pno_session *ses, uint64_t channels);
+
+/*
+ * Waits until a socket shows one of the bits (or is no longer what it was).
+ * Called and returns with the socket locked. 0, or -errno: EINTR, EAGAIN (the
+ * deadline), EBADF (closed meanwhile).
+ */
+int pno_sock_wait(struct pno_sock *s, uint32_t bits, int64_t deadline);
+
+/* In the child of a fork: its parent's interrupts are not its own. */
+void pno_wait_child(void);
+
+/* Polls the channels' rings for a while, if that has paid lately. True: work. */
+bool pno_spin(struct pno_session *ses, uint64_t channels, bool (*cond)(void *), void *arg);
+
+#endif
