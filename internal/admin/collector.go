@@ -3,8 +3,6 @@
 package admin
 
 import (
-	"strings"
-
 	"github.com/prometheus/client_golang/prometheus"
 
 	adminv1 "pno/proto/pno/admin/v1"
@@ -55,7 +53,7 @@ func one(value func(snapshot) uint64) func(snapshot, emit) {
 func byLabel(values func(snapshot) map[string]uint64) func(snapshot, emit) {
 	return func(s snapshot, e emit) {
 		for label, v := range values(s) {
-			e(v, strings.ToValidUTF8(label, "?"))
+			e(v, label)
 		}
 	}
 }

@@ -4,11 +4,9 @@ package admin
 
 import (
 	"fmt"
-	"strings"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	dpureport "pno/dpu/report"
 	"pno/offload"
@@ -35,7 +33,7 @@ func dpuStatus(stats dpureport.Stats, health dpureport.Health) *adminv1.Status {
 		Protocol:      fmt.Sprintf("%d.%d", offload.VersionMajor, offload.VersionMinor),
 		StartTime:     timestamp(stats.StartedAt),
 		PeerConnected: health.Control,
-		Problems:      health.Reasons,
+		Problems:      texts(health.Reasons),
 		Sessions:      count(stats.Sessions.Open),
 		Shards:        uint32(len(stats.Shards)),
 	}
@@ -67,7 +65,7 @@ func dpuStats(s dpureport.Stats) *adminv1.Stats {
 				Closed:         s.Sessions.Closed,
 				Refused:        s.Sessions.Refused,
 				Violators:      s.Sessions.Violators,
-				ClosedByReason: s.Sessions.ByReason,
+				ClosedByReason: reasons(s.Sessions.ByReason),
 				ForkWaits:      count(s.Sessions.ForkWaits),
 			},
 			Sockets: &adminv1.DpuSocketStats{
@@ -126,7 +124,7 @@ func (b dpuBackend) sessions() []*adminv1.Session {
 			Name:        sessionName(s.ID),
 			Session:     s.ID,
 			Pid:         int64(s.PID),
-			Process:     s.Process,
+			Process:     text(s.Process),
 			State:       adminv1.SessionState_SESSION_STATE_UP,
 			AttachTime:  timestamp(s.OpenedAt),
 			Channels:    uint32(s.Channels),
@@ -158,7 +156,7 @@ func (b dpuBackend) sockets() []*adminv1.Socket {
 			Shard:          uint32(s.Shard),
 			Handle:         s.Handle,
 			Pid:            int64(s.PID),
-			Process:        s.Process,
+			Process:        text(s.Process),
 			Kind:           socketKinds[s.Kind],
 			State:          s.State,
 			Local:          s.Local,
@@ -250,7 +248,7 @@ func dpuLinks(in []dpureport.Link) []*adminv1.Link {
 	for i, l := range in {
 		out[i] = &adminv1.Link{
 			Name:      linkName(i),
-			Interface: strings.ToValidUTF8(l.Name, "?"),
+			Interface: text(l.Name),
 			Driver:    l.Driver,
 			Mode:      l.Mode,
 			Mac:       l.MAC,
@@ -264,16 +262,4 @@ func dpuLinks(in []dpureport.Link) []*adminv1.Link {
 		}
 	}
 	return out
-}
-
-// count turns a gauge into a message's number; gauges that count down from
-// several goroutines may be seen below zero for a moment.
-func count(n int) uint64 { return uint64(max(n, 0)) }
-
-// timestamp leaves a time that is not known unset.
-func timestamp(t time.Time) *timestamppb.Timestamp {
-	if t.IsZero() {
-		return nil
-	}
-	return timestamppb.New(t)
 }

@@ -26,14 +26,14 @@ func hostStatus(r hostreport.Host) *adminv1.Status {
 		Protocol:      r.Protocol,
 		StartTime:     timestamp(r.Started),
 		PeerConnected: r.DPU.State == linkUp,
-		Peer:          r.DPU.Address,
+		Peer:          text(r.DPU.Address),
 		Sessions:      uint64(len(r.Sessions)),
 		Shards:        uint32(r.DPU.Shards),
 	}
 	if !s.PeerConnected {
 		problem := "the link to the DPU is " + r.DPU.State
 		if r.DPU.LastError != "" {
-			problem += ": " + r.DPU.LastError
+			problem += ": " + text(r.DPU.LastError)
 		}
 		s.Problems = append(s.Problems, problem)
 	}
@@ -48,12 +48,12 @@ func hostStats(r hostreport.Host) *adminv1.Stats {
 			Sessions: &adminv1.HostSessionStats{
 				Active:   uint64(len(r.Sessions)),
 				Attached: r.Agent.AttachesTotal,
-				Refused:  r.Agent.AttachesRefused,
-				Ended:    r.Agent.SessionsEnded,
+				Refused:  reasons(r.Agent.AttachesRefused),
+				Ended:    reasons(r.Agent.SessionsEnded),
 			},
 			Sockets: &adminv1.HostSocketStats{
 				Offloaded: r.SocketsOffloaded,
-				Kernel:    r.SocketsKernel,
+				Kernel:    reasons(r.SocketsKernel),
 				Held:      count(r.Agent.SocketsHeld),
 				Moved:     r.Agent.SocketsMoved,
 			},
@@ -101,7 +101,7 @@ func (b hostBackend) sessions() []*adminv1.Session {
 			Name:             sessionName(s.ID),
 			Session:          s.ID,
 			Pid:              int64(s.PID),
-			Process:          s.Name,
+			Process:          text(s.Name),
 			State:            sessionStates[s.State],
 			AttachTime:       timestamp(s.Attached),
 			Channels:         uint32(s.Channels),
@@ -112,7 +112,7 @@ func (b hostBackend) sessions() []*adminv1.Session {
 			SocketsOffloaded: s.Offloaded,
 			SocketsKernel:    s.KernelTotal,
 			Uid:              uint32(s.UID),
-			Policy:           s.Policy,
+			Policy:           text(s.Policy),
 		}
 	}
 	return out
@@ -122,15 +122,15 @@ func (b hostBackend) policy() *adminv1.Policy {
 	p := b.host.Report().Policy
 	m := &adminv1.Policy{
 		Name:            policyName,
-		Source:          p.Source,
+		Source:          text(p.Source),
 		LoadTime:        timestamp(p.Loaded),
 		NoDpu:           p.NoDPU,
 		OffloadLoopback: p.OffloadLoopback,
 	}
 	for _, r := range p.Rules {
 		m.Rules = append(m.Rules, &adminv1.PolicyRule{
-			Line: uint32(r.Line), Process: r.Process, Operation: r.Op,
-			Address: r.Address, Ports: r.Ports, Action: r.Action,
+			Line: uint32(r.Line), Process: text(r.Process), Operation: r.Op,
+			Address: text(r.Address), Ports: text(r.Ports), Action: r.Action,
 		})
 	}
 	return m

@@ -288,6 +288,36 @@ func TestPanicIsAnError(t *testing.T) {
 	}
 }
 
+// odd is a DPU whose hosts chose names that are not text.
+type odd struct{ admintest.DPU }
+
+func (odd) Sockets() []dpureport.Socket { return []dpureport.Socket{{Process: "a\xffb"}} }
+
+func (odd) Sessions() []dpureport.Session { return []dpureport.Session{{Process: "\xc3"}} }
+
+func (odd) Stats() dpureport.Stats {
+	return dpureport.Stats{Sessions: dpureport.SessionTotals{ByReason: map[string]uint64{"\xff": 1, "\xfe": 2}}}
+}
+
+func TestNamesThatAreNotText(t *testing.T) {
+	r := start(t, serveDPU(odd{}), Options{Metrics: "127.0.0.1:0"})
+	common := adminv1.NewAdminServiceClient(r.conn)
+	sockets, err := adminv1.NewDpuServiceClient(r.conn).ListSockets(t.Context(), &adminv1.ListSocketsRequest{})
+	if err != nil || sockets.GetSockets()[0].GetProcess() != "a?b" {
+		t.Errorf("%v, %v", sockets, err)
+	}
+	if _, err := common.ListSessions(t.Context(), &adminv1.ListSessionsRequest{}); err != nil {
+		t.Error(err)
+	}
+	stats, err := common.GetStats(t.Context(), &adminv1.GetStatsRequest{})
+	if err != nil || stats.GetStats().GetDpu().GetSessions().GetClosedByReason()["?"] != 3 {
+		t.Errorf("%v, %v", stats, err)
+	}
+	if got := get(t, r, "/metrics"); !strings.HasPrefix(got, "200 ") {
+		t.Error(got)
+	}
+}
+
 func TestReflectionIsOptional(t *testing.T) {
 	for _, on := range []bool{false, true} {
 		r := start(t, serveHost, Options{Reflection: on})
