@@ -24,6 +24,7 @@ type Config struct {
 	DPU        string      // dpud's control socket; default DefaultDPU
 	Policy     *policy.Policy
 	Log        *slog.Logger
+	State      string // directory for what a restarted hostd needs; none if empty
 
 	Layout    offload.Layout // geometry of new sessions; Shards is the DPU's
 	SpinNanos uint32         // how long a shim thread polls before it sleeps

@@ -110,6 +110,15 @@ func (s *Server) hello(ctx context.Context, c *attach.Conn, peer attach.Peer, m 
 	}
 	var o *opening
 	var err error
+	if x, known, err := s.rebind(peer, m.Session); known {
+		if err == nil {
+			err = s.send(c, s.welcome(&opening{session: x, memfd: -1, intr0: -1}, pol), p.ID)
+		}
+		if err != nil {
+			return nil, &refusal{unix.ESTALE, "open", err.Error(), fallback}
+		}
+		return x, nil
+	}
 	if m.Session != 0 {
 		o, err = s.readopt(ctx, peer, m, p)
 	} else {
@@ -260,35 +269,38 @@ func (s *Server) serveSession(ctx context.Context, c *attach.Conn, x *session) {
 	for {
 		p, err := c.Recv()
 		if err != nil {
-			s.connEnded(x, err)
+			s.connEnded(c, x, err)
 			return
 		}
 		err = s.request(ctx, c, x, p)
 		p.Close()
 		if err != nil {
-			s.connEnded(x, err)
+			s.connEnded(c, x, err)
 			return
 		}
 	}
 }
 
-func (s *Server) connEnded(x *session, err error) {
+func (s *Server) connEnded(c *attach.Conn, x *session, err error) {
 	if s.ctxDone() {
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	x.conn = nil
+	current := x.conn == c
+	if current {
+		x.conn = nil
+	}
 	switch {
-	case x.ended:
-	case errors.Is(err, io.EOF):
-		s.keepLocked(x)
+	case x.ended || !current: // the process has connected anew
 	case errors.Is(err, attach.ErrMessage):
 		s.stats.protocolErrors++
 		s.log.Warn("process broke the attach protocol", "session", x.id, "pid", x.peer.PID, "reason", err)
 		s.endLocked(x, endProtocol)
 	default:
-		s.log.Warn("attach connection failed", "session", x.id, "pid", x.peer.PID, "reason", err)
+		if !errors.Is(err, io.EOF) {
+			s.log.Warn("attach connection failed", "session", x.id, "pid", x.peer.PID, "reason", err)
+		}
 		s.keepLocked(x)
 	}
 }
@@ -379,6 +391,7 @@ func (s *Server) openChannel(ctx context.Context, c *attach.Conn, x *session, n 
 	if !x.ended {
 		fd, x.intr[n] = x.intr[n], fd
 		s.stats.channels++
+		s.saveSession(x)
 		if x.lost {
 			raise(x.intr[n])
 		}

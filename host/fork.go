@@ -8,9 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
-	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -25,6 +22,7 @@ type grant struct {
 	token   string
 	pid     int
 	parent  *session
+	start   uint64
 	proc    *process
 	sockets map[uint64]*attach.SocketInfo // the parent's, at the fork
 }
@@ -71,7 +69,7 @@ func (s *Server) forked(x *session, m *attach.Forked, sender attach.Peer) {
 		s.log.Warn("fork not watched: too many children that never attached", "session", x.id, "limit", maxGrants)
 		return
 	}
-	g := &grant{token: token, pid: pid, parent: x, sockets: maps.Clone(x.sockets)}
+	g := &grant{token: token, pid: pid, start: startOf(pid), parent: x, sockets: maps.Clone(x.sockets)}
 	x.ngrants++
 	s.grants[token] = g
 	s.stats.forks++
@@ -82,17 +80,22 @@ func (s *Server) forked(x *session, m *attach.Forked, sender attach.Peer) {
 		return
 	}
 	g.proc = proc
+	s.saveGrant(g)
 }
 
 // dropGrant tells the DPU that a child will not come.
 func (s *Server) dropGrant(token string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.ctx.Err() != nil {
+		return // the next hostd will find the child gone
+	}
 	if g := s.grants[token]; g != nil {
 		g.close()
 		delete(s.grants, token)
+		s.state.remove(grantFile(token))
 	}
-	if s.adopted[token] != nil || s.ctx.Err() != nil {
+	if s.adopted[token] != nil {
 		return
 	}
 	s.stats.forksDropped++
@@ -129,6 +132,7 @@ func (s *Server) adopt(ctx context.Context, x *session, token string) error {
 		s.inherit(x, g.sockets)
 		g.close()
 		delete(s.grants, token)
+		s.state.remove(grantFile(token))
 	}
 	return nil
 }
@@ -182,23 +186,4 @@ func (s *Server) leaveGrant(ctx context.Context, peer attach.Peer, g *grant) err
 	defer s.mu.Unlock()
 	s.keepLocked(o.session)
 	return nil
-}
-
-// parentOf reads the parent's pid of a process, 0 when it is gone.
-func parentOf(pid int) int {
-	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	if err != nil {
-		return 0
-	}
-	stat := string(b)
-	// The name, in brackets, may hold anything: the fields begin after the last.
-	fields := strings.Fields(stat[strings.LastIndexByte(stat, ')')+1:])
-	if len(fields) < 2 {
-		return 0
-	}
-	ppid, err := strconv.Atoi(fields[1])
-	if err != nil {
-		return 0
-	}
-	return ppid
 }

@@ -280,23 +280,45 @@ func TestReadoptionRefused(t *testing.T) {
 	}
 	defer unix.Close(unsealed)
 	_ = unix.Ftruncate(unsealed, 1<<20)
+	other := b.start(nil, "attach")
 	for _, tt := range []struct {
 		name string
+		id   uint64
 		fds  []int
 		want string
 	}{
-		{"no memory", nil, "the session memory and an interrupt must come with the message"},
-		{"not sealed", []int{unsealed, c.fds[3]}, "session memory without its seals"},
-		{"in use", []int{c.fds[0], c.fds[3]}, "session is attached already"},
+		{"no memory", 5, nil, "the session memory and an interrupt must come with the message"},
+		{"not sealed", 5, []int{unsealed, c.fds[3]}, "session memory without its seals"},
+		{"another process's", other.session(), []int{c.fds[0], c.fds[3]}, "the session is another process's"},
+		{"unknown to the DPU", 5, []int{c.fds[0], c.fds[3]}, "the DPU refused session_open"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			h := hello("x")
-			h.Session = c.w.Session
-			if got := describe(dial(t, b.listen).ask(h, tt.fds...).Msg); !strings.Contains(got, tt.want) {
+			h.Session = tt.id
+			got := describe(dial(t, b.listen).ask(h, tt.fds...).Msg)
+			if !strings.HasPrefix(got, "refused: ESTALE") && !strings.HasPrefix(got, "refused: ENOMEM") || !strings.Contains(got, tt.want) {
 				t.Errorf("got %s", got)
 			}
 		})
 	}
+	if c.header().Status != offload.StatusDPULost || !woken(c.fds[3]) {
+		t.Error("the process was not told that its session is gone")
+	}
+}
+
+// A connection that broke is replaced; the session goes on.
+func TestReconnect(t *testing.T) {
+	b := newBench(t, nil)
+	c := b.attachAs(t, hello("x"))
+	c.c.Close()
+	eventually(t, "the session is kept", func() bool { return b.Report().Sessions[0].State == "exec" })
+	h := hello("x")
+	h.Session = c.w.Session
+	again := b.attachAs(t, h)
+	if again.w.Session != c.w.Session || b.Report().Sessions[0].State != "up" {
+		t.Errorf("got session %d, %s", again.w.Session, b.Report().Sessions[0].State)
+	}
+	again.register(5)
 }
 
 func TestRunPolicy(t *testing.T) {

@@ -14,6 +14,28 @@ import (
 	"pno/offload"
 )
 
+// rebind finds the session that a process says it has, if this hostd knows it:
+// recovered from a former hostd, or left by a connection that broke.
+func (s *Server) rebind(peer attach.Peer, id uint64) (x *session, known bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	x = s.sessions[id]
+	switch {
+	case x == nil:
+		return nil, false, nil
+	case x.peer.PID != peer.PID:
+		return nil, true, errors.New("the session is another process's")
+	case x.lost:
+		return nil, true, errors.New("the session's DPU is lost; attach anew")
+	}
+	if x.kept != nil {
+		x.kept.Stop()
+		x.kept = nil
+		s.saveSession(x)
+	}
+	return x, true, nil
+}
+
 // readopt takes over a session that a former hostd opened: the process brings
 // its memory and its interrupts back, the DPU still has the session and agrees
 // on its layout. The id is 63 random bits that only the process, the DPU and
@@ -54,12 +76,6 @@ func (s *Server) readopt(ctx context.Context, peer attach.Peer, m *attach.Hello,
 }
 
 func (s *Server) readoptAtDPU(ctx context.Context, o *opening, memfd int, intr []int) error {
-	s.mu.Lock()
-	_, have := s.sessions[o.id]
-	s.mu.Unlock()
-	if have {
-		return fmt.Errorf("session is attached already")
-	}
 	if len(intr) > o.layout.Channels {
 		return fmt.Errorf("%d interrupts for %d channels", len(intr), o.layout.Channels)
 	}

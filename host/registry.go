@@ -24,6 +24,9 @@ func (s *Server) addHolder(cookie uint64, x *session, row *attach.SocketInfo) {
 	if x.ended {
 		return
 	}
+	if s.sessions[x.id] == x {
+		s.saveSession(x)
+	}
 	set := s.holders[cookie]
 	if set == nil {
 		set = make(map[*session]struct{}, 1)
@@ -67,6 +70,7 @@ func (s *Server) unregister(x *session, cookie uint64) unix.Errno {
 	}
 	delete(x.sockets, cookie)
 	s.dropHolder(cookie, x)
+	s.saveSession(x)
 	return 0
 }
 

@@ -39,6 +39,10 @@ type Server struct {
 	grants   map[string]*grant                // by fork token
 	holders  map[uint64]map[*session]struct{} // registered sockets, by cookie
 	stats    totals
+
+	state        *state   // nil: nothing is kept for the next hostd
+	orphans      []uint64 // sessions that ended while the DPU was not reached
+	orphanGrants []string
 }
 
 // New checks the configuration. Nothing runs and nothing is created yet.
@@ -102,17 +106,32 @@ func (s *Server) Serve(ctx context.Context) error {
 	s.ctx = ctx
 	s.mu.Unlock()
 
-	var own sync.WaitGroup
-	own.Go(func() { s.link.Run(ctx) })
+	var linkDone, stateDone sync.WaitGroup
+	stopState := make(chan struct{})
+	if s.cfg.State != "" {
+		s.state, err = newState(s.cfg.State, func(err error) { s.log.Warn("state not kept", "reason", err) })
+		if err != nil {
+			ln.Close()
+			return err
+		}
+		s.recoverState()
+		stateDone.Go(func() { s.state.run(stopState) })
+	}
+	linkDone.Go(func() { s.link.Run(ctx) })
 	stop := context.AfterFunc(ctx, func() { ln.Close() })
 	defer stop()
 	s.log.Info("hostd ready", "listen", s.cfg.Listen, "dpu", s.cfg.DPU, "policy", s.Policy().Source())
 	close(s.ready)
 	err = s.accept(ctx, ln)
 	cancel()
-	s.leave()
-	own.Wait()
+	s.hangUp()
+	linkDone.Wait()
 	s.wg.Wait()
+	if s.state != nil {
+		close(stopState)
+		stateDone.Wait()
+	}
+	s.leave()
 	return err
 }
 
@@ -166,13 +185,19 @@ func (s *Server) removeConn(c *attach.Conn) {
 	delete(s.conns, c)
 }
 
-// leave lets go of everything without ending a session at the DPU.
-func (s *Server) leave() {
+// hangUp ends the connections, but no session.
+func (s *Server) hangUp() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for c := range s.conns {
 		c.Close()
 	}
+}
+
+// leave frees hostd's own resources. Sessions go on without it.
+func (s *Server) leave() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for id, x := range s.sessions {
 		x.ended = true
 		x.release()
@@ -187,7 +212,7 @@ func (s *Server) leave() {
 // dpuUp is called by the control client. If it was the link that broke and not
 // the DPU, the sessions that were given up with it are still there, and hold
 // the ports that their processes are about to bind again.
-func (s *Server) dpuUp(control.Status) {
+func (s *Server) dpuUp(st control.Status) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, x := range s.sessions {
@@ -195,6 +220,7 @@ func (s *Server) dpuUp(control.Status) {
 			s.closeAtDPU(x.id, 0, endReplaced)
 		}
 	}
+	s.wg.Go(func() { s.reclaim(s.ctx, st.Generation) })
 }
 
 // dpuLost is called by the control client: the sockets of every session are
@@ -207,15 +233,17 @@ func (s *Server) dpuLost(generation uint64, reason error) {
 	}
 	n := 0
 	for _, x := range s.sessions {
-		if x.generation > generation || x.lost {
+		if x.generation > generation || x.lost || x.unclaimed {
 			continue
 		}
 		x.markLost()
+		s.saveSession(x)
 		n++
 	}
 	for token, g := range s.grants {
 		g.close()
 		delete(s.grants, token)
+		s.state.remove(grantFile(token))
 	}
 	s.log.Warn("DPU lost, offloaded sockets are reset", "sessions", n, "reason", reason)
 }

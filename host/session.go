@@ -29,6 +29,7 @@ type session struct {
 	layout     offload.Layout
 	generation uint64 // of the DPU link that it was opened on
 	attached   time.Time
+	start      uint64 // of the process, see startOf
 	token      string // of the fork that it came from
 
 	mem     *memory
@@ -37,6 +38,9 @@ type session struct {
 	conn    *attach.Conn
 	sockets map[uint64]*attach.SocketInfo // registered, by cookie
 	ngrants int
+
+	unclaimed bool // recovered from a former hostd, the DPU was not asked yet
+	claim     int  // session memory, while unclaimed
 
 	lost  bool        // the DPU that it was opened on is gone
 	kept  *time.Timer // exec replaced the image; it waits for the new one
@@ -93,6 +97,10 @@ func (x *session) release() {
 	}
 	if x.mem != nil {
 		x.mem.close()
+	}
+	if x.unclaimed && x.claim >= 0 {
+		unix.Close(x.claim)
+		x.claim = -1
 	}
 }
 
@@ -232,7 +240,9 @@ func (s *Server) admit(x *session, pidfd int) error {
 	if x.ended { // the process was faster
 		return nil
 	}
+	x.start = startOf(x.peer.PID)
 	s.sessions[x.id] = x
+	s.saveSession(x)
 	return nil
 }
 
@@ -245,11 +255,12 @@ func (s *Server) end(x *session, reason string) {
 }
 
 func (s *Server) endLocked(x *session, reason string) {
-	if x.ended {
-		return
+	if x.ended || s.ctx.Err() != nil && s.sessions[x.id] == x {
+		return // while hostd stops, the next one will find the process gone
 	}
 	x.ended = true
 	delete(s.sessions, x.id)
+	s.state.remove(sessionFile(x.id))
 	if x.token != "" && s.adopted[x.token] == x {
 		delete(s.adopted, x.token)
 	}
@@ -261,7 +272,11 @@ func (s *Server) endLocked(x *session, reason string) {
 	if !x.lost {
 		x.mem.setStatus(offload.StatusClosed)
 		x.raiseAll()
-		s.closeAtDPU(x.id, x.generation, reason)
+		if x.unclaimed {
+			s.orphans = append(s.orphans, x.id)
+		} else {
+			s.closeAtDPU(x.id, x.generation, reason)
+		}
 	}
 	x.release()
 	if x.conn != nil {
@@ -278,5 +293,6 @@ func (s *Server) keepLocked(x *session) {
 		s.endLocked(x, endReplaced)
 	default:
 		x.kept = time.AfterFunc(execGrace, func() { s.end(x, endExecWait) })
+		s.saveSession(x)
 	}
 }

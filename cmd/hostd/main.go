@@ -116,7 +116,7 @@ func run(ctx context.Context, set settings, pol *policy.Policy) error {
 	defer stop()
 	srv, err := host.New(host.Config{
 		Listen: set.Listen, SocketMode: os.FileMode(set.SocketMode), DPU: set.DPU, DPUWait: set.DPUWait.Std(),
-		Policy: pol, Log: log, Layout: set.Session.layout(), SpinNanos: spin,
+		Policy: pol, Log: log, State: set.state(), Layout: set.Session.layout(), SpinNanos: spin,
 		MaxSessions: set.Limits.Sessions, MaxPerUser: set.Limits.PerUser, RunPolicies: set.RunPolicies,
 	})
 	if err != nil {

@@ -80,7 +80,7 @@ func TestProgram(t *testing.T) {
 		return path
 	}
 	pol := write("policy.yaml", "no_dpu: refuse\n")
-	conf := write("hostd.yaml", fmt.Sprintf("listen: %s/a\ndpu: %s/d\ndpu_wait: 1ms\nadmin: %s/sub/admin\nmetrics: none\npolicy: %s\n", dir, dir, dir, pol))
+	conf := write("hostd.yaml", fmt.Sprintf("listen: %s/a\ndpu: %s/d\ndpu_wait: 1ms\nadmin: %s/sub/admin\nmetrics: none\nstate: %s/state\npolicy: %s\n", dir, dir, dir, dir, pol))
 	notify, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, "n"), Net: "unixgram"})
 	if err != nil {
 		t.Fatal(err)

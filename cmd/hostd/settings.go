@@ -24,6 +24,7 @@ type settings struct {
 	DPUWait     config.Duration `yaml:"dpu_wait"`
 	Policy      string          `yaml:"policy"`
 	RunPolicies bool            `yaml:"run_policies"`
+	State       string          `yaml:"state"`
 	Admin       string          `yaml:"admin"`
 	Metrics     string          `yaml:"metrics"`
 	Log         logSettings     `yaml:"log"`
@@ -54,7 +55,7 @@ func defaultSettings() settings {
 	l := offload.DefaultLayout(1)
 	return settings{
 		Listen: attach.DefaultPath, SocketMode: 0o666, DPU: host.DefaultDPU, DPUWait: config.Duration(time.Second),
-		RunPolicies: true, Admin: "/run/pno/hostd-admin.sock", Metrics: "127.0.0.1:9465",
+		RunPolicies: true, State: "/run/pno/hostd.d", Admin: "/run/pno/hostd-admin.sock", Metrics: "127.0.0.1:9465",
 		Log: logSettings{Level: "info", Format: "auto"},
 		Session: sessionSettings{
 			Channels: l.Channels, H2DRing: config.Size(l.H2DSize), D2HRing: config.Size(l.D2HSize),
@@ -90,6 +91,14 @@ func (s *settings) Validate() error {
 		}
 	}
 	return nil
+}
+
+// state is empty for none.
+func (s *settings) state() string {
+	if s.State == "none" {
+		return ""
+	}
+	return s.State
 }
 
 // checkSocketPath knows the kernel's limit of 107 bytes.
