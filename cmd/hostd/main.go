@@ -25,6 +25,7 @@ import (
 	"pno/internal/admin"
 	"pno/internal/buildinfo"
 	"pno/internal/config"
+	"pno/internal/daemon"
 )
 
 func main() {
@@ -93,24 +94,8 @@ func loadPolicy(file string) (*policy.Policy, error) {
 	return policy.Load(file)
 }
 
-var logLevels = map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError}
-
-// newLogger writes text to a terminal and JSON to anything else.
-func newLogger(set logSettings) *slog.Logger {
-	opts := &slog.HandlerOptions{Level: logLevels[set.Level]}
-	text := set.Format == "text"
-	if set.Format == "auto" {
-		_, err := unix.IoctlGetTermios(int(os.Stderr.Fd()), unix.TCGETS)
-		text = err == nil
-	}
-	if text {
-		return slog.New(slog.NewTextHandler(os.Stderr, opts))
-	}
-	return slog.New(slog.NewJSONHandler(os.Stderr, opts))
-}
-
 func run(ctx context.Context, set settings, pol *policy.Policy) error {
-	log := newLogger(set.Log)
+	log := daemon.NewLog(os.Stderr, set.Log)
 	spin := max(1, uint32(set.Session.Spin.Std())) // 0 would mean the default
 	stopped, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM)
 	defer stop()
@@ -151,7 +136,7 @@ func run(ctx context.Context, set settings, pol *policy.Policy) error {
 	go tellSystemd(ctx, srv, log)
 
 	<-ctx.Done()
-	notifyStopping()
+	daemon.Stopping(log)
 	<-hostDone
 	<-adminDone
 	if stopped.Err() == nil {
@@ -159,6 +144,18 @@ func run(ctx context.Context, set settings, pol *policy.Policy) error {
 	}
 	log.Info("hostd stopped")
 	return nil
+}
+
+// tellSystemd says READY once processes can attach, and feeds the watchdog as
+// long as the server's lock, which every part of it needs, can be had.
+func tellSystemd(ctx context.Context, srv *host.Server, log *slog.Logger) {
+	select {
+	case <-srv.Ready():
+	case <-ctx.Done():
+		return
+	}
+	daemon.Ready(log)
+	daemon.Watchdog(ctx, log, func() bool { srv.Policy(); return true })
 }
 
 // reloadOnHup puts the policy file in force again, for new processes. A file

@@ -13,28 +13,24 @@ import (
 	"pno/host"
 	"pno/host/attach"
 	"pno/internal/config"
+	"pno/internal/daemon"
 	"pno/offload"
 )
 
 // settings is hostd's configuration file; deploy/hostd.yaml explains each key.
 type settings struct {
-	Listen      string          `yaml:"listen"`
-	SocketMode  fileMode        `yaml:"socket_mode"`
-	DPU         string          `yaml:"dpu"`
-	DPUWait     config.Duration `yaml:"dpu_wait"`
-	Policy      string          `yaml:"policy"`
-	RunPolicies bool            `yaml:"run_policies"`
-	State       string          `yaml:"state"`
-	Admin       string          `yaml:"admin"`
-	Metrics     string          `yaml:"metrics"`
-	Log         logSettings     `yaml:"log"`
-	Session     sessionSettings `yaml:"session"`
-	Limits      limitSettings   `yaml:"limits"`
-}
-
-type logSettings struct {
-	Level  string `yaml:"level"`
-	Format string `yaml:"format"`
+	Listen      string             `yaml:"listen"`
+	SocketMode  fileMode           `yaml:"socket_mode"`
+	DPU         string             `yaml:"dpu"`
+	DPUWait     config.Duration    `yaml:"dpu_wait"`
+	Policy      string             `yaml:"policy"`
+	RunPolicies bool               `yaml:"run_policies"`
+	State       string             `yaml:"state"`
+	Admin       string             `yaml:"admin"`
+	Metrics     string             `yaml:"metrics"`
+	Log         daemon.LogSettings `yaml:"log"`
+	Session     sessionSettings    `yaml:"session"`
+	Limits      limitSettings      `yaml:"limits"`
 }
 
 type sessionSettings struct {
@@ -56,7 +52,7 @@ func defaultSettings() settings {
 	return settings{
 		Listen: attach.DefaultPath, SocketMode: 0o666, DPU: host.DefaultDPU, DPUWait: config.Duration(time.Second),
 		RunPolicies: true, State: "/run/pno/hostd.d", Admin: "/run/pno/hostd-admin.sock", Metrics: "127.0.0.1:9465",
-		Log: logSettings{Level: "info", Format: "auto"},
+		Log: daemon.DefaultLog(),
 		Session: sessionSettings{
 			Channels: l.Channels, H2DRing: config.Size(l.H2DSize), D2HRing: config.Size(l.D2HSize),
 			RxWindow: config.Size(l.RxWindow), TxWindow: config.Size(l.TxWindow), Spin: config.Duration(20 * time.Microsecond),
@@ -107,18 +103,6 @@ func checkSocketPath(path string) error {
 		return fmt.Errorf("%q is not a path of a Unix socket; it has 1 to 107 bytes", path)
 	}
 	return nil
-}
-
-// Validate is called by the loader.
-func (s *logSettings) Validate() error {
-	if _, ok := logLevels[s.Level]; !ok {
-		return config.At("level", fmt.Errorf("%q is not a level; use debug, info, warn or error", s.Level))
-	}
-	switch s.Format {
-	case "auto", "text", "json":
-		return nil
-	}
-	return config.At("format", fmt.Errorf("%q is not a format; use auto, text or json", s.Format))
 }
 
 // Validate is called by the loader.
