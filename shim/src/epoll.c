@@ -226,7 +226,7 @@ static int sleep_in_kernel(struct pno_epoll *ep, struct epoll_event *events, int
 		return 0;
 	}
 	*again = false;
-	if (!alive && ses) {
+	if (!alive && ep->nitems) {
 		if (something_ready(ep)) {
 			retire(ep);
 			*again = true;

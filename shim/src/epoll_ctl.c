@@ -209,7 +209,7 @@ static int ctl_offloaded(struct pno_sock *s, struct pno_epoll *ep, int op, int f
 		if (!it)
 			return ENOMEM;
 		ep->nitems++;
-		if (s->state != PNO_LISTENING && s->qp->chan != ep->chan)
+		if (s->state != PNO_LISTENING && s->qp && s->qp->chan != ep->chan)
 			pno_sock_claim(s, ep->chan);
 		set(it, e);
 		return 0;
@@ -258,7 +258,7 @@ int pno_epoll_ctl(struct pno_epoll *ep, int op, int fd, struct epoll_event *e)
 		if (!s)
 			return ctl_foreign(ep, op, fd, e);
 		ses = s->ses;
-		if (s->state < PNO_LISTENING || op == EPOLL_CTL_DEL || ep->ses == ses)
+		if (s->state < PNO_LISTENING || op == EPOLL_CTL_DEL || !ses || ep->ses == ses)
 			break;
 		pno_sock_unlock(s);
 		adopt(ep, ses, pno_chan_open(ses));

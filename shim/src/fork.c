@@ -222,6 +222,8 @@ struct pno_sock *pno_sock_lock_away(int fd, struct pno_sock *s)
 	s = pno_sock_peek(fd);
 	if (!s || !s->away)
 		return s;
+	if (s->state == PNO_LISTENING)
+		return s; /* tried again at the next call */
 	if (!ses || s->ses != ses) {
 		s->away = false;
 		s->ses = ses;

@@ -25,6 +25,22 @@ static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static int conn = -1;
 static uint32_t next_id;
 
+/* Read at start-up: nginx, for one, rewrites its environment later. */
+static char socket_path[sizeof ((struct sockaddr_un *)0)->sun_path] = PNO_ATTACH_DEFAULT;
+static char policy_path[PNO_POLICY_LEN];
+
+void pno_hostd_start(void)
+{
+	const char *path = getenv("PNO_HOSTD"), *policy = getenv("PNO_POLICY_FILE");
+
+	if (path && *path && strlen(path) < sizeof socket_path)
+		strcpy(socket_path, path);
+	else if (path && *path)
+		pno_log(PNO_ERROR, "PNO_HOSTD is too long for a socket path: %s", path);
+	if (policy && strlen(policy) < sizeof policy_path)
+		strcpy(policy_path, policy);
+}
+
 /* Any answer fits. */
 union answer {
 	struct pno_msg h;
@@ -53,16 +69,11 @@ void pno_hostd_child(void)
 
 static int dial(void)
 {
-	const char *path = getenv("PNO_HOSTD");
 	struct sockaddr_un sa = { .sun_family = AF_UNIX };
 	struct timeval patience = { .tv_sec = ANSWER_SECONDS };
 	int fd, err;
 
-	if (!path || !*path)
-		path = PNO_ATTACH_DEFAULT;
-	if (strlen(path) >= sizeof sa.sun_path)
-		return -ENAMETOOLONG;
-	strcpy(sa.sun_path, path);
+	strcpy(sa.sun_path, socket_path);
 	fd = real.socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return -errno;
@@ -194,8 +205,6 @@ static int transact(void *req, uint16_t type, size_t len, const int *sfd, int ns
 
 static void fill_hello(struct pno_msg_hello *m, const uint8_t *token)
 {
-	const char *policy = getenv("PNO_POLICY_FILE");
-
 	memset(m, 0, sizeof *m);
 	m->abi_major = PNO_VERSION_MAJOR;
 	m->abi_minor = PNO_VERSION_MINOR;
@@ -204,8 +213,7 @@ static void fill_hello(struct pno_msg_hello *m, const uint8_t *token)
 		memcpy(m->token, token, sizeof m->token);
 	}
 	strncpy(m->name, program_invocation_short_name, sizeof m->name - 1);
-	if (policy && strlen(policy) < sizeof m->policy)
-		strcpy(m->policy, policy);
+	strcpy(m->policy, policy_path);
 }
 
 int pno_hostd_attach(const uint8_t *token, struct pno_msg_welcome *w, struct pno_fdset *fds, int *fallback)

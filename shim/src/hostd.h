@@ -16,6 +16,8 @@ struct pno_fdset {
 	int fd[PNO_MAX_FDS];
 };
 
+/* Reads the environment. */
+void pno_hostd_start(void);
 /* Connects and says HELLO. 0 and the WELCOME with its descriptors, or an
  * errno, with *fallback from hostd if it refused. */
 int pno_hostd_attach(const uint8_t *token, struct pno_msg_welcome *w, struct pno_fdset *fds, int *fallback);

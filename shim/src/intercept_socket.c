@@ -225,8 +225,8 @@ static int do_accept(int fd, struct sockaddr *addr, socklen_t *len, int flags)
 		return real.accept4(fd, addr, len, flags);
 	}
 	for (;;) {
-		if (l->state != PNO_LISTENING) {
-			rc = -EINVAL;
+		if (l->state != PNO_LISTENING || !l->ses) {
+			rc = l->ses ? -EINVAL : -ENETDOWN;
 			break;
 		}
 		if (l->listener->parked) {

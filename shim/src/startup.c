@@ -12,6 +12,7 @@
 #include <stdlib.h>
 
 #include "fdtable.h"
+#include "hostd.h"
 #include "log.h"
 #include "real.h"
 #include "sock.h"
@@ -27,6 +28,7 @@ void pno_start(void)
 #include "syscalls.def"
 #undef PNO_CALL
 	pno_log_start();
+	pno_hostd_start();
 	pno_fdtable_start();
 	pno_fork_start();
 	pno_started = true;
