@@ -115,8 +115,8 @@ func (l *lab) dpud(conf string, under ...string) (*exec.Cmd, *bytes.Buffer) {
 	return cmd, out
 }
 
-// The program itself, with each driver: it tells systemd, answers offloadctl,
-// and goes without a trace.
+// The program itself, with each driver and no more privileges than its unit
+// gives: it tells systemd, answers offloadctl, and goes without a trace.
 func TestProgram(t *testing.T) {
 	for _, driver := range []string{driverXDP, driverPacket} {
 		t.Run(driver, func(t *testing.T) {
@@ -126,7 +126,8 @@ func TestProgram(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer func() { _ = notify.Close() }()
-			cmd, out := l.dpud(l.config("link: {interface: p0, driver: " + driver + "}\n"))
+			cmd, out := l.dpud(l.config("link: {interface: p0, driver: "+driver+"}\n"),
+				"setpriv", "--bounding-set="+unitCapabilities(t), "--inh-caps=-all")
 			cmd.Env = append(cmd.Env, "NOTIFY_SOCKET="+l.dir+"/n")
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
@@ -157,6 +158,22 @@ func TestProgram(t *testing.T) {
 			}
 		})
 	}
+}
+
+// unitCapabilities are those of deploy/dpud.service, for setpriv.
+func unitCapabilities(t *testing.T) string {
+	t.Helper()
+	unit, err := os.ReadFile("../../deploy/dpud.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(unit), "\nCapabilityBoundingSet=")
+	line, _, _ := strings.Cut(rest, "\n")
+	set := "-all"
+	for _, name := range strings.Fields(line) {
+		set += ",+" + strings.ToLower(strings.TrimPrefix(name, "CAP_"))
+	}
+	return set
 }
 
 func checkAnswers(t *testing.T, socket, driver string) {
