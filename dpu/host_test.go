@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -29,19 +30,22 @@ type host struct {
 	mem   []byte
 	memfd int
 	bells []int
-	intr  int
-	qps   []*offload.HostQP
+	intr  int                  // of every channel: there is one thread
+	kick  int                  // ends a doze for a command
+	qps   [2][]*offload.HostQP // by channel and shard
 
 	cmds  chan func()
 	quit  chan struct{}
 	done  chan struct{}
 	sleep bool // wait for the interrupt instead of polling
 
-	socks map[sockKey]*hsock
-	tags  map[uint32]chan answer
-	next  uint32
-	err   error
-	stats struct{ interrupts, records int }
+	socks    map[sockKey]*hsock
+	tags     map[uint32]chan answer
+	next     uint32
+	err      error
+	claiming int
+	current  *offload.HostQP // being drained
+	stats    struct{ interrupts, records, timeouts int }
 }
 
 type sockKey struct {
@@ -58,6 +62,7 @@ type answer struct {
 type hsock struct {
 	h        *host
 	shard    int
+	channel  int
 	handle   uint32
 	rx       []byte
 	rxEnd    uint64
@@ -72,7 +77,6 @@ type hsock struct {
 	accepts  []*hsock
 	revoked  bool
 	claimed  *offload.Record
-	hold     bool // do not consume by itself
 }
 
 // agent is a host agent's control connection.
@@ -161,7 +165,7 @@ func newHost(t testing.TB, a *agent, l offload.Layout) *host {
 	sessionIDs.Lock()
 	sessionIDs.n++
 	h := &host{
-		t: t, agent: a, id: sessionIDs.n, l: l, cmds: make(chan func()), quit: make(chan struct{}),
+		t: t, agent: a, id: sessionIDs.n, l: l, cmds: make(chan func(), 16), quit: make(chan struct{}),
 		done: make(chan struct{}), socks: map[sockKey]*hsock{}, tags: map[uint32]chan answer{}, next: 1,
 	}
 	sessionIDs.Unlock()
@@ -194,19 +198,34 @@ func newHost(t testing.TB, a *agent, l offload.Layout) *host {
 	}, fds...); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := a.call(&offload.Control{Type: offload.CtlChannelOpen, Session: h.id, Channel: 0}, h.intr); err != nil {
+	if h.kick, err = unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC); err != nil {
 		t.Fatal(err)
 	}
-	for s := range l.Shards {
-		q, err := offload.NewHostQP(h.mem, l, 0, s)
-		if err != nil {
-			t.Fatal(err)
-		}
-		h.qps = append(h.qps, q)
-	}
+	h.openChannel(0)
 	go h.run()
 	t.Cleanup(func() { h.kill() })
 	return h
+}
+
+// openChannel opens a channel; 1 may be opened while the host runs.
+func (h *host) openChannel(n int) {
+	h.t.Helper()
+	if _, err := h.agent.call(&offload.Control{Type: offload.CtlChannelOpen, Session: h.id, Channel: n}, h.intr); err != nil {
+		h.t.Fatal(err)
+	}
+	var qps []*offload.HostQP
+	for s := range h.l.Shards {
+		q, err := offload.NewHostQP(h.mem, h.l, n, s)
+		if err != nil {
+			h.t.Fatal(err)
+		}
+		qps = append(qps, q)
+	}
+	if n == 0 {
+		h.qps[0] = qps
+		return
+	}
+	h.do(func() { h.qps[n] = qps })
 }
 
 // kill ends the process: the agent closes its session.
@@ -220,7 +239,7 @@ func (h *host) kill() {
 	<-h.done
 	_, _ = h.agent.call(&offload.Control{Type: offload.CtlSessionClose, Session: h.id, Reason: "killed"})
 	_ = unix.Munmap(h.mem)
-	for _, fd := range append(h.bells, h.memfd, h.intr) {
+	for _, fd := range append(h.bells, h.memfd, h.intr, h.kick) {
 		_ = unix.Close(fd)
 	}
 }
@@ -229,22 +248,16 @@ func (h *host) run() {
 	defer close(h.done)
 	for {
 		busy := false
-		for s, q := range h.qps {
-			for {
-				rec, payload, ok, err := q.Next()
+		for c := range h.qps {
+			for s, q := range h.qps[c] {
+				n, err := h.drain(s, q)
 				if err != nil {
 					h.err = err
 					return
 				}
-				if !ok {
-					break
-				}
-				busy = true
-				h.stats.records++
-				h.take(s, rec, payload)
+				busy = busy || n > 0
+				h.publish(c, s)
 			}
-			q.Release()
-			h.publish(s)
 		}
 		select {
 		case f := <-h.cmds:
@@ -265,26 +278,55 @@ func (h *host) run() {
 	}
 }
 
+// drain takes what a ring holds.
+func (h *host) drain(shard int, q *offload.HostQP) (n int, err error) {
+	for {
+		rec, payload, ok, err := q.Next()
+		if err != nil {
+			return n, err
+		}
+		if !ok {
+			break
+		}
+		n++
+		h.stats.records++
+		if h.claiming == 0 {
+			h.current = q
+		}
+		h.take(shard, rec, payload)
+	}
+	q.Release()
+	return n, nil
+}
+
 // doze sleeps as docs/protocol.md tells a host thread to.
 func (h *host) doze() {
-	for _, q := range h.qps {
+	all := slices.Concat(h.qps[:]...)
+	for _, q := range all {
 		if !q.Arm() {
 			return
 		}
 	}
-	p := []unix.PollFd{{Fd: int32(h.intr), Events: unix.POLLIN}}
-	if n, _ := unix.Poll(p, 20); n > 0 {
+	p := []unix.PollFd{{Fd: int32(h.intr), Events: unix.POLLIN}, {Fd: int32(h.kick), Events: unix.POLLIN}}
+	if n, _ := unix.Poll(p, 1000); n > 0 {
 		var b [8]byte
-		_, _ = unix.Read(h.intr, b[:])
-		h.stats.interrupts++
+		if p[0].Revents != 0 {
+			_, _ = unix.Read(h.intr, b[:])
+			h.stats.interrupts++
+		}
+		if p[1].Revents != 0 {
+			_, _ = unix.Read(h.kick, b[:])
+		}
+	} else {
+		h.stats.timeouts++
 	}
-	for _, q := range h.qps {
+	for _, q := range all {
 		q.Disarm()
 	}
 }
 
-func (h *host) publish(s int) {
-	if h.qps[s].Publish() {
+func (h *host) publish(c, s int) {
+	if h.qps[c][s].Publish() {
 		one := [8]byte{1}
 		_, _ = unix.Write(h.bells[s], one[:])
 	}
@@ -317,6 +359,16 @@ func (h *host) take(shard int, rec offload.Record, payload []byte) {
 		s.pair, _ = offload.GetAddrPair(payload)
 		s.opened = true
 	case offload.OpData:
+		if rec.Seq != uint32(s.rxEnd) && h.qps[1] != nil && h.claiming == 0 {
+			// A claim: the rest still lies in the former channel's ring.
+			h.claiming++
+			for c := range h.qps {
+				if q := h.qps[c][shard]; q != h.current {
+					_, _ = h.drain(shard, q)
+				}
+			}
+			h.claiming--
+		}
 		if rec.Seq != uint32(s.rxEnd) {
 			h.err = fmt.Errorf("data at %d, want %d", rec.Seq, uint32(s.rxEnd))
 		}
@@ -338,14 +390,21 @@ func (h *host) take(shard int, rec offload.Record, payload []byte) {
 	}
 }
 
+// emit sends a record on the socket's own channel.
+func (s *hsock) emit(op offload.Op, flags uint8, seq, ack uint32, payload []byte) bool {
+	return s.h.emitOn(s.channel, s.shard, op, flags, s.handle, seq, ack, payload)
+}
+
 func (s *hsock) ack(v uint32) { s.taken += uint64(int32(v - uint32(s.taken))) }
 
 // do runs f in the host's goroutine.
 func (h *host) do(f func()) {
 	c := make(chan struct{})
+	h.cmds <- func() { f(); close(c) }
+	one := [8]byte{1}
+	_, _ = unix.Write(h.kick, one[:])
 	select {
-	case h.cmds <- func() { f(); close(c) }:
-		<-c
+	case <-c:
 	case <-h.done:
 		h.t.Errorf("host has ended: %v", h.err)
 	}
@@ -368,12 +427,16 @@ func (h *host) until(what string, cond func() bool) {
 }
 
 func (h *host) emit(shard int, op offload.Op, flags uint8, sock, seq, ack uint32, payload []byte) bool {
-	b := h.qps[shard].Emit(op, flags, sock, seq, ack, len(payload))
+	return h.emitOn(0, shard, op, flags, sock, seq, ack, payload)
+}
+
+func (h *host) emitOn(c, shard int, op offload.Op, flags uint8, sock, seq, ack uint32, payload []byte) bool {
+	b := h.qps[c][shard].Emit(op, flags, sock, seq, ack, len(payload))
 	if b == nil {
 		return false
 	}
 	copy(b, payload)
-	h.publish(shard)
+	h.publish(c, shard)
 	return true
 }
 
@@ -387,6 +450,7 @@ func (h *host) request(shard int, op offload.Op, sock, ack uint32, payload []byt
 		h.tags[tag] = c
 		if !h.emit(shard, op, 0, sock, tag, ack, payload) {
 			h.t.Errorf("no ring space for op %d", op)
+			c <- answer{errno: ^uint32(0)}
 		}
 	})
 	select {
@@ -475,7 +539,7 @@ func (s *hsock) write(b []byte) error {
 			if n == 0 || dead {
 				return
 			}
-			if !s.h.emit(s.shard, offload.OpSend, 0, s.handle, uint32(s.tx), uint32(s.consumed), b[:n]) {
+			if !s.emit(offload.OpSend, 0, uint32(s.tx), uint32(s.consumed), b[:n]) {
 				n = 0
 				return
 			}
@@ -507,7 +571,7 @@ func (s *hsock) read(b []byte) (n int, err error) {
 			s.rx = s.rx[n:]
 			s.consumed += uint64(n)
 			if s.consumed-s.acked >= uint64(s.h.l.RxWindow)/4 {
-				if s.h.emit(s.shard, offload.OpRxAck, 0, s.handle, 0, uint32(s.consumed), nil) {
+				if s.emit(offload.OpRxAck, 0, 0, uint32(s.consumed), nil) {
 					s.acked = s.consumed
 				}
 			}
@@ -547,14 +611,14 @@ func (s *hsock) readN(n int) ([]byte, error) {
 
 func (s *hsock) close(flags uint8) {
 	s.h.do(func() {
-		s.h.emit(s.shard, offload.OpClose, flags, s.handle, uint32(s.tx), uint32(s.consumed), nil)
+		s.emit(offload.OpClose, flags, uint32(s.tx), uint32(s.consumed), nil)
 		delete(s.h.socks, sockKey{s.shard, s.handle})
 	})
 }
 
 func (s *hsock) shutdown(how uint8) {
 	s.h.do(func() {
-		s.h.emit(s.shard, offload.OpShutdown, how, s.handle, uint32(s.tx), uint32(s.consumed), nil)
+		s.emit(offload.OpShutdown, how, uint32(s.tx), uint32(s.consumed), nil)
 	})
 }
 
