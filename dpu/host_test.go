@@ -77,6 +77,7 @@ type hsock struct {
 	accepts  []*hsock
 	revoked  bool
 	claimed  *offload.Record
+	onData   func()
 }
 
 // agent is a host agent's control connection.
@@ -375,6 +376,9 @@ func (h *host) take(shard int, rec offload.Record, payload []byte) {
 		s.rx = append(s.rx, payload...)
 		s.rxEnd += uint64(len(payload))
 		s.ack(rec.Ack)
+		if s.onData != nil {
+			s.onData()
+		}
 	case offload.OpTxAck:
 		s.ack(rec.Ack)
 	case offload.OpFin:
