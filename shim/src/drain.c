@@ -114,8 +114,9 @@ static void on_fin(struct pno_sock *s, const struct pno_record *r)
 }
 
 /*
- * We are the home now. From another channel of ours: what is missing up to seq
- * lies in the former channel's ring. From another process: what it consumed is
+ * We are the home now. From another channel of ours: what was sent before lies
+ * in that channel's ring, which nobody may be looking at any more; it is
+ * drained now. From another process: what it consumed is
  * gone for us, and our next byte follows what the DPU has received.
  */
 static void on_claimed(struct pno_sock *s, const struct pno_record *r, struct pno_drain *d)
@@ -138,9 +139,9 @@ static void on_claimed(struct pno_sock *s, const struct pno_record *r, struct pn
 		s->away = false;
 	} else {
 		tx_ack(s, r->ack);
-		if (ahead > 0)
-			d->also = ~0ull;
+		d->also |= s->former;
 	}
+	s->former = 0;
 	pno_sock_event(s, atomic_load_explicit(&s->mask, memory_order_relaxed) | IN | OUT);
 }
 
@@ -294,11 +295,12 @@ void pno_drain_finish(struct pno_session *ses, struct pno_drain *d)
 		pno_session_lose(ses, d->violation);
 		return;
 	}
-	d->also = 0;
-	for (unsigned i = 0; i < atomic_load(&ses->nchan) && !d->violation; i++) {
-		pno_lock(&ses->chan[i]->lock);
-		pno_chan_drain_locked(ses->chan[i], d);
-		pno_unlock(&ses->chan[i]->lock);
+	for (uint64_t m = d->also; m && !d->violation; m &= m - 1) {
+		struct pno_chan *c = ses->chan[__builtin_ctzll(m)];
+
+		pno_lock(&c->lock);
+		pno_chan_drain_locked(c, d);
+		pno_unlock(&c->lock);
 	}
 	d->also = 0;
 	if (d->violation)

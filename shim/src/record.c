@@ -69,6 +69,8 @@ void pno_sock_claim(struct pno_sock *s, struct pno_chan *c)
 		pno_unlock(&s->qp->tx_lock);
 		s->ring_full = false;
 	}
+	if (s->qp->chan->ses == c->ses)
+		s->former |= 1ull << s->qp->chan->index;
 	s->qp = &c->qp[s->shard];
 	s->claiming = true;
 	pno_count(claims);

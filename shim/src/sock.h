@@ -115,6 +115,7 @@ struct pno_sock {
 	uint32_t generation;
 
 	struct pno_qp *qp; /* of its home channel; NULL: not on the DPU */
+	uint64_t former;   /* channels it was claimed away from, until Claimed */
 	struct pno_session *ses;
 
 	uint64_t tx_sent, tx_acked;
