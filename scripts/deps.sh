@@ -15,6 +15,7 @@ build_needs=(
   gcc:gcc
   make:make
   "/usr/include/stdio.h:libc6-dev"
+  "/usr/include/openssl/evp.h:libssl-dev"
   "/etc/ssl/certs/ca-certificates.crt:ca-certificates"
 )
 demo_needs=(
@@ -42,6 +43,7 @@ test_needs=(
   strace:strace
   jq:jq
   openssl:openssl
+  "/usr/lib/softhsm/libsofthsm2.so:softhsm2"
   python3:python3
   ps:procps
   git:git

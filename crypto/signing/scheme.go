@@ -136,7 +136,7 @@ func FromOpts(pub crypto.PublicKey, opts crypto.SignerOpts) (Scheme, error) {
 	case *rsa.PublicKey:
 		want = pkcs1
 		if o, ok := opts.(*rsa.PSSOptions); ok {
-			if o.SaltLength != rsa.PSSSaltLengthEqualsHash && o.SaltLength != opts.HashFunc().Size() {
+			if h := opts.HashFunc(); o.SaltLength != rsa.PSSSaltLengthEqualsHash && (h == 0 || o.SaltLength != h.Size()) {
 				return 0, errors.New("sign: TLS wants a PSS salt as long as the digest")
 			}
 			want = pss

@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package libcrypto is the engine of OpenSSL 3: the fastest software for RSA,
+// and by the name of a provider the way to a card (Intel's qatprovider). It
+// needs cgo and Linux; elsewhere New says so.
+//
+// The engine owns its workers, and per worker the memory that a batch travels
+// in and the contexts of each key; one call into C does a batch. Any goroutine
+// may call its methods; see package engine for who owns what.
+package libcrypto
+
+// Config sizes the engine; zero values mean one worker a processor and 1024
+// operations.
+type Config struct {
+	Threads int
+	Queue   int
+	// Provider is loaded beside the default one; PropQuery, as
+	// "?provider=qatprovider", makes it the preferred one.
+	Provider  string
+	PropQuery string
+}

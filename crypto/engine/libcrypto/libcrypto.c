@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build cgo && linux
+
+#include "libcrypto.h"
+
+#include <openssl/crypto.h>
+#include <openssl/err.h>
+#include <openssl/evp.h>
+#include <openssl/provider.h>
+#include <openssl/rsa.h>
+#include <openssl/x509.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* The private numbers of keys are kept here: locked, and not dumped. */
+#define SECURE_HEAP (4u << 20)
+
+struct pno_lc {
+	OSSL_LIB_CTX *ctx;
+	OSSL_PROVIDER *base;
+	OSSL_PROVIDER *extra;
+	char *propquery;
+};
+
+/* Contexts of one worker for one key: the families by the three hashes. */
+struct slot {
+	EVP_PKEY_CTX *sign[2][3];
+	EVP_PKEY_CTX *verify[2][3];
+	EVP_PKEY_CTX *ecdsa;
+	EVP_PKEY_CTX *raw;
+	EVP_MD_CTX *ed;
+};
+
+struct pno_lc_key {
+	struct pno_lc *lc;
+	EVP_PKEY *pkey;
+	int workers;
+	struct slot slots[];
+};
+
+static void explain(char *err, const char *what)
+{
+	char reason[100] = "no reason given";
+	unsigned long e = ERR_peek_last_error();
+
+	if (e)
+		ERR_error_string_n(e, reason, sizeof(reason));
+	snprintf(err, PNO_LC_ERR, "%s: %s", what, reason);
+	ERR_clear_error();
+}
+
+struct pno_lc *pno_lc_new(const char *provider, const char *propquery, char *err)
+{
+	struct pno_lc *lc = calloc(1, sizeof(*lc));
+
+	if (!lc) {
+		snprintf(err, PNO_LC_ERR, "out of memory");
+		return NULL;
+	}
+	if (!CRYPTO_secure_malloc_initialized())
+		CRYPTO_secure_malloc_init(SECURE_HEAP, 16);
+	lc->ctx = OSSL_LIB_CTX_new();
+	lc->propquery = strdup(propquery);
+	if (!lc->ctx || !lc->propquery) {
+		explain(err, "make a library context");
+		goto fail;
+	}
+	lc->base = OSSL_PROVIDER_load(lc->ctx, "default");
+	if (!lc->base) {
+		explain(err, "load the default provider");
+		goto fail;
+	}
+	if (*provider && !(lc->extra = OSSL_PROVIDER_load(lc->ctx, provider))) {
+		explain(err, "load the provider");
+		goto fail;
+	}
+	return lc;
+fail:
+	pno_lc_free(lc);
+	return NULL;
+}
+
+void pno_lc_free(struct pno_lc *lc)
+{
+	if (!lc)
+		return;
+	if (lc->extra)
+		OSSL_PROVIDER_unload(lc->extra);
+	if (lc->base)
+		OSSL_PROVIDER_unload(lc->base);
+	OSSL_LIB_CTX_free(lc->ctx);
+	free(lc->propquery);
+	free(lc);
+}
+
+struct pno_lc_key *pno_lc_load(struct pno_lc *lc, const uint8_t *pkcs8, size_t len, int workers, char *err)
+{
+	struct pno_lc_key *key = calloc(1, sizeof(*key) + (size_t)workers * sizeof(struct slot));
+
+	if (!key) {
+		snprintf(err, PNO_LC_ERR, "out of memory");
+		return NULL;
+	}
+	key->lc = lc;
+	key->workers = workers;
+	key->pkey = d2i_AutoPrivateKey_ex(NULL, &pkcs8, (long)len, lc->ctx, lc->propquery);
+	if (!key->pkey) {
+		explain(err, "read the key");
+		free(key);
+		return NULL;
+	}
+	return key;
+}
+
+void pno_lc_key_free(struct pno_lc_key *key)
+{
+	for (int w = 0; w < key->workers; w++) {
+		struct slot *s = &key->slots[w];
+
+		for (int f = 0; f < 2; f++) {
+			for (int h = 0; h < 3; h++) {
+				EVP_PKEY_CTX_free(s->sign[f][h]);
+				EVP_PKEY_CTX_free(s->verify[f][h]);
+			}
+		}
+		EVP_PKEY_CTX_free(s->ecdsa);
+		EVP_PKEY_CTX_free(s->raw);
+		EVP_MD_CTX_free(s->ed);
+	}
+	EVP_PKEY_free(key->pkey);
+	free(key);
+}
+
+static const EVP_MD *digest_of(int bits)
+{
+	return bits == 256 ? EVP_sha256() : bits == 384 ? EVP_sha384() : EVP_sha512();
+}
+
+static EVP_PKEY_CTX *new_context(const struct pno_lc_key *key)
+{
+	return EVP_PKEY_CTX_new_from_pkey(key->lc->ctx, key->pkey, key->lc->propquery);
+}
+
+/* An RSA context for signing or verifying, made at the first call. */
+static EVP_PKEY_CTX *rsa_context(const struct pno_lc_key *key, EVP_PKEY_CTX **at, const struct pno_lc_op *op, int verify)
+{
+	EVP_PKEY_CTX *c = *at;
+
+	if (c)
+		return c;
+	c = new_context(key);
+	if (!c)
+		return NULL;
+	if ((verify ? EVP_PKEY_verify_init(c) : EVP_PKEY_sign_init(c)) <= 0 ||
+	    EVP_PKEY_CTX_set_rsa_padding(c, op->family == PNO_LC_PSS ? RSA_PKCS1_PSS_PADDING : RSA_PKCS1_PADDING) <= 0 ||
+	    EVP_PKEY_CTX_set_signature_md(c, digest_of(op->bits)) <= 0 ||
+	    (op->family == PNO_LC_PSS && EVP_PKEY_CTX_set_rsa_pss_saltlen(c, RSA_PSS_SALTLEN_DIGEST) <= 0)) {
+		EVP_PKEY_CTX_free(c);
+		return NULL;
+	}
+	*at = c;
+	return c;
+}
+
+static int run_rsa(struct slot *s, struct pno_lc_op *op)
+{
+	int h = op->bits == 256 ? 0 : op->bits == 384 ? 1 : 2;
+	EVP_PKEY_CTX *sign = rsa_context(op->key, &s->sign[op->family][h], op, 0);
+	EVP_PKEY_CTX *verify = rsa_context(op->key, &s->verify[op->family][h], op, 1);
+	size_t len = sizeof(op->out);
+
+	if (!sign || !verify) {
+		explain(op->err, "prepare RSA");
+		return -1;
+	}
+	if (EVP_PKEY_sign(sign, op->out, &len, op->in, op->in_len) <= 0) {
+		explain(op->err, "sign with RSA");
+		return -1;
+	}
+	/* A signature with a fault in it gives the key away. */
+	if (EVP_PKEY_verify(verify, op->out, len, op->in, op->in_len) != 1) {
+		explain(op->err, "the RSA signature does not verify");
+		return -1;
+	}
+	op->out_len = (uint32_t)len;
+	return 0;
+}
+
+static int run_ecdsa(struct slot *s, struct pno_lc_op *op)
+{
+	size_t len = sizeof(op->out);
+
+	if (!s->ecdsa) {
+		EVP_PKEY_CTX *c = new_context(op->key);
+
+		if (!c || EVP_PKEY_sign_init(c) <= 0) {
+			EVP_PKEY_CTX_free(c);
+			explain(op->err, "prepare ECDSA");
+			return -1;
+		}
+		s->ecdsa = c;
+	}
+	if (EVP_PKEY_sign(s->ecdsa, op->out, &len, op->in, op->in_len) <= 0) {
+		explain(op->err, "sign with ECDSA");
+		return -1;
+	}
+	op->out_len = (uint32_t)len;
+	return 0;
+}
+
+static int run_ed25519(struct slot *s, struct pno_lc_op *op)
+{
+	struct pno_lc *lc = op->key->lc;
+	size_t len = sizeof(op->out);
+
+	if (!s->ed)
+		s->ed = EVP_MD_CTX_new();
+	if (!s->ed || EVP_DigestSignInit_ex(s->ed, NULL, NULL, lc->ctx, lc->propquery, op->key->pkey, NULL) <= 0 ||
+	    EVP_DigestSign(s->ed, op->out, &len, op->in, op->in_len) <= 0) {
+		explain(op->err, "sign with Ed25519");
+		return -1;
+	}
+	op->out_len = (uint32_t)len;
+	return 0;
+}
+
+static int run_raw(struct slot *s, struct pno_lc_op *op)
+{
+	size_t len = sizeof(op->out);
+
+	if (!s->raw) {
+		EVP_PKEY_CTX *c = new_context(op->key);
+
+		if (!c || EVP_PKEY_decrypt_init(c) <= 0 || EVP_PKEY_CTX_set_rsa_padding(c, RSA_NO_PADDING) <= 0) {
+			EVP_PKEY_CTX_free(c);
+			explain(op->err, "prepare decryption");
+			return -1;
+		}
+		s->raw = c;
+	}
+	if (EVP_PKEY_decrypt(s->raw, op->out, &len, op->in, op->in_len) <= 0) {
+		explain(op->err, "decrypt");
+		return -1;
+	}
+	op->out_len = (uint32_t)len;
+	return 0;
+}
+
+void pno_lc_run(int worker, struct pno_lc_op *ops, int n)
+{
+	for (int i = 0; i < n; i++) {
+		struct pno_lc_op *op = &ops[i];
+		struct slot *s = &op->key->slots[worker];
+
+		switch (op->family) {
+		case PNO_LC_PKCS1:
+		case PNO_LC_PSS:
+			op->rc = run_rsa(s, op);
+			break;
+		case PNO_LC_ECDSA:
+			op->rc = run_ecdsa(s, op);
+			break;
+		case PNO_LC_ED25519:
+			op->rc = run_ed25519(s, op);
+			break;
+		default:
+			op->rc = run_raw(s, op);
+		}
+	}
+}
+
+const char *pno_lc_version(void)
+{
+	return OpenSSL_version(OPENSSL_VERSION_STRING);
+}

@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build !cgo || !linux
+
+package libcrypto
+
+import (
+	"fmt"
+
+	"pno/crypto/engine"
+)
+
+// Available tells whether New can succeed in this build.
+const Available = false
+
+// New fails: this program was built without cgo.
+func New(Config, engine.Sink) (engine.Engine, error) {
+	return nil, fmt.Errorf("start libcrypto engine: built without cgo; use the go engine, or build with CGO_ENABLED=1 and libssl-dev: %w", engine.ErrUnsupported)
+}

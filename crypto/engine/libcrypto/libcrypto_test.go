@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package libcrypto
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"pno/crypto/engine"
+	"pno/crypto/engine/enginetest"
+)
+
+func TestConformance(t *testing.T) {
+	if !Available {
+		t.Skip("built without cgo")
+	}
+	enginetest.Conformance(t, func(t *testing.T, sink engine.Sink) engine.Engine {
+		e, err := New(Config{Threads: 2, Queue: 256}, sink)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e
+	})
+}
+
+func TestProviders(t *testing.T) {
+	_, err := New(Config{Provider: "no-such-provider"}, nil)
+	if !Available {
+		if !errors.Is(err, engine.ErrUnsupported) {
+			t.Errorf("got %v", err)
+		}
+		t.Skip("built without cgo")
+	}
+	if err == nil || !strings.Contains(err.Error(), "no-such-provider") {
+		t.Errorf("got %v", err)
+	}
+	// The base provider has no arithmetic: with it preferred, the default one computes.
+	e, err := New(Config{Provider: "base", PropQuery: "?provider=base"}, func([]*engine.Op) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(e.Info().Detail, "provider base") {
+		t.Errorf("%+v", e.Info())
+	}
+	if err := e.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func BenchmarkSign(b *testing.B) {
+	enginetest.Benchmark(b, func(sink engine.Sink) (engine.Engine, error) { return New(Config{Threads: 1}, sink) })
+}
