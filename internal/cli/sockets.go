@@ -113,13 +113,22 @@ func (a *App) socketTable(sockets []*adminv1.Socket) *table {
 		}
 		if a.output == formatWide {
 			row = append(row, enumText(s.GetKind()), strconv.FormatUint(s.GetSession(), 10),
-				strconv.FormatUint(uint64(s.GetShard()), 10), fmt.Sprintf("%08x", s.GetHandle()), strconv.Itoa(int(s.GetChannel())),
+				strconv.FormatUint(uint64(s.GetShard()), 10), fmt.Sprintf("%08x", s.GetHandle()), home(s.GetChannel()),
 				bytesize(s.GetBytesTx()), bytesize(s.GetBytesRx()), rtt(s.GetRttUs()),
 				strconv.FormatUint(uint64(s.GetCwnd()), 10), strconv.FormatUint(s.GetRetransmits(), 10), strconv.FormatUint(uint64(s.GetHolders()), 10))
 		}
 		t.add(row...)
 	}
 	return t
+}
+
+// home is the channel of a socket; listeners have none, and of a shared socket
+// another session may have it.
+func home(channel int32) string {
+	if channel < 0 {
+		return "-"
+	}
+	return strconv.Itoa(int(channel))
 }
 
 func orStar(s string) string {

@@ -107,7 +107,7 @@ func (DPU) Sockets() []dpureport.Socket {
 	listener := nginx
 	listener.Handle, listener.Kind, listener.State = 0x80000001, dpureport.KindListener, "LISTEN"
 	listener.Local, listener.Unaccepted, listener.AcceptQueue, listener.Backlog, listener.Subscribers = "198.18.0.2:80", 1, 2, 511, 1
-	listener.Shared, listener.Holders = true, 2
+	listener.Shared, listener.Holders, listener.Channel = true, 2, -1
 
 	slow := conn(0, 0x00000003, "ESTAB", "198.18.0.2:80", "198.18.0.101:40002")
 	slow.RxUnread, slow.RxQueued, slow.TxPending, slow.TxQueued, slow.Retransmits = 4_096, 0, 131_072, 65_536, 3

@@ -111,7 +111,8 @@ type Socket struct {
 	Local string `protobuf:"bytes,9,opt,name=local,proto3" json:"local,omitempty"`
 	// address:port of the peer; empty if none.
 	Peer string `protobuf:"bytes,10,opt,name=peer,proto3" json:"peer,omitempty"`
-	// The channel that its records arrive on; -1 if another session has it.
+	// The channel that its records arrive on; -1 for a listener, and if another
+	// session has it.
 	Channel int32 `protobuf:"varint,11,opt,name=channel,proto3" json:"channel,omitempty"`
 	// Stream bytes sent.
 	BytesTx uint64 `protobuf:"varint,12,opt,name=bytes_tx,json=bytesTx,proto3" json:"bytes_tx,omitempty"`
