@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -352,11 +353,22 @@ func openFDs(t *testing.T) int {
 	return len(names)
 }
 
+func heapInUse() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
 // A thousand images of one process, each taking over from the one before.
 func TestNothingLeaks(t *testing.T) {
 	b := newBench(t, nil)
 	cycle := func() {
-		c := dial(t, b.listen)
+		conn, err := attach.Dial(b.listen, time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := &client{t: t, c: conn} // not dial: the test would hold on to it
 		p := c.ask(hello("x"))
 		c.w, c.fds = p.Msg.(*attach.Welcome), p.FDs
 		reg := &attach.RegisterSocket{Cookie: 77}
@@ -372,11 +384,21 @@ func TestNothingLeaks(t *testing.T) {
 	for range 20 {
 		cycle()
 	}
-	before := settle()
+	before, heap := settle(), heapInUse()
 	for range 1000 {
 		cycle()
 	}
 	eventually(t, "no descriptor is leaked", func() bool { return settle() <= before+2 })
+	if now := heapInUse(); now > heap+2<<20 {
+		t.Errorf("heap grew from %d to %d bytes", heap, now)
+	}
+	maps, err := os.ReadFile("/proc/self/maps")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(string(maps), "memfd:pno-session"); n > 2 { // the kept one, and the DPU's view of it
+		t.Errorf("%d session memories are mapped", n)
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if len(b.holders) != 1 || len(b.adopted) != 0 || len(b.grants) != 0 {

@@ -228,9 +228,6 @@ func (s *Server) dpuUp(st control.Status) {
 func (s *Server) dpuLost(generation uint64, reason error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.ctx.Err() != nil {
-		return // hostd stops and ended the link itself
-	}
 	n := 0
 	for _, x := range s.sessions {
 		if x.generation > generation || x.lost || x.unclaimed {

@@ -172,7 +172,7 @@ func (c *Client) once(ctx context.Context) error {
 	go c.ping(pings, l)
 	err = c.read(l)
 	stopPings()
-	c.lost(l, err)
+	c.lost(ctx, l, err)
 	return err
 }
 
@@ -237,7 +237,9 @@ func (c *Client) came(l *link, hello *offload.Control) Status {
 	return c.status
 }
 
-func (c *Client) lost(l *link, reason error) {
+// lost ends a link. When ctx is over it was this side that ended it, which is no
+// loss.
+func (c *Client) lost(ctx context.Context, l *link, reason error) {
 	if errors.Is(reason, io.EOF) {
 		reason = errors.New("dpud closed the connection")
 	}
@@ -247,10 +249,16 @@ func (c *Client) lost(l *link, reason error) {
 		close(ch)
 		delete(l.pending, id)
 	}
-	c.status.Losses++
+	stopped := ctx.Err() != nil
+	if !stopped {
+		c.status.Losses++
+	}
 	generation := c.status.Generation
 	c.setStatus(Down, reason.Error())
 	c.mu.Unlock()
+	if stopped {
+		return
+	}
 	c.cfg.Log.Warn("DPU link lost", "address", c.cfg.Path, "reason", reason, "generation", generation)
 	if c.cfg.Down != nil {
 		c.cfg.Down(generation, reason)
