@@ -5,7 +5,9 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"time"
 
@@ -194,4 +196,27 @@ func (l *lab) offloadctl(args ...string) (string, error) {
 	cmd.Env = append(cmd.Environ(), "PNO_ADMIN_DPU="+l.conf.dpudAdmin, "PNO_ADMIN_HOST="+l.conf.hostdAdmin)
 	out, err := cmd.Output()
 	return string(out), err
+}
+
+// diagnose logs what a hanging lab looks like: what the DPU holds, and where
+// the programs of the host wait.
+func (l *lab) diagnose() {
+	l.t.Helper()
+	if l.mode != modeOffload || l.dpud == nil {
+		return
+	}
+	for _, args := range [][]string{{"rings"}, {"sockets"}, {"stats", "-o", "wide"}} {
+		out, err := l.offloadctl(args...)
+		l.t.Logf("offloadctl %v (%v):\n%s", args, err, tail(out, 120))
+	}
+	for pid, comm := range descendants(os.Getpid()) {
+		if comm == "dpud" || comm == "hostd" || strings.HasPrefix(comm, "e2e") {
+			continue
+		}
+		l.t.Logf("%s (%d):\n%s", comm, pid, stacks(pid))
+		out, err := exec.Command("gdb", "-p", strconv.Itoa(pid), "-batch", "-ex", "thread apply all bt").CombinedOutput()
+		if err == nil {
+			l.t.Logf("%s", tail(string(out), 60))
+		}
+	}
 }

@@ -133,10 +133,14 @@ func workDir(t testing.TB) string {
 	return dir
 }
 
-// binary is the path of a built program.
+// binary is the path of a built program: in bin/, or in PNO_E2E_BIN.
 func binary(t testing.TB, name string) string {
 	t.Helper()
-	path, err := filepath.Abs(filepath.Join("..", "bin", name))
+	dir := os.Getenv("PNO_E2E_BIN")
+	if dir == "" {
+		dir = filepath.Join("..", "bin")
+	}
+	path, err := filepath.Abs(filepath.Join(dir, name))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -212,6 +216,7 @@ func (l *lab) mustClientRun(timeout time.Duration, argv ...string) string {
 	l.t.Helper()
 	out, err := l.clientRun(timeout, argv...)
 	if err != nil {
+		l.diagnose()
 		l.t.Fatalf("%s: %v\n%s", strings.Join(argv, " "), err, out)
 	}
 	return out

@@ -35,7 +35,7 @@ func (l *lab) startLoad(spec loadSpec) *load {
 	if err != nil {
 		l.t.Fatalf("start the load generator: %v", err)
 	}
-	return &load{l: l, p: p, out: bufio.NewReader(p.stdout), limit: 120 * time.Second}
+	return &load{l: l, p: p, out: bufio.NewReader(p.stdout), limit: 60 * time.Second}
 }
 
 // line reads one line of the generator's output.
@@ -57,6 +57,7 @@ func (d *load) line() string {
 		}
 		return a.text
 	case <-time.After(d.limit):
+		d.l.diagnose()
 		d.l.t.Fatalf("load generator: no answer after %v", d.limit)
 		return ""
 	}

@@ -102,11 +102,15 @@ func loadMain() {
 	os.Exit(0)
 }
 
+// maxFailures ends a load.
+const maxFailures = 200
+
 type loadGen struct {
 	spec   loadSpec
 	signal chan struct{} // closed: stop, or with Hold: go on
 
 	begun       atomic.Int64 // requests
+	failed      atomic.Int64
 	connections atomic.Int64
 	again       atomic.Int64
 	bytes       atomic.Int64
@@ -158,6 +162,10 @@ func (g *loadGen) next() bool {
 	case <-g.signal:
 		return false
 	default:
+	}
+	// What fails this often will fail on; nobody shall wait for all of it.
+	if g.failed.Load() >= maxFailures {
+		return false
 	}
 	n := g.begun.Add(1)
 	return g.spec.Requests == 0 || n <= g.spec.Requests
@@ -230,6 +238,7 @@ func (g *loadGen) fail(err error) {
 		stage, _, _ := strings.Cut(text, ": ")
 		text = stage + ": timeout"
 	}
+	g.failed.Add(1)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.failures[text]++
