@@ -14,6 +14,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"pno/host/attach"
 	"pno/offload"
 )
@@ -57,8 +59,9 @@ const stateVersion = 1
 // state writes the files. A nil *state, for a hostd without a directory, keeps
 // nothing.
 type state struct {
-	dir string
-	log func(error)
+	dir  string
+	lock *os.File // held while this hostd lives
+	log  func(error)
 
 	mu    sync.Mutex
 	dirty map[string]func() ([]byte, error) // by file name; nil bytes remove the file
@@ -69,7 +72,15 @@ func newState(dir string, log func(error)) (*state, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the state directory: %w", err)
 	}
-	return &state{dir: dir, log: log, dirty: make(map[string]func() ([]byte, error)), wake: make(chan struct{}, 1)}, nil
+	lock, err := os.OpenFile(filepath.Join(dir, ".lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock the state directory: %w", err)
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		lock.Close()
+		return nil, fmt.Errorf("state directory %s belongs to another hostd that runs; give each its own: %w", dir, err)
+	}
+	return &state{dir: dir, lock: lock, log: log, dirty: make(map[string]func() ([]byte, error)), wake: make(chan struct{}, 1)}, nil
 }
 
 // set notes that a file has to be written; make is called later, by run.
@@ -90,8 +101,10 @@ func (st *state) remove(name string) {
 	st.set(name, func() ([]byte, error) { return nil, nil })
 }
 
-// run writes until stop is closed, and then what is left.
+// run writes until stop is closed, and then what is left. It gives the directory
+// free.
 func (st *state) run(stop <-chan struct{}) {
+	defer st.lock.Close()
 	for last := false; ; {
 		st.flush()
 		if last {
@@ -148,6 +161,9 @@ func (st *state) load() (sessions []*savedSession, grants []*savedGrant) {
 		return nil, nil
 	}
 	for _, n := range names {
+		if n.Name()[0] == '.' {
+			continue
+		}
 		path := filepath.Join(st.dir, n.Name())
 		b, err := os.ReadFile(path)
 		if err != nil {

@@ -5,6 +5,7 @@ package host
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"pno/host/attach"
@@ -25,7 +26,25 @@ func files(t *testing.T, dir string) int {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return len(names)
+	n := 0
+	for _, name := range names {
+		if name.Name()[0] != '.' {
+			n++
+		}
+	}
+	return n
+}
+
+// Two agents on one directory would take each other's sessions.
+func TestStateDirectoryIsExclusive(t *testing.T) {
+	b, _, dir := stateful(t)
+	s, err := New(Config{Listen: b.listen + "2", DPU: b.dpu.Path, Log: quiet(), State: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Serve(t.Context()); err == nil || !strings.Contains(err.Error(), "belongs to another hostd that runs") {
+		t.Errorf("got %v", err)
+	}
 }
 
 // The process does nothing at all while hostd is replaced.

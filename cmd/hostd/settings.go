@@ -51,7 +51,7 @@ func defaultSettings() settings {
 	l := offload.DefaultLayout(1)
 	return settings{
 		Listen: attach.DefaultPath, SocketMode: 0o666, DPU: host.DefaultDPU, DPUWait: config.Duration(time.Second),
-		RunPolicies: true, State: "/run/pno/hostd.d", Admin: "/run/pno/hostd-admin.sock", Metrics: "127.0.0.1:9465",
+		RunPolicies: true, Admin: "/run/pno/hostd-admin.sock", Metrics: "127.0.0.1:9465",
 		Log: daemon.DefaultLog(),
 		Session: sessionSettings{
 			Channels: l.Channels, H2DRing: config.Size(l.H2DSize), D2HRing: config.Size(l.D2HSize),
@@ -89,9 +89,13 @@ func (s *settings) Validate() error {
 	return nil
 }
 
-// state is empty for none.
+// state is where to keep it, empty for nowhere. By default it goes with the
+// attach socket, so that two agents never share it.
 func (s *settings) state() string {
-	if s.State == "none" {
+	switch s.State {
+	case "":
+		return s.Listen + ".d"
+	case "none":
 		return ""
 	}
 	return s.State
