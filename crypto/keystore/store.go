@@ -1,0 +1,370 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package keystore
+
+import (
+	"bytes"
+	"cmp"
+	"crypto"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"pno/crypto/secmem"
+	"pno/crypto/signing"
+)
+
+// Suffix ends the name of every key file; what comes before is the key's id.
+const Suffix = ".pnokey"
+
+// Bounds of what is read.
+const (
+	maxFile  = 64 << 10
+	maxName  = 128
+	fileForm = 1
+)
+
+// Meta is what is known about a key without opening it.
+type Meta struct {
+	Form      int       `json:"form"`
+	Name      string    `json:"name"`
+	SPKI      []byte    `json:"spki"`
+	Created   time.Time `json:"created"`
+	Expires   time.Time `json:"expires,omitzero"` // of a sealed copy on a proxy
+	TLS13Only bool      `json:"tls13_only,omitempty"`
+	KEK       string    `json:"kek"`
+}
+
+// file is the form on disk: Meta and, bound to it, the sealed key.
+type file struct {
+	Meta
+	WrappedDEK []byte `json:"wrapped_dek"`
+	Sealed     []byte `json:"sealed"`
+}
+
+// Entry is a key of the store, closed.
+type Entry struct {
+	Meta
+	ID     signing.KeyID
+	Public crypto.PublicKey
+	Path   string
+	file   file
+}
+
+// Expired tells whether the key may no longer be used.
+func (e *Entry) Expired(now time.Time) bool { return !e.Expires.IsZero() && now.After(e.Expires) }
+
+// Secret is an opened key: PKCS #8 in locked memory.
+type Secret struct{ *secmem.Buffer }
+
+// Close wipes it.
+func (s Secret) Close() { s.Free() }
+
+// Store is a directory of keys.
+type Store struct {
+	dir string
+	kek KEK
+}
+
+// ErrNotFound is wrapped for a key that is not in the store, ErrExists for one
+// that is.
+var (
+	ErrNotFound = errors.New("no such key")
+	ErrExists   = errors.New("the key is in the store already")
+)
+
+// Open names a store. The KEK stays the caller's; without one nothing can be
+// opened or added, but listed.
+func Open(dir string, kek KEK) (*Store, error) {
+	info, err := os.Stat(dir)
+	if err == nil && !info.IsDir() {
+		err = fs.ErrInvalid
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open key store %s: %w", dir, err)
+	}
+	return &Store{dir: dir, kek: kek}, nil
+}
+
+// aad is what the seals are bound to.
+func (m *Meta) aad(id signing.KeyID) ([]byte, error) {
+	text, err := json.Marshal(m)
+	if err != nil {
+		return nil, err
+	}
+	return append(append([]byte("pno key "), id[:]...), text...), nil
+}
+
+// List returns the keys in order of their names. The error joins one for each
+// file that cannot be read; the others are listed all the same.
+func (s *Store) List() ([]*Entry, error) {
+	files, err := os.ReadDir(s.dir)
+	if err != nil {
+		return nil, fmt.Errorf("list key store: %w", err)
+	}
+	var out []*Entry
+	var errs []error
+	for _, f := range files {
+		if !strings.HasSuffix(f.Name(), Suffix) {
+			continue
+		}
+		e, err := s.read(filepath.Join(s.dir, f.Name()))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // removed meanwhile
+		}
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		out = append(out, e)
+	}
+	slices.SortFunc(out, func(a, b *Entry) int {
+		return cmp.Or(strings.Compare(a.Name, b.Name), bytes.Compare(a.ID[:], b.ID[:]))
+	})
+	return out, errors.Join(errs...)
+}
+
+func (s *Store) read(path string) (*Entry, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("read key: %w", err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil {
+		return nil, fmt.Errorf("read key: %w", err)
+	}
+	e, err := parse(data)
+	if err != nil {
+		return nil, fmt.Errorf("read key %s: %w", path, err)
+	}
+	if want := e.ID.String() + Suffix; filepath.Base(path) != want {
+		return nil, fmt.Errorf("read key %s: it is the file of another key, %s", path, want)
+	}
+	e.Path = path
+	return e, nil
+}
+
+// parse decodes a key file, which anyone may have written.
+func parse(data []byte) (*Entry, error) {
+	if len(data) > maxFile {
+		return nil, fmt.Errorf("longer than %d bytes", maxFile)
+	}
+	var f file
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&f); err != nil {
+		return nil, fmt.Errorf("not a key file: %w", err)
+	}
+	switch {
+	case f.Form != fileForm:
+		return nil, fmt.Errorf("form %d of key files, this program knows %d", f.Form, fileForm)
+	case checkName(f.Name) != nil:
+		return nil, checkName(f.Name)
+	}
+	pub, err := x509.ParsePKIXPublicKey(f.SPKI)
+	if err != nil {
+		return nil, fmt.Errorf("public key: %w", err)
+	}
+	return &Entry{Meta: f.Meta, ID: signing.IDOf(f.SPKI), Public: pub, file: f}, nil
+}
+
+func checkName(name string) error {
+	bad := func(r rune) bool { return r < ' ' || r == 0x7f }
+	if name == "" || len(name) > maxName || strings.ContainsFunc(name, bad) {
+		return fmt.Errorf("%q is not a name for a key; it has 1 to %d bytes and no control characters", name, maxName)
+	}
+	return nil
+}
+
+// Find returns the key with this name or id, or the only one whose id begins
+// with it.
+func (s *Store) Find(ref string) (*Entry, error) {
+	all, errList := s.List()
+	var found []*Entry
+	for _, e := range all {
+		if e.Name == ref || e.ID.String() == ref {
+			return e, nil
+		}
+		if len(ref) >= 8 && strings.HasPrefix(e.ID.String(), ref) {
+			found = append(found, e)
+		}
+	}
+	switch len(found) {
+	case 1:
+		return found[0], nil
+	case 0:
+		return nil, errors.Join(fmt.Errorf("%q: %w", ref, ErrNotFound), errList)
+	}
+	return nil, fmt.Errorf("%q begins the ids of %d keys; write more of it", ref, len(found))
+}
+
+// Options are what Import is told about a key.
+type Options struct {
+	Name      string
+	TLS13Only bool
+	Expires   time.Time
+}
+
+// Import seals a key and adds it. The secret stays the caller's.
+func (s *Store) Import(key Secret, opts Options) (*Entry, error) {
+	if err := checkName(opts.Name); err != nil {
+		return nil, err
+	}
+	pub, err := publicOf(key.Bytes())
+	if err != nil {
+		return nil, err
+	}
+	spki, err := x509.MarshalPKIXPublicKey(pub)
+	if err != nil {
+		return nil, fmt.Errorf("encode public key: %w", err)
+	}
+	e := &Entry{ID: signing.IDOf(spki), Public: pub, Meta: Meta{Form: fileForm, Name: opts.Name, SPKI: spki,
+		Created: time.Now().UTC().Truncate(time.Second), Expires: opts.Expires.UTC().Truncate(time.Second), TLS13Only: opts.TLS13Only}}
+	e.Path = filepath.Join(s.dir, e.ID.String()+Suffix)
+	if _, err := os.Lstat(e.Path); err == nil {
+		return nil, fmt.Errorf("import %v: %w", e.ID, ErrExists)
+	}
+	return e, s.write(e, key)
+}
+
+// write seals with the store's KEK and a fresh key, and replaces the file.
+func (s *Store) write(e *Entry, key Secret) error {
+	if s.kek == nil {
+		return errors.New("seal key: the store was opened without a KEK")
+	}
+	e.KEK = s.kek.ID()
+	aad, err := e.aad(e.ID)
+	if err != nil {
+		return fmt.Errorf("seal key: %w", err)
+	}
+	dek := make([]byte, kekLen)
+	rand.Read(dek)
+	defer clear(dek)
+	sealed, err := seal(dek, key.Bytes(), aad)
+	if err != nil {
+		return fmt.Errorf("seal key: %w", err)
+	}
+	wrapped, err := s.kek.Wrap(dek, aad)
+	if err != nil {
+		return fmt.Errorf("seal key with KEK %s: %w", s.kek.ID(), err)
+	}
+	e.file = file{Meta: e.Meta, WrappedDEK: wrapped, Sealed: sealed}
+	text, err := json.MarshalIndent(e.file, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode key file: %w", err)
+	}
+	return replace(e.Path, append(text, '\n'))
+}
+
+// replace writes a file so that a reader, or a machine that loses power, sees
+// the old one or the new one.
+func replace(path string, data []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".pnokey-*")
+	if err != nil {
+		return fmt.Errorf("write key file: %w", err)
+	}
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		_ = os.Remove(f.Name()) // the write is the error to tell
+		return fmt.Errorf("write key file: %w", err)
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("write key store: %w", err)
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil {
+		return fmt.Errorf("write key store: %w", err)
+	}
+	return nil
+}
+
+// Unseal opens a key.
+func (s *Store) Unseal(e *Entry) (Secret, error) {
+	fail := func(err error) (Secret, error) { return Secret{}, fmt.Errorf("open key %s: %w", e.Name, err) }
+	switch {
+	case s.kek == nil:
+		return fail(errors.New("the store was opened without a KEK"))
+	case s.kek.ID() != e.KEK:
+		return fail(fmt.Errorf("it is sealed with KEK %s, this one is %s", e.KEK, s.kek.ID()))
+	case e.Expired(time.Now()):
+		return fail(fmt.Errorf("it expired at %s", e.Expires.Format(time.RFC3339)))
+	}
+	aad, err := e.aad(e.ID)
+	if err != nil {
+		return fail(err)
+	}
+	dek, err := s.kek.Unwrap(e.file.WrappedDEK, aad)
+	if err != nil {
+		return fail(err)
+	}
+	defer clear(dek)
+	plain, err := unseal(dek, e.file.Sealed, aad)
+	if err != nil {
+		return fail(err)
+	}
+	// The file names the public key; the private one must be its other half.
+	pub, errPub := publicOf(plain)
+	buf, err := secmem.Move(plain)
+	if err != nil {
+		return fail(err)
+	}
+	if k, ok := pub.(interface{ Equal(crypto.PublicKey) bool }); errPub != nil || !ok || !k.Equal(e.Public) {
+		buf.Free()
+		return fail(errors.New("it is not the key that the file names"))
+	}
+	return Secret{buf}, nil
+}
+
+// Rotate seals every key anew, with a fresh key and another KEK. Keys under that
+// one already are passed by, so that a rotation that was interrupted can be
+// run again. It returns how many it changed.
+func (s *Store) Rotate(to KEK) (int, error) {
+	all, err := s.List()
+	if err != nil {
+		return 0, err
+	}
+	next := &Store{dir: s.dir, kek: to}
+	n := 0
+	for _, e := range all {
+		if e.KEK == to.ID() {
+			continue
+		}
+		key, err := s.Unseal(e)
+		if err != nil {
+			return n, err
+		}
+		err = next.write(e, key)
+		key.Close()
+		if err != nil {
+			return n, err
+		}
+		n++
+	}
+	return n, nil
+}
+
+// Remove deletes a key's file. What the disk kept of it is sealed.
+func (s *Store) Remove(e *Entry) error {
+	if err := os.Remove(e.Path); err != nil {
+		return fmt.Errorf("remove key: %w", err)
+	}
+	return syncDir(s.dir)
+}
