@@ -91,6 +91,7 @@ func hostCounters(in []hostreport.Counter) []*adminv1.Counter {
 var sessionStates = map[string]adminv1.SessionState{
 	"up":       adminv1.SessionState_SESSION_STATE_UP,
 	"dpu_lost": adminv1.SessionState_SESSION_STATE_DPU_LOST,
+	"exec":     adminv1.SessionState_SESSION_STATE_EXEC,
 }
 
 func (b hostBackend) sessions() []*adminv1.Session {
@@ -126,11 +127,12 @@ func (b hostBackend) policy() *adminv1.Policy {
 		LoadTime:        timestamp(p.Loaded),
 		NoDpu:           p.NoDPU,
 		OffloadLoopback: p.OffloadLoopback,
+		DefaultAction:   p.Default,
 	}
 	for _, r := range p.Rules {
 		m.Rules = append(m.Rules, &adminv1.PolicyRule{
 			Line: uint32(r.Line), Process: text(r.Process), Operation: r.Op,
-			Address: text(r.Address), Ports: text(r.Ports), Action: r.Action,
+			Address: text(r.Address), Ports: text(r.Ports), Action: r.Action, Protocol: r.Proto,
 		})
 	}
 	return m

@@ -288,6 +288,40 @@ func TestPanicIsAnError(t *testing.T) {
 	}
 }
 
+func TestExplainPolicy(t *testing.T) {
+	c := adminv1.NewHostServiceClient(start(t, serveHost, Options{}).conn)
+	tests := []struct {
+		name                                  string
+		process, operation, protocol, address string
+		code                                  codes.Code
+		action                                string
+		line                                  uint32
+	}{
+		{"first rule", "nginx", "listen", "", "198.18.0.2:80", codes.OK, "offload", 4},
+		{"first rule, IPv4 in IPv6", "nginx", "listen", "tcp", "[::ffff:198.18.0.2]:80", codes.OK, "offload", 4},
+		{"port beyond", "nginx", "listen", "tcp", "198.18.0.2:8080", codes.OK, "kernel", 7},
+		{"another process", "redis-server", "listen", "tcp", "198.18.0.2:80", codes.OK, "kernel", 7},
+		{"loopback", "nginx", "connect", "tcp", "127.0.0.1:80", codes.OK, "kernel", 0},
+		{"operation", "nginx", "accept", "tcp", "198.18.0.2:80", codes.InvalidArgument, "", 0},
+		{"protocol", "nginx", "listen", "sctp", "198.18.0.2:80", codes.InvalidArgument, "", 0},
+		{"address", "nginx", "listen", "tcp", "localhost:80", codes.InvalidArgument, "", 0},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			m, err := c.ExplainPolicy(t.Context(), &adminv1.ExplainPolicyRequest{
+				Name: "policy", Process: tt.process, Operation: tt.operation, Protocol: tt.protocol, Address: tt.address,
+			})
+			d := m.GetDecision()
+			if status.Code(err) != tt.code || d.GetAction() != tt.action || d.GetLine() != tt.line || (d.GetReason() == "") != (err != nil) {
+				t.Errorf("%v, %v", d, err)
+			}
+		})
+	}
+	if _, err := c.ExplainPolicy(t.Context(), &adminv1.ExplainPolicyRequest{}); status.Code(err) != codes.NotFound {
+		t.Errorf("no name: %v", err)
+	}
+}
+
 // odd is a DPU whose hosts chose names that are not text.
 type odd struct{ admintest.DPU }
 

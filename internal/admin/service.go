@@ -4,12 +4,14 @@ package admin
 
 import (
 	"context"
+	"net/netip"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"pno/host/policy"
 	adminv1 "pno/proto/pno/admin/v1"
 )
 
@@ -87,6 +89,33 @@ func (s *adminService) GetSession(_ context.Context, req *adminv1.GetSessionRequ
 type hostService struct {
 	adminv1.UnimplementedHostServiceServer
 	backend hostBackend
+}
+
+// operations are those that a policy tells apart.
+var operations = map[string]policy.Op{policy.Listen.String(): policy.Listen, policy.Connect.String(): policy.Connect}
+
+func (s *hostService) ExplainPolicy(_ context.Context, req *adminv1.ExplainPolicyRequest) (*adminv1.ExplainPolicyResponse, error) {
+	if req.GetName() != policyName {
+		return nil, status.Errorf(codes.NotFound, "no policy named %q; there is %s", req.GetName(), policyName)
+	}
+	op, ok := operations[req.GetOperation()]
+	if !ok {
+		return nil, status.Errorf(codes.InvalidArgument, "operation %q: want listen or connect", req.GetOperation())
+	}
+	proto := policy.TCP
+	if req.GetProtocol() != "" {
+		if err := proto.UnmarshalText([]byte(req.GetProtocol())); err != nil {
+			return nil, status.Errorf(codes.InvalidArgument, "protocol: %v", err)
+		}
+	}
+	addr, err := netip.ParseAddrPort(req.GetAddress())
+	if err != nil {
+		return nil, status.Errorf(codes.InvalidArgument, "address %q: want ADDRESS:PORT or [ADDRESS]:PORT", req.GetAddress())
+	}
+	d := s.backend.host.Policy().Explain(req.GetProcess(), op, proto, addr)
+	return &adminv1.ExplainPolicyResponse{Decision: &adminv1.PolicyDecision{
+		Action: d.Action.String(), Line: uint32(d.Line), Reason: text(d.Why),
+	}}, nil
 }
 
 func (s *hostService) GetPolicy(_ context.Context, req *adminv1.GetPolicyRequest) (*adminv1.GetPolicyResponse, error) {

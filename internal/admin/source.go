@@ -4,6 +4,7 @@ package admin
 
 import (
 	dpureport "pno/dpu/report"
+	"pno/host/policy"
 	hostreport "pno/host/report"
 	adminv1 "pno/proto/pno/admin/v1"
 )
@@ -22,6 +23,8 @@ type DPU interface {
 // Host is what a hostd tells about itself, under the rules of DPU.
 type Host interface {
 	Report() hostreport.Host
+	// Policy is the one in force for processes that attach now.
+	Policy() *policy.Policy
 }
 
 // backend is what AdminService and the collector need of either daemon. The

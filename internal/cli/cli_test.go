@@ -128,6 +128,8 @@ func TestGolden(t *testing.T) {
 		"sockets": {"sockets"},
 		"rings":   {"rings"},
 		"status":  {"status"},
+		"policy":  {"policy"},
+		"explain": {"policy", "explain", "--process", "nginx", "--listen", "198.18.0.2:80"},
 	}
 	for name, args := range commands {
 		for _, form := range formats {
@@ -148,7 +150,7 @@ func TestGolden(t *testing.T) {
 // What is printed for programs is what their parsers accept.
 func TestStructuredOutputParses(t *testing.T) {
 	dpu, host := serveDPU(t, admintest.DPU{}), serveHost(t, admintest.Host{})
-	for _, command := range []string{"stats", "sockets", "rings", "status", "version"} {
+	for _, command := range []string{"stats", "sockets", "rings", "status", "policy", "version"} {
 		var fromJSON, fromYAML map[string]any
 		r := run(dpu, host, command, "-o", "json")
 		if err := json.Unmarshal([]byte(r.stdout), &fromJSON); err != nil {
@@ -297,6 +299,10 @@ func TestErrors(t *testing.T) {
 		{"given daemon does not run", gone, host, []string{"stats"}, exitUnreachable, "dpud is not running (there is no /nonexistent/s)"},
 		{"no daemon", noAddr, noAddr, []string{"stats"}, exitUnreachable, "no daemon to ask: both addresses are none"},
 		{"sockets without a DPU", noAddr, host, []string{"sockets"}, exitUnreachable, "dpud is left out (its address is none), and only it can answer this"},
+		{"policy without a host", dpu, noAddr, []string{"policy"}, exitUnreachable, "hostd is left out (its address is none), and only it can answer this"},
+		{"explain nothing", dpu, host, []string{"policy", "explain"}, exitUsage, "name the socket: either --listen or --connect"},
+		{"explain two", dpu, host, []string{"policy", "explain", "--listen", "1.2.3.4:5", "--connect", "1.2.3.4:5"}, exitUsage, "name the socket: either --listen or --connect"},
+		{"explain a name", dpu, host, []string{"policy", "explain", "--connect", "localhost:80"}, exitFailed, `address "localhost:80": want ADDRESS:PORT`},
 		{"daemons mixed up", host, dpu, []string{"stats"}, exitUnreachable, "another daemon answers there (host)"},
 		{"filter", dpu, host, []string{"sockets", "--filter", "frob = 1"}, exitFailed, `filter: no field "frob"`},
 		{"address filter", dpu, host, []string{"sockets", "--local", "localhost"}, exitFailed, `filter: local: want an address, a prefix`},
@@ -333,7 +339,7 @@ func TestManPages(t *testing.T) {
 	if r := run("", "", "man", "--dir", dir); r.code != exitOK {
 		t.Fatal(r.stderr)
 	}
-	for _, page := range []string{"offloadctl", "offloadctl-stats", "offloadctl-sockets", "offloadctl-rings", "offloadctl-status", "offloadctl-version"} {
+	for _, page := range []string{"offloadctl", "offloadctl-stats", "offloadctl-sockets", "offloadctl-rings", "offloadctl-policy", "offloadctl-policy-explain", "offloadctl-status", "offloadctl-version"} {
 		b, err := os.ReadFile(filepath.Join(dir, page+".1"))
 		if err != nil {
 			t.Error(err)

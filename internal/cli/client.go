@@ -33,7 +33,9 @@ type daemon struct {
 	status *adminv1.Status // asked when the connection was made
 }
 
-func (d *daemon) dpu() adminv1.DpuServiceClient { return adminv1.NewDpuServiceClient(d.conn) }
+func (d *daemon) hostd() adminv1.HostServiceClient { return adminv1.NewHostServiceClient(d.conn) }
+
+func (d *daemon) dpud() adminv1.DpuServiceClient { return adminv1.NewDpuServiceClient(d.conn) }
 
 // daemons are those that answer; a missing one is nil.
 type daemons struct {
@@ -62,6 +64,7 @@ type need int
 const (
 	needAny need = iota
 	needDPU
+	needHost
 )
 
 // target is an address and whether the user gave it.
@@ -85,12 +88,16 @@ func (a *App) target(name, flag, env, fallback string, role adminv1.Role) target
 func (a *App) connect(ctx context.Context, need need) (daemons, error) {
 	dpu := a.target("dpud", a.dpuAddr, EnvDPU, DefaultDPU, adminv1.Role_ROLE_DPU)
 	host := a.target("hostd", a.hostAddr, EnvHost, DefaultHost, adminv1.Role_ROLE_HOST)
-	if need == needDPU {
-		if dpu.addr == noAddr {
-			return daemons{}, &exitError{exitUnreachable, errors.New("dpud is left out (its address is none), and only it can answer this")}
+	switch only, other := &dpu, &host; need {
+	case needHost:
+		only, other = other, only
+		fallthrough
+	case needDPU:
+		if only.addr == noAddr {
+			return daemons{}, &exitError{exitUnreachable, fmt.Errorf("%s is left out (its address is none), and only it can answer this", only.name)}
 		}
-		dpu.explicit = true
-		host.addr = noAddr
+		only.explicit = true
+		other.addr = noAddr
 	}
 	var (
 		found  daemons

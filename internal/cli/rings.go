@@ -40,7 +40,7 @@ func (a *App) runRings(ctx context.Context, session uint64, filter string) error
 	}
 	defer d.close()
 	rings, err := allPages(ctx, a.timeout, func(ctx context.Context, token string) ([]*adminv1.Ring, string, error) {
-		page, err := d.dpu.dpu().ListRings(ctx, &adminv1.ListRingsRequest{
+		page, err := d.dpu.dpud().ListRings(ctx, &adminv1.ListRingsRequest{
 			Parent: socketFlags{session: session}.parent(), Filter: filter, PageToken: token, PageSize: 5000,
 		})
 		return page.GetRings(), page.GetNextPageToken(), err

@@ -69,7 +69,7 @@ func (a *App) newRoot() *cobra.Command {
 	f.StringVar(&a.hostAddr, "host-addr", "", "address of hostd, unix:///PATH, or none (default "+DefaultHost+")")
 	f.DurationVar(&a.timeout, "timeout", 5*time.Second, "longest wait for an answer")
 	complete(root, "output", formats...)
-	root.AddCommand(a.newStatus(), a.newStats(), a.newSockets(), a.newRings(), a.newVersion(), a.newMan())
+	root.AddCommand(a.newStatus(), a.newStats(), a.newSockets(), a.newRings(), a.newPolicy(), a.newVersion(), a.newMan())
 	return root
 }
 

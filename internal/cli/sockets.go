@@ -83,7 +83,7 @@ func (a *App) runSockets(ctx context.Context, f socketFlags) error {
 	}
 	defer d.close()
 	sockets, err := allPages(ctx, a.timeout, func(ctx context.Context, token string) ([]*adminv1.Socket, string, error) {
-		page, err := d.dpu.dpu().ListSockets(ctx, &adminv1.ListSocketsRequest{
+		page, err := d.dpu.dpud().ListSockets(ctx, &adminv1.ListSocketsRequest{
 			Parent: f.parent(), Filter: f.expression(), PageToken: token, PageSize: 5000,
 		})
 		return page.GetSockets(), page.GetNextPageToken(), err

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	dpureport "pno/dpu/report"
+	"pno/host/policy"
 	hostreport "pno/host/report"
 	"pno/offload"
 )
@@ -140,6 +141,25 @@ func (DPU) Rings() []dpureport.Ring {
 	return []dpureport.Ring{ring(9, 1, 0, true), ring(7, 0, 0, true), ring(7, 0, 1, false), ring(9, 0, 1, false)}
 }
 
+// policyFile says what Host.Report shows.
+const policyFile = `no_dpu: kernel
+default: offload
+rules:
+  - process: nginx
+    listen: 198.18.0.0/15:80-443
+    action: offload
+  - action: kernel
+`
+
+// Policy is what Report shows.
+func (Host) Policy() *policy.Policy {
+	p, err := policy.Parse("/etc/pno/policy.yaml", []byte(policyFile))
+	if err != nil {
+		panic(err) // a mistake in this file
+	}
+	return p
+}
+
 // Host is a hostd with the same two processes.
 type Host struct{}
 
@@ -156,10 +176,10 @@ func (Host) Report() hostreport.Host {
 		Version: Version, Protocol: "1.0", PID: 400, Started: Start, Taken: Now,
 		DPU: hostreport.DPULink{State: "up", Address: "/run/pno/dpud.sock", Shards: 2, Since: Start, Losses: 1, Protocol: "1.0", Generation: 2},
 		Policy: hostreport.Policy{
-			Source: "/etc/pno/policy.yaml", Loaded: Start, NoDPU: "kernel",
+			Source: "/etc/pno/policy.yaml", Loaded: Start, NoDPU: "kernel", Default: "offload",
 			Rules: []hostreport.Rule{
-				{Line: 4, Process: "nginx", Op: "listen", Address: "198.18.0.0/15", Ports: "80,443", Action: "offload"},
-				{Line: 9, Op: "any", Action: "kernel"},
+				{Line: 4, Process: "nginx", Op: "listen", Address: "198.18.0.0/15", Ports: "80-443", Proto: "tcp", Action: "offload"},
+				{Line: 7, Op: "any", Address: "any", Ports: "any", Proto: "tcp", Action: "kernel"},
 			},
 		},
 		Sessions: []hostreport.Session{

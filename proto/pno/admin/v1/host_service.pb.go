@@ -115,6 +115,134 @@ func (x *GetPolicyResponse) GetPolicy() *Policy {
 	return nil
 }
 
+// ExplainPolicyRequest describes a socket.
+type ExplainPolicyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// policy; there is one.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The process, by name.
+	Process string `protobuf:"bytes,2,opt,name=process,proto3" json:"process,omitempty"`
+	// listen or connect.
+	Operation string `protobuf:"bytes,3,opt,name=operation,proto3" json:"operation,omitempty"`
+	// tcp or udp; empty is tcp.
+	Protocol string `protobuf:"bytes,4,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	// address:port that is bound, or connected to.
+	Address       string `protobuf:"bytes,5,opt,name=address,proto3" json:"address,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainPolicyRequest) Reset() {
+	*x = ExplainPolicyRequest{}
+	mi := &file_pno_admin_v1_host_service_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainPolicyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainPolicyRequest) ProtoMessage() {}
+
+func (x *ExplainPolicyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pno_admin_v1_host_service_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainPolicyRequest.ProtoReflect.Descriptor instead.
+func (*ExplainPolicyRequest) Descriptor() ([]byte, []int) {
+	return file_pno_admin_v1_host_service_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ExplainPolicyRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ExplainPolicyRequest) GetProcess() string {
+	if x != nil {
+		return x.Process
+	}
+	return ""
+}
+
+func (x *ExplainPolicyRequest) GetOperation() string {
+	if x != nil {
+		return x.Operation
+	}
+	return ""
+}
+
+func (x *ExplainPolicyRequest) GetProtocol() string {
+	if x != nil {
+		return x.Protocol
+	}
+	return ""
+}
+
+func (x *ExplainPolicyRequest) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+// ExplainPolicyResponse answers ExplainPolicy.
+type ExplainPolicyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What the policy does.
+	Decision      *PolicyDecision `protobuf:"bytes,1,opt,name=decision,proto3" json:"decision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainPolicyResponse) Reset() {
+	*x = ExplainPolicyResponse{}
+	mi := &file_pno_admin_v1_host_service_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainPolicyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainPolicyResponse) ProtoMessage() {}
+
+func (x *ExplainPolicyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pno_admin_v1_host_service_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainPolicyResponse.ProtoReflect.Descriptor instead.
+func (*ExplainPolicyResponse) Descriptor() ([]byte, []int) {
+	return file_pno_admin_v1_host_service_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ExplainPolicyResponse) GetDecision() *PolicyDecision {
+	if x != nil {
+		return x.Decision
+	}
+	return nil
+}
+
 var File_pno_admin_v1_host_service_proto protoreflect.FileDescriptor
 
 const file_pno_admin_v1_host_service_proto_rawDesc = "" +
@@ -123,9 +251,18 @@ const file_pno_admin_v1_host_service_proto_rawDesc = "" +
 	"\x10GetPolicyRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"A\n" +
 	"\x11GetPolicyResponse\x12,\n" +
-	"\x06policy\x18\x01 \x01(\v2\x14.pno.admin.v1.PolicyR\x06policy2[\n" +
+	"\x06policy\x18\x01 \x01(\v2\x14.pno.admin.v1.PolicyR\x06policy\"\x98\x01\n" +
+	"\x14ExplainPolicyRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aprocess\x18\x02 \x01(\tR\aprocess\x12\x1c\n" +
+	"\toperation\x18\x03 \x01(\tR\toperation\x12\x1a\n" +
+	"\bprotocol\x18\x04 \x01(\tR\bprotocol\x12\x18\n" +
+	"\aaddress\x18\x05 \x01(\tR\aaddress\"Q\n" +
+	"\x15ExplainPolicyResponse\x128\n" +
+	"\bdecision\x18\x01 \x01(\v2\x1c.pno.admin.v1.PolicyDecisionR\bdecision2\xb5\x01\n" +
 	"\vHostService\x12L\n" +
-	"\tGetPolicy\x12\x1e.pno.admin.v1.GetPolicyRequest\x1a\x1f.pno.admin.v1.GetPolicyResponseB Z\x1epno/proto/pno/admin/v1;adminv1b\x06proto3"
+	"\tGetPolicy\x12\x1e.pno.admin.v1.GetPolicyRequest\x1a\x1f.pno.admin.v1.GetPolicyResponse\x12X\n" +
+	"\rExplainPolicy\x12\".pno.admin.v1.ExplainPolicyRequest\x1a#.pno.admin.v1.ExplainPolicyResponseB Z\x1epno/proto/pno/admin/v1;adminv1b\x06proto3"
 
 var (
 	file_pno_admin_v1_host_service_proto_rawDescOnce sync.Once
@@ -139,21 +276,27 @@ func file_pno_admin_v1_host_service_proto_rawDescGZIP() []byte {
 	return file_pno_admin_v1_host_service_proto_rawDescData
 }
 
-var file_pno_admin_v1_host_service_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_pno_admin_v1_host_service_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
 var file_pno_admin_v1_host_service_proto_goTypes = []any{
-	(*GetPolicyRequest)(nil),  // 0: pno.admin.v1.GetPolicyRequest
-	(*GetPolicyResponse)(nil), // 1: pno.admin.v1.GetPolicyResponse
-	(*Policy)(nil),            // 2: pno.admin.v1.Policy
+	(*GetPolicyRequest)(nil),      // 0: pno.admin.v1.GetPolicyRequest
+	(*GetPolicyResponse)(nil),     // 1: pno.admin.v1.GetPolicyResponse
+	(*ExplainPolicyRequest)(nil),  // 2: pno.admin.v1.ExplainPolicyRequest
+	(*ExplainPolicyResponse)(nil), // 3: pno.admin.v1.ExplainPolicyResponse
+	(*Policy)(nil),                // 4: pno.admin.v1.Policy
+	(*PolicyDecision)(nil),        // 5: pno.admin.v1.PolicyDecision
 }
 var file_pno_admin_v1_host_service_proto_depIdxs = []int32{
-	2, // 0: pno.admin.v1.GetPolicyResponse.policy:type_name -> pno.admin.v1.Policy
-	0, // 1: pno.admin.v1.HostService.GetPolicy:input_type -> pno.admin.v1.GetPolicyRequest
-	1, // 2: pno.admin.v1.HostService.GetPolicy:output_type -> pno.admin.v1.GetPolicyResponse
-	2, // [2:3] is the sub-list for method output_type
-	1, // [1:2] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	4, // 0: pno.admin.v1.GetPolicyResponse.policy:type_name -> pno.admin.v1.Policy
+	5, // 1: pno.admin.v1.ExplainPolicyResponse.decision:type_name -> pno.admin.v1.PolicyDecision
+	0, // 2: pno.admin.v1.HostService.GetPolicy:input_type -> pno.admin.v1.GetPolicyRequest
+	2, // 3: pno.admin.v1.HostService.ExplainPolicy:input_type -> pno.admin.v1.ExplainPolicyRequest
+	1, // 4: pno.admin.v1.HostService.GetPolicy:output_type -> pno.admin.v1.GetPolicyResponse
+	3, // 5: pno.admin.v1.HostService.ExplainPolicy:output_type -> pno.admin.v1.ExplainPolicyResponse
+	4, // [4:6] is the sub-list for method output_type
+	2, // [2:4] is the sub-list for method input_type
+	2, // [2:2] is the sub-list for extension type_name
+	2, // [2:2] is the sub-list for extension extendee
+	0, // [0:2] is the sub-list for field type_name
 }
 
 func init() { file_pno_admin_v1_host_service_proto_init() }
@@ -168,7 +311,7 @@ func file_pno_admin_v1_host_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pno_admin_v1_host_service_proto_rawDesc), len(file_pno_admin_v1_host_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   2,
+			NumMessages:   4,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

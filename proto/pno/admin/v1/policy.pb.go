@@ -38,7 +38,9 @@ type Policy struct {
 	// Sockets of the loopback network are offloaded too.
 	OffloadLoopback bool `protobuf:"varint,5,opt,name=offload_loopback,json=offloadLoopback,proto3" json:"offload_loopback,omitempty"`
 	// The rules; the first that matches decides.
-	Rules         []*PolicyRule `protobuf:"bytes,6,rep,name=rules,proto3" json:"rules,omitempty"`
+	Rules []*PolicyRule `protobuf:"bytes,6,rep,name=rules,proto3" json:"rules,omitempty"`
+	// What happens to sockets that no rule matches: offload, kernel or refuse.
+	DefaultAction string `protobuf:"bytes,7,opt,name=default_action,json=defaultAction,proto3" json:"default_action,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -115,6 +117,13 @@ func (x *Policy) GetRules() []*PolicyRule {
 	return nil
 }
 
+func (x *Policy) GetDefaultAction() string {
+	if x != nil {
+		return x.DefaultAction
+	}
+	return ""
+}
+
 // PolicyRule is one rule of a policy.
 type PolicyRule struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -129,7 +138,9 @@ type PolicyRule struct {
 	// Ports it is about; empty is any.
 	Ports string `protobuf:"bytes,5,opt,name=ports,proto3" json:"ports,omitempty"`
 	// offload, kernel or refuse.
-	Action        string `protobuf:"bytes,6,opt,name=action,proto3" json:"action,omitempty"`
+	Action string `protobuf:"bytes,6,opt,name=action,proto3" json:"action,omitempty"`
+	// tcp or udp.
+	Protocol      string `protobuf:"bytes,7,opt,name=protocol,proto3" json:"protocol,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -206,18 +217,90 @@ func (x *PolicyRule) GetAction() string {
 	return ""
 }
 
+func (x *PolicyRule) GetProtocol() string {
+	if x != nil {
+		return x.Protocol
+	}
+	return ""
+}
+
+// PolicyDecision is what a policy does with one socket.
+type PolicyDecision struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// offload, kernel or refuse.
+	Action string `protobuf:"bytes,1,opt,name=action,proto3" json:"action,omitempty"`
+	// The line of the rule that decided; 0 if no rule did.
+	Line uint32 `protobuf:"varint,2,opt,name=line,proto3" json:"line,omitempty"`
+	// Why, in words.
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyDecision) Reset() {
+	*x = PolicyDecision{}
+	mi := &file_pno_admin_v1_policy_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyDecision) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyDecision) ProtoMessage() {}
+
+func (x *PolicyDecision) ProtoReflect() protoreflect.Message {
+	mi := &file_pno_admin_v1_policy_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyDecision.ProtoReflect.Descriptor instead.
+func (*PolicyDecision) Descriptor() ([]byte, []int) {
+	return file_pno_admin_v1_policy_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *PolicyDecision) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *PolicyDecision) GetLine() uint32 {
+	if x != nil {
+		return x.Line
+	}
+	return 0
+}
+
+func (x *PolicyDecision) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 var File_pno_admin_v1_policy_proto protoreflect.FileDescriptor
 
 const file_pno_admin_v1_policy_proto_rawDesc = "" +
 	"\n" +
-	"\x19pno/admin/v1/policy.proto\x12\fpno.admin.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xdf\x01\n" +
+	"\x19pno/admin/v1/policy.proto\x12\fpno.admin.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x86\x02\n" +
 	"\x06Policy\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06source\x18\x02 \x01(\tR\x06source\x127\n" +
 	"\tload_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\bloadTime\x12\x15\n" +
 	"\x06no_dpu\x18\x04 \x01(\tR\x05noDpu\x12)\n" +
 	"\x10offload_loopback\x18\x05 \x01(\bR\x0foffloadLoopback\x12.\n" +
-	"\x05rules\x18\x06 \x03(\v2\x18.pno.admin.v1.PolicyRuleR\x05rules\"\xa0\x01\n" +
+	"\x05rules\x18\x06 \x03(\v2\x18.pno.admin.v1.PolicyRuleR\x05rules\x12%\n" +
+	"\x0edefault_action\x18\a \x01(\tR\rdefaultAction\"\xbc\x01\n" +
 	"\n" +
 	"PolicyRule\x12\x12\n" +
 	"\x04line\x18\x01 \x01(\rR\x04line\x12\x18\n" +
@@ -225,7 +308,12 @@ const file_pno_admin_v1_policy_proto_rawDesc = "" +
 	"\toperation\x18\x03 \x01(\tR\toperation\x12\x18\n" +
 	"\aaddress\x18\x04 \x01(\tR\aaddress\x12\x14\n" +
 	"\x05ports\x18\x05 \x01(\tR\x05ports\x12\x16\n" +
-	"\x06action\x18\x06 \x01(\tR\x06actionB Z\x1epno/proto/pno/admin/v1;adminv1b\x06proto3"
+	"\x06action\x18\x06 \x01(\tR\x06action\x12\x1a\n" +
+	"\bprotocol\x18\a \x01(\tR\bprotocol\"T\n" +
+	"\x0ePolicyDecision\x12\x16\n" +
+	"\x06action\x18\x01 \x01(\tR\x06action\x12\x12\n" +
+	"\x04line\x18\x02 \x01(\rR\x04line\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reasonB Z\x1epno/proto/pno/admin/v1;adminv1b\x06proto3"
 
 var (
 	file_pno_admin_v1_policy_proto_rawDescOnce sync.Once
@@ -239,14 +327,15 @@ func file_pno_admin_v1_policy_proto_rawDescGZIP() []byte {
 	return file_pno_admin_v1_policy_proto_rawDescData
 }
 
-var file_pno_admin_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_pno_admin_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
 var file_pno_admin_v1_policy_proto_goTypes = []any{
 	(*Policy)(nil),                // 0: pno.admin.v1.Policy
 	(*PolicyRule)(nil),            // 1: pno.admin.v1.PolicyRule
-	(*timestamppb.Timestamp)(nil), // 2: google.protobuf.Timestamp
+	(*PolicyDecision)(nil),        // 2: pno.admin.v1.PolicyDecision
+	(*timestamppb.Timestamp)(nil), // 3: google.protobuf.Timestamp
 }
 var file_pno_admin_v1_policy_proto_depIdxs = []int32{
-	2, // 0: pno.admin.v1.Policy.load_time:type_name -> google.protobuf.Timestamp
+	3, // 0: pno.admin.v1.Policy.load_time:type_name -> google.protobuf.Timestamp
 	1, // 1: pno.admin.v1.Policy.rules:type_name -> pno.admin.v1.PolicyRule
 	2, // [2:2] is the sub-list for method output_type
 	2, // [2:2] is the sub-list for method input_type
@@ -266,7 +355,7 @@ func file_pno_admin_v1_policy_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pno_admin_v1_policy_proto_rawDesc), len(file_pno_admin_v1_policy_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   2,
+			NumMessages:   3,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -36,6 +36,8 @@ const (
 	SessionState_SESSION_STATE_DPU_LOST SessionState = 2
 	// Ended; its sockets are being released.
 	SessionState_SESSION_STATE_CLOSED SessionState = 3
+	// The process executes a new program, which has not attached yet.
+	SessionState_SESSION_STATE_EXEC SessionState = 4
 )
 
 // Enum value maps for SessionState.
@@ -45,12 +47,14 @@ var (
 		1: "SESSION_STATE_UP",
 		2: "SESSION_STATE_DPU_LOST",
 		3: "SESSION_STATE_CLOSED",
+		4: "SESSION_STATE_EXEC",
 	}
 	SessionState_value = map[string]int32{
 		"SESSION_STATE_UNSPECIFIED": 0,
 		"SESSION_STATE_UP":          1,
 		"SESSION_STATE_DPU_LOST":    2,
 		"SESSION_STATE_CLOSED":      3,
+		"SESSION_STATE_EXEC":        4,
 	}
 )
 
@@ -295,12 +299,13 @@ const file_pno_admin_v1_session_proto_rawDesc = "" +
 	"\x11sockets_offloaded\x18\x0e \x01(\x04R\x10socketsOffloaded\x12%\n" +
 	"\x0esockets_kernel\x18\x0f \x01(\x04R\rsocketsKernel\x12\x10\n" +
 	"\x03uid\x18\x10 \x01(\rR\x03uid\x12\x16\n" +
-	"\x06policy\x18\x11 \x01(\tR\x06policy*y\n" +
+	"\x06policy\x18\x11 \x01(\tR\x06policy*\x91\x01\n" +
 	"\fSessionState\x12\x1d\n" +
 	"\x19SESSION_STATE_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10SESSION_STATE_UP\x10\x01\x12\x1a\n" +
 	"\x16SESSION_STATE_DPU_LOST\x10\x02\x12\x18\n" +
-	"\x14SESSION_STATE_CLOSED\x10\x03B Z\x1epno/proto/pno/admin/v1;adminv1b\x06proto3"
+	"\x14SESSION_STATE_CLOSED\x10\x03\x12\x16\n" +
+	"\x12SESSION_STATE_EXEC\x10\x04B Z\x1epno/proto/pno/admin/v1;adminv1b\x06proto3"
 
 var (
 	file_pno_admin_v1_session_proto_rawDescOnce sync.Once
