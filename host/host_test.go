@@ -4,6 +4,7 @@ package host
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -274,7 +275,7 @@ func TestProtocolErrorEndsThatSession(t *testing.T) {
 	if err := bad.c.Send(&attach.Welcome{}, 9); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := bad.c.Recv(); err != io.EOF {
+	if _, err := bad.c.Recv(); !errors.Is(err, io.EOF) {
 		t.Errorf("got %v", err)
 	}
 	eventually(t, "the DPU drops the session", func() bool { return b.dpu.Session(bad.w.Session) == nil })

@@ -64,9 +64,7 @@ func (s *Server) readopt(ctx context.Context, peer attach.Peer, m *attach.Hello,
 		o.release()
 		return nil, fmt.Errorf("re-adopt a session: %w", err)
 	}
-	for i, fd := range intr {
-		o.intr[i] = fd
-	}
+	copy(o.intr, intr)
 	unix.Close(p.FDs[0])
 	p.FDs = nil
 	s.mu.Lock()

@@ -111,14 +111,14 @@ func (s *Server) Serve(ctx context.Context) error {
 	if s.cfg.State != "" {
 		s.state, err = newState(s.cfg.State, func(err error) { s.log.Warn("state not kept", "reason", err) })
 		if err != nil {
-			ln.Close()
+			_ = ln.Close()
 			return err
 		}
 		s.recoverState()
 		stateDone.Go(func() { s.state.run(stopState) })
 	}
 	linkDone.Go(func() { s.link.Run(ctx) })
-	stop := context.AfterFunc(ctx, func() { ln.Close() })
+	stop := context.AfterFunc(ctx, func() { _ = ln.Close() })
 	defer stop()
 	s.log.Info("hostd ready", "listen", s.cfg.Listen, "dpu", s.cfg.DPU, "policy", s.Policy().Source())
 	close(s.ready)
@@ -136,12 +136,12 @@ func (s *Server) Serve(ctx context.Context) error {
 }
 
 func (s *Server) accept(ctx context.Context, ln *net.UnixListener) error {
-	defer ln.Close()
+	defer func() { _ = ln.Close() }()
 	for {
 		uc, err := ln.AcceptUnix()
 		if ctx.Err() != nil {
 			if err == nil {
-				uc.Close()
+				_ = uc.Close()
 			}
 			return nil
 		}
@@ -275,7 +275,7 @@ func listen(path string, mode os.FileMode) (*net.UnixListener, error) {
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
 	if err := os.Chmod(path, mode); err != nil {
-		ln.Close()
+		_ = ln.Close()
 		return nil, fmt.Errorf("set the mode of %s: %w", path, err)
 	}
 	return ln, nil

@@ -125,7 +125,7 @@ func (c *Conn) SetWriteDeadline(t time.Time) error { return c.c.SetWriteDeadline
 func (c *Conn) File() (*os.File, error) { return c.c.File() }
 
 // Close ends the connection.
-func (c *Conn) Close() error { return c.c.Close() }
+func (c *Conn) Close() { _ = c.c.Close() }
 
 // Send writes one message.
 func (c *Conn) Send(m Message, id uint32, fds ...int) error {

@@ -154,8 +154,8 @@ func (c *Client) once(ctx context.Context) error {
 		return err
 	}
 	l := &link{conn: conn.(*net.UnixConn), pending: make(map[uint64]chan *offload.Control)}
-	defer l.conn.Close()
-	stop := context.AfterFunc(ctx, func() { l.conn.Close() })
+	defer func() { _ = l.conn.Close() }()
+	stop := context.AfterFunc(ctx, func() { _ = l.conn.Close() })
 	defer stop()
 
 	answer, err := c.hello(l)
@@ -305,7 +305,7 @@ func (c *Client) ping(ctx context.Context, l *link) {
 		cancel()
 		if errors.Is(err, context.DeadlineExceeded) {
 			c.cfg.Log.Warn("dpud does not answer pings, ending the link", "after", pingTimeout)
-			l.conn.Close()
+			_ = l.conn.Close()
 			return
 		}
 	}
@@ -333,7 +333,7 @@ func (c *Client) Do(ctx context.Context, m *offload.Control, fds ...int) (*offlo
 
 	if err := l.write(m, fds); err != nil {
 		c.forget(l, m.ID)
-		l.conn.Close() // read notices, and the link is made anew
+		_ = l.conn.Close() // read notices, and the link is made anew
 		return nil, fmt.Errorf("%s: %w: %w", m.Type, ErrDown, err)
 	}
 	select {

@@ -72,10 +72,10 @@ func (s *Server) Up(t testing.TB) {
 func (s *Server) Down() {
 	s.mu.Lock()
 	if s.ln != nil {
-		s.ln.Close()
+		_ = s.ln.Close()
 	}
 	if s.conn != nil {
-		s.conn.Close()
+		_ = s.conn.Close()
 	}
 	s.mu.Unlock()
 	s.wg.Wait()
@@ -165,7 +165,7 @@ func (s *Server) accept(ln *net.UnixListener) {
 		}
 		s.mu.Lock()
 		if s.conn != nil {
-			s.conn.Close()
+			_ = s.conn.Close()
 		}
 		s.conn = c
 		s.mu.Unlock()
@@ -176,7 +176,7 @@ func (s *Server) accept(ln *net.UnixListener) {
 
 func (s *Server) serve(c *net.UnixConn) {
 	defer s.wg.Done()
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	buf, oob := make([]byte, offload.MaxControl+1), make([]byte, unix.CmsgSpace(4*(1+offload.MaxShards)))
 	for {
 		n, oobn, _, _, err := c.ReadMsgUnix(buf, oob)
