@@ -110,6 +110,12 @@ func newRig(t testing.TB, o rigOptions) *rig {
 	return r
 }
 
+// fuzzRig is one rig for all inputs that a fuzzing process tries.
+func fuzzRig(t testing.TB) *rig {
+	t.Helper()
+	return newRig(t, rigOptions{})
+}
+
 // testWriter logs through the test.
 type testWriter struct{ t testing.TB }
 

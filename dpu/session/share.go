@@ -114,6 +114,7 @@ func (t *Table) claim(q *queue, h *hold) {
 	former := s.at
 	if former == h || former == nil && len(s.holds) == 1 {
 		// Another channel of the same process.
+		t.settle(s, q)
 		s.at, s.home = h, q
 		t.post(q, offload.OpClaimed, h.handle, uint32(s.sent), t.ack(h), nil)
 	} else {
@@ -135,6 +136,29 @@ func (t *Table) claim(q *queue, h *hold) {
 		return
 	}
 	t.service(s)
+}
+
+// settle makes what went to the former channel visible before the answer to
+// a claim is: the host looks there once.
+func (t *Table) settle(s *socket, q *queue) {
+	o := s.home
+	if o == nil || o == q || o.s.dead {
+		return
+	}
+	if len(o.overflow) > 0 {
+		kept := o.overflow[:0]
+		for _, r := range o.overflow {
+			if q.s.handles.get(r.Sock) == s.at && s.at != nil && r.Op != offload.OpReply {
+				t.post(q, r.Op, r.Sock, r.Seq, r.Ack, r.payload)
+			} else {
+				kept = append(kept, r)
+			}
+		}
+		o.overflow = kept
+	}
+	if o.dirty {
+		t.flush(o)
+	}
 }
 
 // received is how many bytes were taken in from all holders.

@@ -243,6 +243,11 @@ func (t *Table) arm(q *queue) error {
 		if err := q.qp.Flush(); err != nil {
 			return err
 		}
+	} else if q.qp.Quiet() {
+		// The control line read after arming has come in since. Another read
+		// would only be under way again, and the loop could never sleep on a
+		// transport that takes its time.
+		return nil
 	}
 	return q.qp.Pump()
 }

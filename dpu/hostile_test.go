@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dpu_test
+
+import (
+	"encoding/binary"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"pno/offload"
+)
+
+// A session that breaks the protocol is ended, whatever the violation; the
+// others go on.
+func TestViolationEndsOneSession(t *testing.T) {
+	le := binary.LittleEndian
+	for _, c := range []struct {
+		name string
+		do   func(h *host, l, s *hsock)
+	}{
+		{"unknown operation", func(h *host, l, s *hsock) { h.emit(0, 33, 0, s.handle, 0, 0, nil) }},
+		{"operation of the other direction", func(h *host, l, s *hsock) { h.emit(0, offload.OpData, 0, s.handle, 0, 0, nil) }},
+		{"send behind the stream", func(h *host, l, s *hsock) {
+			h.emit(0, offload.OpSend, 0, s.handle, 0, 0, []byte("abc"))
+			h.emit(0, offload.OpSend, 0, s.handle, 0, 0, []byte("abc"))
+		}},
+		{"send beyond the window", func(h *host, l, s *hsock) {
+			for at := uint32(0); at < 8*h.l.TxWindow; at += 30000 {
+				for !h.emit(0, offload.OpSend, 0, s.handle, at, 0, make([]byte, 30000)) {
+					time.Sleep(100 * time.Microsecond)
+					if h.dead() {
+						return
+					}
+				}
+			}
+		}},
+		{"consumed what was never sent", func(h *host, l, s *hsock) { h.emit(0, offload.OpRxAck, 0, s.handle, 0, 1, nil) }},
+		{"short bind", func(h *host, l, s *hsock) {
+			h.emit(0, offload.OpBind, 0, offload.HandleHost|999, 1, 0, make([]byte, 8))
+		}},
+		{"bind of a handle in use", func(h *host, l, s *hsock) {
+			h.emit(0, offload.OpBind, 0, l.handle, 1, 0, make([]byte, offload.BindReqSize))
+		}},
+		{"bind of the DPU's handle", func(h *host, l, s *hsock) {
+			h.emit(0, offload.OpBind, 0, 5, 1, 0, make([]byte, offload.BindReqSize))
+		}},
+		{"connect on a connection", func(h *host, l, s *hsock) {
+			h.emit(0, offload.OpConnect, 0, l.handle, 1, 0, make([]byte, offload.ConnectReqSize))
+		}},
+		{"malformed option", func(h *host, l, s *hsock) { h.emit(0, offload.OpSetOpt, 0, s.handle, 1, 0, make([]byte, 9)) }},
+		{"subscription to nothing", func(h *host, l, s *hsock) { h.emit(0, offload.OpSubscribe, 0, l.handle, 0, 0, nil) }},
+		{"shutdown of unknown kind", func(h *host, l, s *hsock) { h.emit(0, offload.OpShutdown, 7, s.handle, 0, 0, nil) }},
+		{"producer runs away", func(h *host, l, s *hsock) { h.line(0, func(b []byte) { le.PutUint64(b, 1<<40) }) }},
+		{"producer moves back", func(h *host, l, s *hsock) { h.line(0, func(b []byte) { le.PutUint64(b, 0) }) }},
+		{"producer unaligned", func(h *host, l, s *hsock) { h.line(0, func(b []byte) { b[0]++ }) }},
+		{"consumer runs ahead", func(h *host, l, s *hsock) { h.line(0, func(b []byte) { le.PutUint64(b[8:], 1<<40) }) }},
+		{"record longer than the ring", func(h *host, l, s *hsock) {
+			b := h.qps[0][0].Emit(offload.OpSend, 0, s.handle, 0, 0, 16)
+			at := h.l.QP(0, 0).H2D
+			_ = b
+			for i := uint64(0); i < uint64(h.l.H2DSize); i += 16 {
+				le.PutUint16(h.mem[at+i+2:], 0xffff)
+			}
+			h.publish(0, 0)
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := newRig(t, rigOptions{})
+			bad, good := newHost(t, r.agent, testLayout(1)), newHost(t, r.agent, testLayout(1))
+			go echo(r.remote.listen(t, remoteAddr+":9000"))
+			l := bad.listen(0, dpuAddr+":80")
+			s := bad.connect(0, remoteAddr+":9000", "")
+			gs := good.connect(0, remoteAddr+":9000", "")
+			go bad.do(func() { c.do(bad, l, s) })
+			select {
+			case m := <-r.agent.note:
+				bad.ended.Store(true)
+				if m.Session != bad.id || m.Reason == "" {
+					t.Errorf("notice %+v", m)
+				}
+				t.Log(m.Reason)
+			case <-time.After(5 * time.Second):
+				t.Fatal("the session goes on")
+			}
+			if err := gs.write([]byte("fine")); err != nil {
+				t.Fatal(err)
+			}
+			if b, err := gs.readN(4); err != nil || string(b) != "fine" {
+				t.Errorf("the other session: %q, %v", b, err)
+			}
+			st := r.d.Stats()
+			if st.Sessions.Open != 1 || st.Sessions.Violators != 1 || st.Sockets.Open != 1 {
+				t.Errorf("sessions %+v, sockets %+v", st.Sessions, st.Sockets)
+			}
+		})
+	}
+}
+
+// dead tells whether the DPU has dropped the session.
+func (h *host) dead() bool { return h.ended.Load() }
+
+// line lets a test write the host's control line and rings the doorbell.
+func (h *host) line(shard int, f func([]byte)) {
+	f(h.mem[h.l.QP(0, shard).HostLine:][:32])
+	one := [8]byte{1}
+	_, _ = unix.Write(h.bells[shard], one[:])
+}
+
+// FuzzRecords feeds a session with arbitrary bytes as records: nothing worse
+// may happen than the end of the session.
+func FuzzRecords(f *testing.F) {
+	rec := func(op offload.Op, sock uint32, n int) []byte {
+		b := make([]byte, offload.RecordSpace(n))
+		offload.PutRecord(b, offload.Record{Op: op, Len: uint16(n), Sock: sock})
+		return b
+	}
+	bind := rec(offload.OpBind, offload.HandleHost|1, offload.BindReqSize)
+	bind[16], bind[40] = 4, 6
+	f.Add(append(bind, rec(offload.OpListen, offload.HandleHost|1, 0)...))
+	connect := rec(offload.OpConnect, offload.HandleHost|2, offload.ConnectReqSize)
+	copy(connect[40:], []byte{4, 0, 80, 0, 0, 0, 0, 0, 127, 0, 0, 1})
+	connect[64] = 6
+	f.Add(append(connect, rec(offload.OpSend, offload.HandleHost|2, 100)...))
+	f.Add(rec(offload.OpFork, 0, 16))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		b = b[:min(len(b), 1<<15)&^15]
+		r := fuzzRig(t)
+		h := newHost(t, r.agent, testLayout(1))
+		h.do(func() {
+			at := h.l.QP(0, 0)
+			copy(h.mem[at.H2D:], b)
+			h.line(0, func(l []byte) { binary.LittleEndian.PutUint64(l, uint64(len(b))) })
+		})
+		if !r.d.Health().Serving {
+			t.Fatal("the DPU does not answer")
+		}
+		h.kill()
+	})
+}
+
+// Random but well-formed records, many more than a fuzzer's minute gives.
+func TestRandomRecords(t *testing.T) {
+	r := newRig(t, rigOptions{})
+	go echo(r.remote.listen(t, remoteAddr+":9000"))
+	rng := rand.New(rand.NewPCG(1, 2))
+	for range 12 {
+		h := newHost(t, r.agent, testLayout(1))
+		handles := []uint32{offload.HandleHost | 1, offload.HandleHost | 2, 1<<22 | 1, 1<<22 | 2}
+		for range 300 {
+			op := offload.Op(1 + rng.IntN(16))
+			n := []int{0, 16, offload.BindReqSize, offload.ConnectReqSize, offload.OptValSize}[rng.IntN(5)]
+			b := make([]byte, n)
+			if n >= 24 {
+				offload.Addr{Family: 4, Port: 80, IP: [16]byte{127, 0, 0, 1}}.Put(b)
+			}
+			if n == offload.ConnectReqSize {
+				offload.Addr{Family: 4, Port: 80, IP: [16]byte{127, 0, 0, 1}}.Put(b[24:])
+				b[48] = 6
+			} else if n == offload.BindReqSize {
+				b[24] = 6
+			}
+			if n == 16 {
+				binary.LittleEndian.PutUint64(b, rng.Uint64())
+			}
+			h.do(func() {
+				h.emit(0, op, uint8(rng.IntN(3)), handles[rng.IntN(len(handles))], uint32(rng.IntN(2)*rng.IntN(40)), uint32(1+rng.IntN(3)), b)
+			})
+			if h.dead() {
+				break
+			}
+		}
+		h.kill()
+	}
+	if !r.d.Health().Serving {
+		t.Error("the DPU does not answer")
+	}
+	for _, s := range r.d.Sockets() {
+		if s.Kind != "orphan" {
+			t.Errorf("socket left: %+v", s)
+		}
+	}
+}
