@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -129,6 +130,7 @@ func (w testWriter) Write(b []byte) (int, error) {
 // remote is a machine with the same stack and a plain loop.
 type remote struct {
 	s    *netstack.Stack
+	idle atomic.Bool // poll no more: only what the stack sends
 	quit chan struct{}
 	done chan struct{}
 }
@@ -175,7 +177,11 @@ func newRemote(t testing.TB, d link.Device) *remote {
 			if n+m > 0 {
 				continue
 			}
-			idle.Reset(50 * time.Microsecond)
+			if r.idle.Load() {
+				idle.Reset(time.Second)
+			} else {
+				idle.Reset(50 * time.Microsecond)
+			}
 			select {
 			case <-wake:
 			case <-idle.C:
@@ -186,6 +192,9 @@ func newRemote(t testing.TB, d link.Device) *remote {
 	}()
 	return r
 }
+
+// pause ends the polling of a machine that has nothing more to receive.
+func (r *remote) pause() { r.idle.Store(true) }
 
 func (r *remote) close() {
 	close(r.quit)
