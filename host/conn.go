@@ -162,7 +162,7 @@ func openErrno(err error) unix.Errno {
 // mayAttach checks what can be known before anything is made.
 func (s *Server) mayAttach(ctx context.Context, peer attach.Peer, m *attach.Hello, perr error) *refusal {
 	if m.ABIMajor != offload.VersionMajor {
-		return &refusal{unix.EPROTONOSUPPORT, "version", fmt.Sprintf("libpno.so speaks protocol %d.%d, hostd %d.%d; install the same release of both",
+		return &refusal{unix.EPROTONOSUPPORT, "version", fmt.Sprintf("libpno.so speaks protocol version %d.%d, hostd %d.%d; install the same release of both",
 			m.ABIMajor, m.ABIMinor, offload.VersionMajor, offload.VersionMinor), 0}
 	}
 	if perr != nil {

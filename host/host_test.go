@@ -219,7 +219,7 @@ func TestRefusals(t *testing.T) {
 	t.Run("version", func(t *testing.T) {
 		b := newBench(t, nil)
 		p := dial(t, b.listen).ask(old)
-		if got := describe(p.Msg); got != "refused: EPROTONOSUPPORT, fallback 2: libpno.so speaks protocol 9.0, hostd 1.0; install the same release of both" {
+		if got := describe(p.Msg); got != "refused: EPROTONOSUPPORT, fallback 2: libpno.so speaks protocol version 9.0, hostd 1.0; install the same release of both" {
 			t.Error(got)
 		}
 	})
