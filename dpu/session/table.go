@@ -189,9 +189,17 @@ func (t *Table) Doorbell(id uint64) {
 	s.stats.doorbells++
 	t.stats.doorbells++
 	for _, q := range s.queues {
-		if q != nil {
-			t.heat(q)
+		if q == nil {
+			continue
 		}
+		if q.hot {
+			// Its control line may have been read before the host rang, and
+			// there will be no second ring: it must be armed and read anew
+			// before the loop may take it for quiet. A cold queue is read
+			// when it is heated.
+			q.qp.DisarmDoorbell()
+		}
+		t.heat(q)
 	}
 }
 
