@@ -47,8 +47,11 @@ static bool grant(struct pno_session *ses)
 {
 	struct pno_sock nobody = { .ses = ses };
 	struct pno_fork_req req;
-	bool ok = getrandom(token, sizeof token, 0) == sizeof token;
+	bool ok;
 
+	/* FORKED is not answered: know before that there is somebody to hear. */
+	pno_hostd_ready(ses);
+	ok = getrandom(token, sizeof token, 0) == sizeof token;
 	memcpy(req.token, token, sizeof req.token);
 	for (unsigned i = 0; ok && i < ses->shards; i++) {
 		struct pno_call call;

@@ -28,11 +28,13 @@ static uint32_t next_id;
 /* Read at start-up: nginx, for one, rewrites its environment later. */
 static char socket_path[sizeof ((struct sockaddr_un *)0)->sun_path] = PNO_ATTACH_DEFAULT;
 static char policy_path[PNO_POLICY_LEN];
+static char name[PNO_NAME_LEN]; /* nginx rewrites its arguments, too */
 
 void pno_hostd_start(void)
 {
 	const char *path = getenv("PNO_HOSTD"), *policy = getenv("PNO_POLICY_FILE");
 
+	strncpy(name, program_invocation_short_name, sizeof name - 1);
 	if (path && *path && strlen(path) < sizeof socket_path)
 		strcpy(socket_path, path);
 	else if (path && *path)
@@ -212,7 +214,7 @@ static void fill_hello(struct pno_msg_hello *m, const uint8_t *token)
 		m->flags = PNO_HELLO_TOKEN;
 		memcpy(m->token, token, sizeof m->token);
 	}
-	strncpy(m->name, program_invocation_short_name, sizeof m->name - 1);
+	memcpy(m->name, name, sizeof m->name);
 	strcpy(m->policy, policy_path);
 }
 
@@ -262,6 +264,14 @@ static int readopt(struct pno_session *ses)
 	if (err && conn >= 0)
 		hang_up();
 	return err;
+}
+
+int pno_hostd_ready(struct pno_session *ses)
+{
+	struct pno_msg_ready m;
+	struct pno_msg_ack ack;
+
+	return pno_hostd_ask(ses, &m, PNO_MSG_READY, sizeof m, -1, &ack, PNO_MSG_ACK, sizeof ack, NULL);
 }
 
 int pno_hostd_ask(struct pno_session *ses, void *req, uint16_t type, size_t len, int proof,

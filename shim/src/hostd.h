@@ -28,6 +28,8 @@ int pno_hostd_attach(const uint8_t *token, struct pno_msg_welcome *w, struct pno
  */
 int pno_hostd_ask(struct pno_session *ses, void *req, uint16_t type, size_t len, int proof,
 		  void *ans, uint16_t ans_type, size_t ans_len, struct pno_fdset *fds);
+/* READY: after start-up; and before a fork, to be sure that hostd listens. */
+int pno_hostd_ready(struct pno_session *ses);
 /* FORKED, not answered: from the child on the inherited connection, and from
  * the parent, where pid is 0 if fork failed. */
 void pno_hostd_forked(const uint8_t *token, pid_t pid);

@@ -130,12 +130,6 @@ void pno_inherit_all(void)
 		if (e->d_name[0] != '.')
 			asked |= look_up(atoi(e->d_name));
 	closedir(d);
-	if (asked) {
-		struct pno_msg_ready m;
-		struct pno_msg_ack ack;
-		struct pno_session *ses = pno_session_now();
-
-		if (ses)
-			pno_hostd_ask(ses, &m, PNO_MSG_READY, sizeof m, -1, &ack, PNO_MSG_ACK, sizeof ack, NULL);
-	}
+	if (asked && pno_session_now())
+		pno_hostd_ready(pno_session_now());
 }

@@ -292,6 +292,9 @@ void pno_sock_to_kernel(struct pno_sock *s, int fd);
 void pno_sock_orphan(struct pno_sock *s);
 void pno_sock_close_orphans(struct pno_session *ses);
 
+/* exec.c: keeps the environment that loaded us. */
+void pno_exec_start(void);
+
 /* fork.c */
 void pno_fork_start(void);
 /* The child of a fork has attached: its inherited sockets live in ses. */

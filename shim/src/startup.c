@@ -29,6 +29,7 @@ void pno_start(void)
 #undef PNO_CALL
 	pno_log_start();
 	pno_hostd_start();
+	pno_exec_start();
 	pno_fdtable_start();
 	pno_fork_start();
 	pno_started = true;

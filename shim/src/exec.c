@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * exec with a cleaned environment. nginx starts its successor (binary upgrade)
+ * with hardly any variables: without LD_PRELOAD the new image would find only
+ * placeholders where its listeners should be. So a process that holds
+ * offloaded sockets passes on what loaded the shim into it, unless the program
+ * names these variables itself.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "real.h"
+#include "sock.h"
+
+static const char *const names[] = { "LD_PRELOAD", "PNO_HOSTD", "PNO_POLICY_FILE", "PNO_LOG" };
+#define NAMES (sizeof names / sizeof names[0])
+
+static char *saved[NAMES]; /* NAME=value as at load */
+
+void pno_exec_start(void)
+{
+	for (size_t i = 0; i < NAMES; i++) {
+		const char *v = getenv(names[i]);
+		size_t n = strlen(names[i]);
+
+		if (!v || !(saved[i] = malloc(n + strlen(v) + 2)))
+			continue;
+		memcpy(saved[i], names[i], n);
+		saved[i][n] = '=';
+		strcpy(saved[i] + n + 1, v);
+	}
+}
+
+static bool has(char *const *env, const char *name)
+{
+	size_t n = strlen(name);
+
+	for (; env && *env; env++)
+		if (!strncmp(*env, name, n) && (*env)[n] == '=')
+			return true;
+	return false;
+}
+
+static void count_one(struct pno_sock *s, void *arg)
+{
+	*(unsigned *)arg += pno_sock_offloaded(s);
+}
+
+/* env with what is missing, or env itself. */
+static char **complete(char *const *env)
+{
+	unsigned offloaded = 0, missing = 0, n = 0;
+	char **full;
+
+	pno_sock_each(count_one, &offloaded);
+	if (!offloaded)
+		return (char **)env;
+	for (size_t i = 0; i < NAMES; i++)
+		missing += saved[i] && !has(env, names[i]);
+	while (env && env[n])
+		n++;
+	full = missing ? malloc((n + missing + 1) * sizeof *full) : NULL;
+	if (!full)
+		return (char **)env;
+	if (n)
+		memcpy(full, env, n * sizeof *full);
+	for (size_t i = 0; i < NAMES; i++)
+		if (saved[i] && !has(env, names[i]))
+			full[n++] = saved[i];
+	full[n] = NULL;
+	return full;
+}
+
+static int after(char **full, char *const *env)
+{
+	int err = errno;
+
+	if (full != env)
+		free(full);
+	errno = err;
+	return -1;
+}
+
+PNO_EXPORT int execve(const char *path, char *const argv[], char *const env[])
+{
+	char **full;
+
+	PNO_ENTER();
+	full = complete(env);
+	real.execve(path, argv, full);
+	return after(full, env);
+}
+
+PNO_EXPORT int execvpe(const char *file, char *const argv[], char *const env[])
+{
+	char **full;
+
+	PNO_ENTER();
+	full = complete(env);
+	real.execvpe(file, argv, full);
+	return after(full, env);
+}
+
+PNO_EXPORT int execv(const char *path, char *const argv[])
+{
+	return execve(path, argv, environ);
+}
+
+PNO_EXPORT int execvp(const char *file, char *const argv[])
+{
+	return execvpe(file, argv, environ);
+}
