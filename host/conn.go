@@ -375,28 +375,36 @@ func (s *Server) openChannel(ctx context.Context, c *attach.Conn, x *session, n 
 	if err != nil {
 		return s.refuseRequest(c, id, unix.EMFILE, err.Error())
 	}
-	defer func() {
-		if fd >= 0 {
-			unix.Close(fd)
-		}
-	}()
+	defer unix.Close(fd)
+	own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0) // the session may end while fd is being sent
+	if err != nil {
+		return s.refuseRequest(c, id, unix.EMFILE, err.Error())
+	}
 	if _, err := s.ask(ctx, &offload.Control{Type: offload.CtlChannelOpen, Session: x.id, Channel: n}, fd); err != nil {
+		unix.Close(own)
 		return s.refuseRequest(c, id, openErrno(err), err.Error())
 	}
-	if err := s.send(c, &attach.Channel{Channel: uint32(n)}, id, fd); err != nil {
-		return err
-	}
+	s.setInterrupt(x, n, own)
+	return s.send(c, &attach.Channel{Channel: uint32(n)}, id, fd)
+}
+
+// setInterrupt takes fd over.
+func (s *Server) setInterrupt(x *session, n, fd int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !x.ended {
-		fd, x.intr[n] = x.intr[n], fd
-		s.stats.channels++
-		s.saveSession(x)
-		if x.lost {
-			raise(x.intr[n])
-		}
+	if x.ended {
+		unix.Close(fd)
+		return
 	}
-	return nil
+	if x.intr[n] >= 0 {
+		unix.Close(x.intr[n])
+	}
+	x.intr[n] = fd
+	s.stats.channels++
+	s.saveSession(x)
+	if x.lost {
+		raise(fd)
+	}
 }
 
 // imageReady ends the sessions of the images that this one replaced.

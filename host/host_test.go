@@ -269,6 +269,42 @@ func TestRefusals(t *testing.T) {
 	})
 }
 
+func TestLimits(t *testing.T) {
+	b := newBench(t, func(c *Config) { c.MaxSessions, c.MaxPerUser = 5, 2 })
+	if !b.WaitDPU(t.Context(), 10*time.Second) {
+		t.Fatal("no DPU")
+	}
+	b.mu.Lock()
+	for i, uid := range []int{1000, 1000, 1001, 0, 0} {
+		b.sessions[uint64(i+1)] = &session{peer: attach.Peer{UID: uid}, ended: true}
+	}
+	b.mu.Unlock()
+	defer func() {
+		b.mu.Lock()
+		clear(b.sessions)
+		b.mu.Unlock()
+	}()
+	for _, tt := range []struct {
+		name string
+		max  int
+		uid  int
+		want string
+	}{
+		{"a user who has all his", 6, 1000, "user 1000 has all its 2 sessions"},
+		{"a user who has one left", 6, 1001, ""},
+		{"root is not limited", 6, 0, ""},
+		{"all are taken", 5, 0, "all 5 sessions are taken"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			b.cfg.MaxSessions = tt.max
+			no := b.mayAttach(t.Context(), attach.Peer{UID: tt.uid}, hello("x"), nil)
+			if (no == nil) != (tt.want == "") || no != nil && no.text != tt.want {
+				t.Errorf("got %+v, want %q", no, tt.want)
+			}
+		})
+	}
+}
+
 func TestProtocolErrorEndsThatSession(t *testing.T) {
 	b := newBench(t, nil)
 	bad, good := b.attachAs(t, hello("bad")), b.attachAs(t, hello("good"))
@@ -343,6 +379,33 @@ func TestKillEndsSession(t *testing.T) {
 	if n := b.Report().Agent.SessionsEnded[endExit]; n != 1 {
 		t.Errorf("ended: %v", b.Report().Agent.SessionsEnded)
 	}
+}
+
+// Many processes at once come, and are killed.
+func TestManyProcesses(t *testing.T) {
+	b := newBench(t, nil)
+	b.attachAs(t, hello("stays"))
+	before := openFDs(t)
+	for range 2 {
+		var all []*helperProcess
+		for range 15 {
+			all = append(all, b.start(nil, "attach"))
+		}
+		seen := make(map[uint64]bool)
+		for _, h := range all {
+			seen[h.session()] = true
+		}
+		if len(seen) != len(all) || b.dpu.Sessions() != len(all)+1 {
+			t.Errorf("%d different sessions, the DPU has %d", len(seen), b.dpu.Sessions())
+		}
+		for _, h := range all {
+			h.kill()
+		}
+		eventually(t, "every session of the dead is closed", func() bool {
+			return b.dpu.Sessions() == 1 && len(b.Report().Sessions) == 1
+		})
+	}
+	eventually(t, "no descriptor is left", func() bool { return openFDs(t) <= before+2 })
 }
 
 func openFDs(t *testing.T) int {
