@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package audit writes what was done with private keys: one line of JSON an
+// operation, each with a hash over itself and the line before, so that nothing
+// can be changed, taken out or put in later without being seen. Lines are
+// written in batches; when they come faster than the disk takes them, they are
+// lost, and how many is a line of its own. Nothing ever waits for the log.
+//
+// A Log owns its file and one goroutine. Add may be called by any goroutine,
+// Close once, after the last Add.
+package audit
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"pno/crypto/signing"
+)
+
+// Record is one operation, or a handshake that failed (Key and Scheme zero).
+type Record struct {
+	Time   time.Time
+	Client string // identity of the certificate, or an address when there is none
+	Key    signing.KeyID
+	Scheme signing.Scheme
+	Input  signing.Input
+	Status signing.Status
+	Micros uint32 // from arrival to completion
+}
+
+// Config says where and how much.
+type Config struct {
+	Path string
+	// MaxSize starts a new file beyond that many bytes; the former is kept under
+	// its name with the time appended. 0: 256 MiB.
+	MaxSize int64
+	// Buffer is how many records may wait; 0: 65536.
+	Buffer int
+	// Interval between writes; 0: 100 ms.
+	Interval time.Duration
+	Log      *slog.Logger
+}
+
+// Log is an open audit log.
+type Log struct {
+	cfg  Config
+	lost atomic.Uint64 // since the start, for metrics
+
+	mu      sync.Mutex
+	waiting []Record
+	dropped uint64 // not yet told in the file
+
+	// Of the writer alone.
+	file   *os.File
+	size   int64
+	seq    uint64
+	head   [sha256.Size]byte
+	behind bool // the last write failed
+	buf    []byte
+
+	stop chan struct{}
+	done chan struct{}
+}
+
+// Open continues a log, or begins one.
+func Open(cfg Config) (*Log, error) {
+	if cfg.MaxSize == 0 {
+		cfg.MaxSize = 256 << 20
+	}
+	if cfg.Buffer == 0 {
+		cfg.Buffer = 65536
+	}
+	if cfg.Interval == 0 {
+		cfg.Interval = 100 * time.Millisecond
+	}
+	l := &Log{cfg: cfg, stop: make(chan struct{}), done: make(chan struct{})}
+	if err := l.open(); err != nil {
+		return nil, fmt.Errorf("open audit log: %w", err)
+	}
+	go l.run()
+	return l, nil
+}
+
+func (l *Log) open() error {
+	f, err := os.OpenFile(l.cfg.Path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	torn, err := l.resume(f)
+	if err != nil {
+		f.Close()
+		return err
+	}
+	l.file = f
+	if torn > 0 || l.size == 0 {
+		l.begin(torn)
+		return l.flush()
+	}
+	return nil
+}
+
+// resume finds the end of the chain in a file that is there already. What a
+// crash left of a line is cut off.
+func (l *Log) resume(f *os.File) (torn int64, err error) {
+	end, err := f.Seek(0, io.SeekEnd)
+	if err != nil || end == 0 {
+		return 0, err
+	}
+	tail := make([]byte, min(end, 4*maxLine))
+	if _, err := f.ReadAt(tail, end-int64(len(tail))); err != nil {
+		return 0, err
+	}
+	whole := bytes.LastIndexByte(tail, '\n') + 1
+	torn = int64(len(tail) - whole)
+	if torn > 0 {
+		if err := f.Truncate(end - torn); err != nil {
+			return 0, err
+		}
+	}
+	l.size = end - torn
+	if whole == 0 && l.size == 0 {
+		return torn, nil
+	}
+	line := tail[:max(whole-1, 0)]
+	line = line[bytes.LastIndexByte(line, '\n')+1:]
+	body, head, err := split(line)
+	if err != nil {
+		return 0, fmt.Errorf("%s does not end in an audit record; move it away: %w", f.Name(), err)
+	}
+	seq, err := sequence(body)
+	if err != nil {
+		return 0, fmt.Errorf("%s does not end in an audit record; move it away: %w", f.Name(), err)
+	}
+	l.head, l.seq = head, seq
+	return torn, nil
+}
+
+// Add queues a record, or counts it as lost.
+func (l *Log) Add(r Record) {
+	l.mu.Lock()
+	if len(l.waiting) < l.cfg.Buffer {
+		l.waiting = append(l.waiting, r)
+	} else {
+		l.dropped++
+		l.lost.Add(1)
+	}
+	l.mu.Unlock()
+}
+
+// Lost is how many records were lost since the start.
+func (l *Log) Lost() uint64 { return l.lost.Load() }
+
+// Close writes what waits.
+func (l *Log) Close() error {
+	close(l.stop)
+	<-l.done
+	if err := errors.Join(l.drain(nil), l.file.Sync(), l.file.Close()); err != nil {
+		return fmt.Errorf("close audit log: %w", err)
+	}
+	return nil
+}
+
+func (l *Log) run() {
+	defer close(l.done)
+	tick := time.NewTicker(l.cfg.Interval)
+	defer tick.Stop()
+	var spare []Record
+	for {
+		select {
+		case <-l.stop:
+			return
+		case <-tick.C:
+		}
+		l.mu.Lock()
+		batch := l.waiting
+		l.waiting = spare[:0]
+		l.mu.Unlock()
+		err := l.drain(batch)
+		if err != nil && !l.behind && l.cfg.Log != nil {
+			l.cfg.Log.Error("audit records are lost", "error", err)
+		}
+		l.behind = err != nil
+		spare = batch
+	}
+}
+
+// drain writes a batch, or with none whatever waits, and what was lost.
+func (l *Log) drain(batch []Record) error {
+	l.mu.Lock()
+	if batch == nil {
+		batch, l.waiting = l.waiting, nil
+	}
+	dropped := l.dropped
+	l.dropped = 0
+	l.mu.Unlock()
+	if len(batch) == 0 && dropped == 0 {
+		return nil
+	}
+	seq, head := l.seq, l.head
+	for i := range batch {
+		l.record(&batch[i])
+	}
+	if dropped > 0 {
+		l.line("lost", dropped)
+	}
+	if err := l.flush(); err != nil {
+		// What is half written is cut off, and told as lost later.
+		l.seq, l.head = seq, head
+		l.mu.Lock()
+		l.dropped += dropped + uint64(len(batch))
+		l.mu.Unlock()
+		l.lost.Add(uint64(len(batch)))
+		return errors.Join(err, l.file.Truncate(l.size))
+	}
+	if l.size > l.cfg.MaxSize {
+		return l.rotate()
+	}
+	return nil
+}
+
+func (l *Log) rotate() error {
+	old := l.cfg.Path + "." + time.Now().UTC().Format("20060102T150405.000000000")
+	if err := os.Rename(l.cfg.Path, old); err != nil {
+		return fmt.Errorf("rotate audit log: %w", err)
+	}
+	f, err := os.OpenFile(l.cfg.Path, os.O_RDWR|os.O_CREATE|os.O_EXCL|os.O_APPEND, 0o600)
+	if err != nil {
+		if errBack := os.Rename(old, l.cfg.Path); errBack != nil && !errors.Is(errBack, fs.ErrNotExist) {
+			err = errors.Join(err, errBack)
+		}
+		return fmt.Errorf("rotate audit log: %w", err)
+	}
+	err = errors.Join(l.file.Sync(), l.file.Close())
+	l.file, l.size = f, 0
+	l.begin(0)
+	return errors.Join(err, l.flush())
+}
+
+func (l *Log) flush() error {
+	n, err := l.file.Write(l.buf)
+	full := n == len(l.buf)
+	l.buf = l.buf[:0]
+	if err != nil || !full {
+		return fmt.Errorf("write audit log: %w", err)
+	}
+	l.size += int64(n)
+	return l.file.Sync()
+}
+
+// begin says where the chain comes from.
+func (l *Log) begin(torn int64) {
+	l.start()
+	l.buf = append(l.buf, `,"after":"`...)
+	l.buf = hex.AppendEncode(l.buf, l.head[:])
+	l.buf = append(l.buf, '"')
+	if torn > 0 {
+		l.buf = append(l.buf, `,"torn":`...)
+		l.buf = strconv.AppendInt(l.buf, torn, 10)
+	}
+	l.end()
+}
+
+func (l *Log) line(name string, n uint64) {
+	l.start()
+	l.buf = append(l.buf, `,"`...)
+	l.buf = append(l.buf, name...)
+	l.buf = append(l.buf, `":`...)
+	l.buf = strconv.AppendUint(l.buf, n, 10)
+	l.end()
+}

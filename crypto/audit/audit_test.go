@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package audit
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"pno/crypto/signing"
+)
+
+func open(t testing.TB, path string, cfg Config) *Log {
+	t.Helper()
+	cfg.Path = path
+	if cfg.Interval == 0 {
+		cfg.Interval = time.Millisecond
+	}
+	l, err := Open(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func sample(client string) Record {
+	return Record{Time: time.Unix(1700000000, 0), Client: client, Key: signing.KeyID{1}, Scheme: signing.Ed25519,
+		Input: signing.Message, Status: signing.OK, Micros: 12}
+}
+
+func verify(t testing.TB, paths ...string) (Summary, error) {
+	t.Helper()
+	var v Verifier
+	for _, p := range paths {
+		f, err := os.Open(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if err := v.Verify(filepath.Base(p), f); err != nil {
+			return v.Summary, err
+		}
+	}
+	return v.Summary, nil
+}
+
+func TestChainAcrossRestarts(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a")
+	for range 3 {
+		l := open(t, path, Config{})
+		l.Add(sample("spiffe://pno/1"))
+		l.Add(sample("quote \" and \n line"))
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s, err := verify(t, path)
+	if err != nil || s.Records != 6 || s.Lost != 0 || s.Last != 7 || s.Statuses["ok"] != 6 {
+		t.Errorf("%v, %+v", err, s)
+	}
+	text, _ := os.ReadFile(path)
+	for line := range strings.Lines(string(text)) {
+		if !json.Valid([]byte(line)) {
+			t.Errorf("not JSON: %s", line)
+		}
+	}
+}
+
+func TestTampering(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a")
+	l := open(t, path, Config{})
+	for range 5 {
+		l.Add(sample("spiffe://pno/1"))
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	good, _ := os.ReadFile(path)
+	lines := strings.SplitAfter(strings.TrimSuffix(string(good), "\n"), "\n")
+	for name, change := range map[string]func() []string{
+		"changed":    func() []string { l := slices.Clone(lines); l[2] = strings.Replace(l[2], "pno/1", "pno/2", 1); return l },
+		"removed":    func() []string { return slices.Delete(slices.Clone(lines), 2, 3) },
+		"beheaded":   func() []string { return lines[1:] },
+		"swapped":    func() []string { l := slices.Clone(lines); l[1], l[2] = l[2], l[1]; return l },
+		"repeated":   func() []string { return slices.Insert(slices.Clone(lines), 2, lines[2]) },
+		"not a line": func() []string { return slices.Insert(slices.Clone(lines), 2, "{}\n") },
+	} {
+		if err := os.WriteFile(path, []byte(strings.Join(change(), "")), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := verify(t, path); err == nil {
+			t.Errorf("%s: not noticed", name)
+		}
+	}
+}
+
+func TestTornLine(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a")
+	l := open(t, path, Config{})
+	l.Add(sample("x"))
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	f, _ := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
+	_, _ = f.WriteString(`{"seq":3,"ti`)
+	f.Close()
+	l = open(t, path, Config{})
+	l.Add(sample("y"))
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := verify(t, path); err != nil || s.Torn != 12 || s.Records != 2 {
+		t.Errorf("%v, %+v", err, s)
+	}
+	if err := os.WriteFile(path, []byte("something else\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if l, err := Open(Config{Path: path}); err == nil {
+		l.Close()
+		t.Error("a foreign file was continued")
+	}
+}
+
+func TestLossIsCounted(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a")
+	l := open(t, path, Config{Buffer: 10, Interval: time.Hour})
+	for range 25 {
+		l.Add(sample("x"))
+	}
+	if l.Lost() != 15 {
+		t.Errorf("%d lost", l.Lost())
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := verify(t, path); err != nil || s.Records != 10 || s.Lost != 15 {
+		t.Errorf("%v, %+v", err, s)
+	}
+}
+
+func TestRotation(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a")
+	l := open(t, path, Config{MaxSize: 2000})
+	const records = 40
+	for i := range records {
+		l.Add(sample("x"))
+		if i%8 == 7 {
+			time.Sleep(5 * time.Millisecond)
+		}
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	files, _ := filepath.Glob(path + ".*")
+	if len(files) < 1 {
+		t.Fatal("never rotated")
+	}
+	slices.Sort(files)
+	if s, err := verify(t, append(files, path)...); err != nil || s.Records != records {
+		t.Errorf("%v, %+v", err, s)
+	}
+	if _, err := verify(t, append(files[1:], path, files[0])...); err == nil {
+		t.Error("a missing file was not noticed")
+	}
+}
+
+func FuzzVerify(f *testing.F) {
+	path := filepath.Join(f.TempDir(), "a")
+	l := open(f, path, Config{})
+	l.Add(sample("x"))
+	if err := l.Close(); err != nil {
+		f.Fatal(err)
+	}
+	good, _ := os.ReadFile(path)
+	f.Add(good)
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var v Verifier
+		if err := v.Verify("f", bytes.NewReader(data)); err == nil && v.Records > 1 {
+			t.Fatal("more records than were ever written")
+		}
+	})
+}
+
+func BenchmarkAdd(b *testing.B) {
+	l := open(b, filepath.Join(b.TempDir(), "a"), Config{Buffer: 1 << 20})
+	r := sample("spiffe://pno/proxy/1")
+	for range b.N {
+		l.Add(r)
+	}
+	if err := l.Close(); err != nil {
+		b.Fatal(err)
+	}
+	b.ReportMetric(float64(l.Lost())/float64(b.N), "lost/op")
+}

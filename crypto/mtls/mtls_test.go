@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mtls_test
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"testing"
+	"time"
+
+	"pno/crypto/mtls"
+	"pno/crypto/mtls/mtlstest"
+)
+
+func load(t *testing.T, f mtls.Files) *mtls.Identity {
+	t.Helper()
+	id, err := mtls.Load(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+// handshake returns the errors of both sides.
+func handshake(t *testing.T, server, client *mtls.Identity, pattern string) (errServer, errClient error) {
+	t.Helper()
+	a, b := net.Pipe()
+	defer a.Close()
+	defer b.Close()
+	deadline := time.Now().Add(5 * time.Second)
+	_, _ = a.SetDeadline(deadline), b.SetDeadline(deadline)
+	done := make(chan error, 1)
+	go func() {
+		c, _, err := server.Server(func(net.Addr, error) {}).ServerHandshake(a)
+		if err == nil {
+			_, err = c.Write([]byte("x"))
+		}
+		a.Close()
+		done <- err
+	}()
+	c, _, errClient := client.Client(pattern).ClientHandshake(context.Background(), "worker", b)
+	if errClient == nil {
+		_, errClient = c.Read(make([]byte, 1))
+	}
+	b.Close()
+	return <-done, errClient
+}
+
+func TestHandshakes(t *testing.T) {
+	ca, other := mtlstest.NewAuthority(t), mtlstest.NewAuthority(t)
+	worker := load(t, ca.Issue(t, "spiffe://pno/cryptod/1", time.Hour))
+	tests := []struct {
+		name    string
+		client  *mtls.Identity
+		pattern string
+		good    bool
+	}{
+		{"good", load(t, ca.Issue(t, "spiffe://pno/proxy/1", time.Hour)), "spiffe://pno/cryptod/*", true},
+		{"another worker than meant", load(t, ca.Issue(t, "spiffe://pno/proxy/1", time.Hour)), "spiffe://pno/cryptod/2", false},
+		{"expired", load(t, ca.Issue(t, "spiffe://pno/proxy/1", -time.Minute)), "spiffe://pno/cryptod/*", false},
+		{"foreign", load(t, other.Issue(t, "spiffe://pno/proxy/1", time.Hour)), "spiffe://pno/cryptod/*", false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			errServer, errClient := handshake(t, worker, tt.client, tt.pattern)
+			if good := errServer == nil && errClient == nil; good != tt.good {
+				t.Errorf("server: %v; client: %v", errServer, errClient)
+			}
+		})
+	}
+	if _, err := mtls.Load(ca.Issue(t, "", time.Hour)); err == nil {
+		t.Error("a certificate without a URI was loaded")
+	}
+}
+
+func TestOnly13(t *testing.T) {
+	ca := mtlstest.NewAuthority(t)
+	worker := load(t, ca.Issue(t, "spiffe://pno/cryptod/1", time.Hour))
+	files := ca.Issue(t, "spiffe://pno/proxy/1", time.Hour)
+	cert, err := tls.LoadX509KeyPair(files.Cert, files.Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, b := net.Pipe()
+	defer a.Close()
+	go func() {
+		_, _, _ = worker.Server(func(net.Addr, error) {}).ServerHandshake(a)
+		a.Close()
+	}()
+	c := tls.Client(b, &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{cert}, MaxVersion: tls.VersionTLS12})
+	if err := c.Handshake(); err == nil {
+		t.Error("TLS 1.2 was accepted")
+	}
+	b.Close()
+}
+
+func TestReload(t *testing.T) {
+	ca, other := mtlstest.NewAuthority(t), mtlstest.NewAuthority(t)
+	files := ca.Issue(t, "spiffe://pno/cryptod/1", time.Hour)
+	worker := load(t, files)
+	if changed, err := worker.Reload(); changed || err != nil {
+		t.Errorf("nothing happened, but: %v, %v", changed, err)
+	}
+	client := load(t, other.Issue(t, "spiffe://pno/proxy/1", time.Hour))
+	if errServer, _ := handshake(t, worker, client, "spiffe://pno/cryptod/*"); errServer == nil {
+		t.Error("a foreign client was let in")
+	}
+	other.IssueInto(t, files, "spiffe://pno/cryptod/9", time.Hour)
+	if changed, err := worker.Reload(); !changed || err != nil {
+		t.Fatalf("%v, %v", changed, err)
+	}
+	if errServer, errClient := handshake(t, worker, client, "spiffe://pno/cryptod/9"); errServer != nil || errClient != nil {
+		t.Errorf("server: %v; client: %v", errServer, errClient)
+	}
+}
