@@ -94,7 +94,7 @@ func checkELF(path string) error {
 	if err != nil {
 		return err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // only read
 	if want := machines[runtime.GOARCH]; f.Machine != want || f.Class != elf.ELFCLASS64 {
 		return fmt.Errorf("%s is a %s program of %s, libpno.so is for %s", path, f.Class, f.Machine, want)
 	}
