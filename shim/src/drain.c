@@ -172,7 +172,7 @@ static const char *on_sock(struct pno_session *ses, struct pno_sock *s, struct p
 		pno_sock_event(s, IN | OUT);
 		return NULL;
 	}
-	return "unknown record";
+	return NULL;
 }
 
 static const char *dispatch(struct pno_session *ses, struct pno_qp *q, struct pno_drain *d,
@@ -197,6 +197,8 @@ static const char *dispatch(struct pno_session *ses, struct pno_qp *q, struct pn
 		pno_listener_park(ses, q, r, payload);
 		return NULL;
 	}
+	if (unlikely(r->op < PNO_OP_REPLY || r->op > PNO_OP_REVOKED))
+		return "unknown record";
 	s = pno_handle_sock(ses, q->shard, r->sock);
 	if (unlikely(!s)) {
 		pno_count(records_stale);

@@ -341,6 +341,8 @@ void pno_epoll_free(struct pno_epoll *ep)
 			pno_epoll_remove(it);
 		pno_unlock(&s->lock);
 	}
+	if (ep->chan)
+		pno_chan_close(ep->chan);
 	pno_lock(&all_lock);
 	for (p = &all; *p != l; p = &(*p)->next)
 		;

@@ -154,7 +154,7 @@ int pno_qp_next(struct pno_qp *q, struct pno_record *r, const uint8_t **payload,
 		    space > q->d2h_size - pos || space > q->dprod - q->seen)
 			return -1;
 		*start = q->seen;
-		q->seen += space;
+		__atomic_store_n(&q->seen, q->seen + space, __ATOMIC_RELAXED);
 		if (r->op == PNO_OP_PAD)
 			continue;
 		*payload = q->d2h + pos + PNO_RECORD_HDR;

@@ -53,7 +53,7 @@ struct pno_qp {
 	uint64_t h2d_cons; /* as last read from the DPU */
 	uint64_t pad;      /* that the reservation in hand needs first */
 
-	uint64_t seen;  /* parsed up to here */
+	uint64_t seen;  /* parsed up to here (read without the lock, too) */
 	uint64_t dprod; /* producer as last read from the DPU */
 	uint64_t cons;  /* given back */
 	struct pno_seg *oldest, *newest, *spare;
@@ -92,7 +92,7 @@ struct pno_seg *pno_seg_private(const struct pno_seg *g);
 
 static inline bool pno_qp_moved(const struct pno_qp *q)
 {
-	return pno_load64(&q->dev->d2h_prod) != q->seen;
+	return pno_load64(&q->dev->d2h_prod) != __atomic_load_n(&q->seen, __ATOMIC_RELAXED);
 }
 
 /* Section 5, step 3; and its undoing. */

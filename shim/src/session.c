@@ -242,7 +242,10 @@ struct pno_chan *pno_chan_open(struct pno_session *ses)
 
 	pthread_mutex_lock(&attach_mutex);
 	n = atomic_load(&ses->nchan);
-	if (n < ses->channels) {
+	if (ses->idle) {
+		c = ses->chan[__builtin_ctzll(ses->idle)];
+		ses->idle &= ses->idle - 1;
+	} else if (n < ses->channels) {
 		req.channel = n;
 		err = pno_hostd_ask(ses, &req, PNO_MSG_CHANNEL_OPEN, sizeof req, -1,
 				    &ans, PNO_MSG_CHANNEL, sizeof ans, &fds);
@@ -257,6 +260,14 @@ struct pno_chan *pno_chan_open(struct pno_session *ses)
 	if (!c)
 		c = ses->chan[atomic_fetch_add(&next_shared, 1) % atomic_load(&ses->nchan)];
 	return c;
+}
+
+void pno_chan_close(struct pno_chan *c)
+{
+	pthread_mutex_lock(&attach_mutex);
+	if (c->index)
+		c->ses->idle |= 1ull << c->index;
+	pthread_mutex_unlock(&attach_mutex);
 }
 
 void pno_chan_kick(struct pno_chan *c)
@@ -288,7 +299,7 @@ static struct pno_slot *slot_at(struct pno_slots *t, uint32_t n)
 uint32_t pno_handle_new(struct pno_session *ses, struct pno_sock *s)
 {
 	struct pno_slot *slot;
-	uint32_t n, gen;
+	uint32_t n, gen, handle;
 
 	pno_lock(&ses->slot_lock);
 	if (ses->free_first && ses->own_used > PNO_SLOT_PAGE) {
@@ -304,10 +315,11 @@ uint32_t pno_handle_new(struct pno_session *ses, struct pno_sock *s)
 		return 0;
 	}
 	gen = ((slot->handle >> PNO_HANDLE_GEN_SHIFT) + 1) & PNO_HANDLE_GEN_MASK;
-	slot->handle = PNO_HANDLE_HOST | gen << PNO_HANDLE_GEN_SHIFT | n;
+	handle = PNO_HANDLE_HOST | gen << PNO_HANDLE_GEN_SHIFT | n;
+	__atomic_store_n(&slot->handle, handle, __ATOMIC_RELAXED);
 	__atomic_store_n(&slot->sock, s, __ATOMIC_RELEASE);
 	pno_unlock(&ses->slot_lock);
-	return slot->handle;
+	return handle;
 }
 
 bool pno_handle_enter(struct pno_session *ses, unsigned shard, uint32_t handle, struct pno_sock *s)
@@ -319,7 +331,7 @@ bool pno_handle_enter(struct pno_session *ses, unsigned shard, uint32_t handle, 
 	pno_lock(&ses->slot_lock);
 	slot = slot_at(t, n);
 	if (slot) {
-		slot->handle = handle;
+		__atomic_store_n(&slot->handle, handle, __ATOMIC_RELAXED);
 		__atomic_store_n(&slot->sock, s, __ATOMIC_RELEASE);
 		if (handle & PNO_HANDLE_HOST && n >= ses->own_used)
 			ses->own_used = n + 1;

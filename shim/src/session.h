@@ -63,6 +63,7 @@ struct pno_session {
 
 	struct pno_chan *chan[PNO_MAX_CHANNELS];
 	atomic_uint nchan;
+	uint64_t idle; /* channels whose poller is gone */
 
 	pno_lock_t slot_lock; /* a leaf */
 	struct pno_slots own;  /* handles that we chose, same on all shards */
@@ -91,6 +92,8 @@ bool pno_session_check(struct pno_session *ses);
 
 /* A channel for a new poller: opened, or shared when all are in use. */
 struct pno_chan *pno_chan_open(struct pno_session *ses);
+/* Its poller is gone; another may have it. */
+void pno_chan_close(struct pno_chan *c);
 /* Wakes whoever sleeps on the channel. */
 void pno_chan_kick(struct pno_chan *c);
 
@@ -104,12 +107,15 @@ static inline struct pno_sock *pno_handle_sock(struct pno_session *ses, unsigned
 {
 	struct pno_slots *t = handle & PNO_HANDLE_HOST ? &ses->own : &ses->dpu[shard];
 	uint32_t n = handle & PNO_HANDLE_SLOT_MASK;
-	struct pno_slot *page = __atomic_load_n(&t->page[n / PNO_SLOT_PAGE], __ATOMIC_ACQUIRE);
+	struct pno_slot *slot = __atomic_load_n(&t->page[n / PNO_SLOT_PAGE], __ATOMIC_ACQUIRE);
+	struct pno_sock *s;
 
-	if (unlikely(!page))
+	if (unlikely(!slot))
 		return NULL;
-	page += n % PNO_SLOT_PAGE;
-	return likely(page->handle == handle) ? __atomic_load_n(&page->sock, __ATOMIC_ACQUIRE) : NULL;
+	slot += n % PNO_SLOT_PAGE;
+	/* The writer stores the handle first. */
+	s = __atomic_load_n(&slot->sock, __ATOMIC_ACQUIRE);
+	return likely(__atomic_load_n(&slot->handle, __ATOMIC_RELAXED) == handle) ? s : NULL;
 }
 
 /* Starts a request: registers c under a new tag. */
