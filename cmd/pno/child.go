@@ -54,14 +54,15 @@ const grace = 3 * time.Second
 // program that puts itself in the background must be told not to. What it
 // leaves behind becomes a child of pno (as a sub-reaper), and is ended.
 type child struct {
+	argv    []string
+	path    string
 	pid     int
 	signals chan os.Signal
 	ended   chan struct{}
 }
 
-// startChild runs argv. It must be called from the main thread: the program
-// gets SIGTERM when that thread ends, which it does only with the process.
-func startChild(argv, env []string) (*child, error) {
+// newChild finds the program. From here on signals are kept for it.
+func newChild(argv []string) (*child, error) {
 	path, err := exec.LookPath(argv[0])
 	if err != nil {
 		code := exitNotFound
@@ -70,24 +71,29 @@ func startChild(argv, env []string) (*child, error) {
 		}
 		return nil, &statusError{code, fmt.Errorf("run %s: %w", argv[0], errors.Unwrap(err))}
 	}
-	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
-		return nil, &statusError{exitOwn, fmt.Errorf("adopt orphans: %w", err)}
-	}
-	c := &child{signals: make(chan os.Signal, 16), ended: make(chan struct{})}
+	c := &child{argv: argv, path: path, signals: make(chan os.Signal, 16), ended: make(chan struct{})}
 	signal.Notify(c.signals, forwarded...)
-	p, err := os.StartProcess(path, argv, &os.ProcAttr{
+	return c, nil
+}
+
+// start must be called from the main thread: the program gets SIGTERM when
+// that thread ends, which it does only with the process.
+func (c *child) start(env []string) error {
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return &statusError{exitOwn, fmt.Errorf("adopt orphans: %w", err)}
+	}
+	p, err := os.StartProcess(c.path, c.argv, &os.ProcAttr{
 		Env:   env,
 		Files: []*os.File{os.Stdin, os.Stdout, os.Stderr},
 		Sys:   &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM},
 	})
 	if err != nil {
-		signal.Stop(c.signals)
-		return nil, &statusError{exitCannotRun, fmt.Errorf("run %s: %w", argv[0], err)}
+		return &statusError{exitCannotRun, fmt.Errorf("run %s: %w", c.argv[0], err)}
 	}
 	c.pid = p.Pid
 	_ = p.Release() // wait reaps it among the others
 	go c.forward()
-	return c, nil
+	return nil
 }
 
 // mergeEnv returns base with the variables of more, which win. A name that

@@ -116,6 +116,10 @@ func runSim(f *simFlags, args []string) error {
 	if err != nil {
 		return own(err)
 	}
+	c, err := newChild(args)
+	if err != nil {
+		return err
+	}
 	out, err := f.openStats()
 	if err != nil {
 		return own(err)
@@ -129,8 +133,7 @@ func runSim(f *simFlags, args []string) error {
 	if f.verbose {
 		f.explain(s, env)
 	}
-	c, err := startChild(args, mergeEnv(os.Environ(), env))
-	if err != nil {
+	if err := c.start(mergeEnv(os.Environ(), env)); err != nil {
 		return err
 	}
 	status, err := c.wait()
