@@ -23,8 +23,10 @@ const maxHeld = 1 << 16
 //
 // Packets are never dropped because the device is busy: they wait here.
 type Endpoint struct {
-	mac tcpip.LinkAddress
-	mtu uint32
+	mac   tcpip.LinkAddress
+	mtu   uint32
+	nic   tcpip.NICID
+	flows *flows // of the stack
 
 	// wake is called when a packet is queued; it must be cheap and must not
 	// block.
@@ -58,21 +60,33 @@ func NewEndpoint(mac [6]byte, mtu int, wake func()) *Endpoint {
 // each packet.
 func (e *Endpoint) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
 	n := 0
-	e.mu.Lock()
 	for _, p := range pkts.AsSlice() {
-		if len(e.queue) >= maxHeld {
-			e.refused++
+		if !e.flows.sending(p) && !e.enqueue(p.IncRef()) {
 			break
 		}
-		e.queue = append(e.queue, p.IncRef())
 		n++
 	}
-	e.mu.Unlock()
 	if n == 0 {
 		return 0, &tcpip.ErrNoBufferSpace{}
 	}
 	e.wake()
 	return n, nil
+}
+
+// enqueue takes over a reference on p and queues it, unless too many wait.
+func (e *Endpoint) enqueue(p *stack.PacketBuffer) bool {
+	e.mu.Lock()
+	full := len(e.queue) >= maxHeld
+	if full {
+		e.refused++
+	} else {
+		e.queue = append(e.queue, p)
+	}
+	e.mu.Unlock()
+	if full {
+		p.DecRef()
+	}
+	return !full
 }
 
 // Transmitter is where the loop moves packets: a link queue, or the hand-over
@@ -159,6 +173,10 @@ func (e *Endpoint) Deliver(f []byte) {
 		return
 	}
 	eth := header.Ethernet(f)
+	if fl, hdr, end := e.flows.lookup(f); fl != nil && string(f[:6]) == string(e.mac) {
+		e.flows.deliver(fl, f[:end], hdr, e.nic)
+		return
+	}
 	p := stack.NewPacketBuffer(stack.PacketBufferOptions{
 		Payload: buffer.MakeWithView(buffer.NewViewWithData(f)),
 	})

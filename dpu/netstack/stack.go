@@ -113,6 +113,10 @@ type Options struct {
 type Stack struct {
 	*stack.Stack
 	local map[netip.Addr]bool
+	flows *flows
+	ports []*Endpoint
+
+	expired []*stack.PacketBuffer // Tick's scratch
 }
 
 // creating serialises New: it narrows GOMAXPROCS for a moment.
@@ -144,7 +148,8 @@ func newStack() *stack.Stack {
 
 // New builds a stack with its ports, addresses and routes.
 func New(o Options) (*Stack, error) {
-	s := &Stack{Stack: newStack(), local: make(map[netip.Addr]bool)}
+	s := &Stack{Stack: newStack(), local: make(map[netip.Addr]bool), flows: &flows{table: make(map[flowKey]*flow)}}
+	s.flows.tcp, _ = s.TransportProtocolInstance(tcp.ProtocolNumber).(queuer)
 	if err := s.tune(o.TCP.withDefaults()); err != nil {
 		s.Close()
 		return nil, err
@@ -229,6 +234,9 @@ func (s *Stack) addPort(id tcpip.NICID, p Port) error {
 	if err := s.CreateNICWithOptions(id, p.Endpoint, stack.NICOptions{Name: p.Name}); err != nil {
 		return fmt.Errorf("create network port %s: %s", p.Name, err)
 	}
+	s.ports = append(s.ports, p.Endpoint)
+	p.Endpoint.flows, p.Endpoint.nic = s.flows, id
+	s.flows.mss = max(s.flows.mss, p.Endpoint.mtu-ipv4Len-tcpLen)
 	for _, a := range p.Addresses {
 		if err := s.addAddress(id, a); err != nil {
 			return err

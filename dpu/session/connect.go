@@ -213,6 +213,7 @@ func (t *Table) connectDone(s *socket) {
 		return
 	}
 	s.kind = connected
+	t.Stack.Track(s.ep)
 	t.stats.connected++
 	if s.at != nil {
 		var b [offload.AddrPairSize]byte

@@ -198,6 +198,7 @@ func (t *Table) accept(s *socket) {
 			return
 		}
 		c := t.newSocket(ep, wq, connected, s.v6)
+		t.Stack.Track(ep)
 		t.inheritOpts(s, c)
 		t.stats.accepted++
 		t.announce(s, c, sub)

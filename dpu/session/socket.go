@@ -199,6 +199,7 @@ func (t *Table) destroy(s *socket, reset bool) {
 	}
 	s.wq.EventUnregister(&s.entry)
 	delete(t.orphans, s)
+	t.Stack.Untrack(s.ep)
 	if reset {
 		s.ep.Abort()
 	}

@@ -77,6 +77,7 @@ type Shard struct {
 	frames  [rxBatch][]byte
 	spin    int64 // current polling budget, nanoseconds
 	spinMax int64
+	ackDue  int64 // when a held acknowledgement must go, 0 if none is held
 
 	mu      sync.Mutex
 	mail    []func() // guarded by mu
@@ -273,6 +274,7 @@ const pollEvery = 50_000
 
 // turn does what there is to do, once round.
 func (s *Shard) turn(now int64) bool {
+	s.ackDue = s.Stack.Tick(now)
 	busy := s.receive()
 	// The TCP processor goroutine takes over what was delivered; when there
 	// was nothing, a timer may still want to run.
@@ -307,6 +309,9 @@ func (s *Shard) sleep() bool {
 		if p.Endpoint.Waiting() {
 			again = linkRetry
 		}
+	}
+	if s.ackDue > 0 && (again < 0 || s.ackDue-now < again) {
+		again = max(s.ackDue-now, 0)
 	}
 	if again >= 0 && again < shortest {
 		return false

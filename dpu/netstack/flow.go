@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package netstack
+
+import (
+	"encoding/binary"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/buffer"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/checksum"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+)
+
+// ackDelay is how long an acknowledgement of at most one segment may wait for
+// data that carries it. RFC 1122 allows half a second and Linux takes 40 ms;
+// this is only as long as an application takes to answer.
+const ackDelay = int64(500 * time.Microsecond)
+
+// flowKey names an IPv4 connection as the stack sees it.
+type flowKey struct {
+	local, peer         [4]byte
+	localPort, peerPort uint16
+}
+
+// flow is an established connection known to the fast path.
+type flow struct {
+	ep *tcp.Endpoint
+	id stack.TransportEndpointID
+
+	// Guarded by flows.mu.
+	acked uint32              // acknowledgement number last sent
+	held  *stack.PacketBuffer // an acknowledgement that waits for data
+	until int64
+}
+
+// flows lets established connections take a short way through the stack:
+//
+//   - Received segments go straight to their endpoint. The checks of the IP
+//     layer that matter (header checksum, lengths, no fragment, no options)
+//     are made here; whatever is unusual takes the long way.
+//   - An acknowledgement of at most a full segment is held back until data
+//     follows that carries it, a second one is due, or ackDelay has passed.
+//     The stack acknowledges each batch at once, which costs a frame for every
+//     request otherwise.
+//
+// The loop adds and removes flows and looks them up in Deliver. The stack's
+// goroutines look them up as they send, under mu.
+type flows struct {
+	tcp queuer
+	mss uint32
+	now atomic.Int64 // the loop's clock, as of this turn
+
+	mu    sync.Mutex
+	table map[flowKey]*flow
+	due   []heldAck // guarded by mu, oldest first
+	saved uint64    // guarded by mu: acknowledgements that data carried
+}
+
+// heldAck is an entry of the line of held acknowledgements; it is void if the
+// flow holds none, or a later one.
+type heldAck struct {
+	f     *flow
+	until int64
+}
+
+// queuer is what gVisor's TCP has for packets whose endpoint is known.
+type queuer interface {
+	QueuePacket(stack.TransportEndpoint, stack.TransportEndpointID, *stack.PacketBuffer)
+}
+
+// Track takes a connection into the fast path. Called by the loop.
+func (s *Stack) Track(ep tcpip.Endpoint) {
+	f, k, ok := flowOf(ep)
+	if !ok || s.flows.tcp == nil {
+		return
+	}
+	s.flows.mu.Lock()
+	defer s.flows.mu.Unlock()
+	s.flows.table[k] = f
+}
+
+// Untrack takes a connection out of the fast path. Called by the loop.
+func (s *Stack) Untrack(ep tcpip.Endpoint) {
+	f, k, ok := flowOf(ep)
+	if !ok {
+		return
+	}
+	s.flows.mu.Lock()
+	have := s.flows.table[k]
+	if have == nil || have.ep != f.ep {
+		s.flows.mu.Unlock()
+		return
+	}
+	delete(s.flows.table, k)
+	held := have.held
+	have.held = nil
+	s.flows.mu.Unlock()
+	if held != nil {
+		s.sendHeld(held)
+	}
+}
+
+// sendHeld queues an acknowledgement that was held back at the port that it
+// was meant for; a shard has few.
+func (s *Stack) sendHeld(p *stack.PacketBuffer) {
+	for _, e := range s.ports {
+		if e.mac == p.EgressRoute.LocalLinkAddress {
+			e.enqueue(p)
+			return
+		}
+	}
+	p.DecRef()
+}
+
+func flowOf(ep tcpip.Endpoint) (*flow, flowKey, bool) {
+	e, ok := ep.(*tcp.Endpoint)
+	if !ok {
+		return nil, flowKey{}, false
+	}
+	id := e.TransportEndpointInfo.ID
+	if id.LocalAddress.Len() != 4 || id.RemoteAddress.Len() != 4 {
+		return nil, flowKey{}, false
+	}
+	return &flow{ep: e, id: id}, flowKey{
+		id.LocalAddress.As4(), id.RemoteAddress.As4(), id.LocalPort, id.RemotePort,
+	}, true
+}
+
+const (
+	ipv4Len = 20
+	tcpLen  = 20
+	ethLen  = header.EthernetMinimumSize
+)
+
+// lookup finds the flow of a received frame that may take the short way, and
+// the length of its TCP header.
+func (t *flows) lookup(f []byte) (fl *flow, tcpHdr, end int) {
+	if len(f) < ethLen+ipv4Len+tcpLen || f[12] != 8 || f[13] != 0 {
+		return nil, 0, 0
+	}
+	ip := f[ethLen:]
+	total := int(binary.BigEndian.Uint16(ip[2:]))
+	if ip[0] != 0x45 || ip[9] != 6 || binary.BigEndian.Uint16(ip[6:])&0x3fff != 0 ||
+		total < ipv4Len+tcpLen || total > len(ip) || checksum.Checksum(ip[:ipv4Len], 0) != 0xffff {
+		return nil, 0, 0
+	}
+	th := ip[ipv4Len:]
+	tcpHdr = int(th[12]>>4) * 4
+	if th[13]&uint8(header.TCPFlagSyn|header.TCPFlagRst) != 0 || tcpHdr < tcpLen || tcpHdr > total-ipv4Len {
+		return nil, 0, 0
+	}
+	fl = t.table[flowKey{
+		[4]byte(ip[16:20]), [4]byte(ip[12:16]), binary.BigEndian.Uint16(th[2:]), binary.BigEndian.Uint16(th),
+	}]
+	if fl == nil {
+		return nil, 0, 0
+	}
+	switch fl.ep.EndpointState() {
+	case tcp.StateEstablished, tcp.StateFinWait1, tcp.StateFinWait2, tcp.StateCloseWait, tcp.StateLastAck, tcp.StateClosing:
+		return fl, tcpHdr, ethLen + total
+	}
+	return nil, 0, 0
+}
+
+// deliver hands a frame to its flow's endpoint.
+func (t *flows) deliver(fl *flow, frame []byte, tcpHdr int, nic tcpip.NICID) {
+	p := stack.NewPacketBuffer(stack.PacketBufferOptions{
+		Payload: buffer.MakeWithView(buffer.NewViewWithData(frame)),
+	})
+	p.LinkHeader().Consume(ethLen)
+	p.NetworkHeader().Consume(ipv4Len)
+	p.TransportHeader().Consume(tcpHdr)
+	p.NetworkProtocolNumber, p.TransportProtocolNumber = header.IPv4ProtocolNumber, header.TCPProtocolNumber
+	p.PktType, p.NICID, p.InputNICID = tcpip.PacketHost, nic, nic
+	t.tcp.QueuePacket(fl.ep, fl.id, p)
+	p.DecRef()
+}
+
+// sending looks at a packet that the stack sends and reports whether it is
+// held back.
+func (t *flows) sending(p *stack.PacketBuffer) (hold bool) {
+	if p.NetworkProtocolNumber != header.IPv4ProtocolNumber || p.TransportProtocolNumber != header.TCPProtocolNumber {
+		return false
+	}
+	ip, th := p.NetworkHeader().Slice(), p.TransportHeader().Slice()
+	if len(ip) != ipv4Len || len(th) < tcpLen {
+		return false
+	}
+	k := flowKey{
+		[4]byte(ip[12:16]), [4]byte(ip[16:20]), binary.BigEndian.Uint16(th), binary.BigEndian.Uint16(th[2:]),
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	fl := t.table[k]
+	if fl == nil {
+		return false
+	}
+	ack := binary.BigEndian.Uint32(th[8:])
+	gained := ack - fl.acked
+	// Only a plain acknowledgement that is news may wait: without SACK
+	// blocks, hence at most timestamps as options, and with an open window.
+	plain := p.Data().Size() == 0 && th[13] == uint8(header.TCPFlagAck) && len(th) <= tcpLen+12 &&
+		binary.BigEndian.Uint16(th[14:]) != 0
+	if plain && fl.held == nil && gained > 0 && gained <= t.mss {
+		fl.held, fl.until = p.IncRef(), t.now.Load()+ackDelay
+		t.due = append(t.due, heldAck{fl, fl.until})
+		return true
+	}
+	fl.acked = ack
+	if fl.held != nil {
+		fl.held.DecRef()
+		fl.held = nil
+		t.saved++
+	}
+	return false
+}
+
+// expire returns the acknowledgements that have waited long enough, and when
+// the next one will have (0: none waits).
+func (t *flows) expire(list []*stack.PacketBuffer) (_ []*stack.PacketBuffer, next int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now, n := t.now.Load(), 0
+	for ; n < len(t.due); n++ {
+		d := t.due[n]
+		if d.f.held == nil || d.f.until != d.until {
+			continue
+		}
+		if d.until > now {
+			break
+		}
+		list = append(list, d.f.held)
+		d.f.acked = binary.BigEndian.Uint32(d.f.held.TransportHeader().Slice()[8:])
+		d.f.held = nil
+	}
+	if n > 0 {
+		t.due = append(t.due[:0], t.due[n:]...)
+	}
+	if len(t.due) > 0 {
+		next = t.due[0].until
+	}
+	return list, next
+}
+
+// Tick sets the loop's clock and queues the acknowledgements that have waited
+// for data long enough. It returns when the next one will have, 0 if none
+// waits. Called by the loop only.
+func (s *Stack) Tick(now int64) (next int64) {
+	s.flows.now.Store(now)
+	s.expired, next = s.flows.expire(s.expired[:0])
+	for i, p := range s.expired {
+		s.sendHeld(p)
+		s.expired[i] = nil
+	}
+	return next
+}
