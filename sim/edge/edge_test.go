@@ -387,7 +387,7 @@ func closedPort(t *testing.T) netip.AddrPort {
 // TestBackPressure has a far side that does not read: the client must be
 // stopped after a bounded number of bytes, and lose none of them.
 func TestBackPressure(t *testing.T) {
-	w := newWorld(t, wire.Config{Limit: 128}, publish(inside4))
+	w := newWorld(t, wire.Config{Limit: 256}, publish(inside4))
 	start := make(chan struct{})
 	got := make(chan int64, 1)
 	w.listen(t, inside4, func(f *gonet.TCPConn) {

@@ -45,7 +45,7 @@ func TestStartStopLeavesNothing(t *testing.T) {
 			Outside: netip.MustParseAddrPort("127.0.0.1:0"), Inside: netip.MustParseAddrPort("198.18.0.2:80"),
 		}}},
 	}
-	round := func() (files, goroutines int) {
+	round := func() {
 		for _, cfg := range kinds {
 			s, err := Start(cfg)
 			if err != nil {
@@ -54,24 +54,18 @@ func TestStartStopLeavesNothing(t *testing.T) {
 			s.Stop()
 			s.Stop() // nothing is left to do
 		}
-		// gVisor's own goroutines end a moment after Destroy.
-		for range 100 {
-			files, goroutines = openFiles(t), runtime.NumGoroutine()
-			if goroutines < 5 {
-				break
-			}
-			time.Sleep(10 * time.Millisecond)
+	}
+	round()
+	time.Sleep(200 * time.Millisecond) // gVisor's goroutines end a moment after Destroy
+	files, goroutines := openFiles(t), runtime.NumGoroutine()
+	round()
+	settled := func() bool { return openFiles(t) <= files && runtime.NumGoroutine() <= goroutines }
+	for end := time.Now().Add(5 * time.Second); !settled(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			stacks := make([]byte, 1<<20)
+			t.Fatalf("%d files and %d goroutines after one round, %d and %d after two:\n%s", files, goroutines,
+				openFiles(t), runtime.NumGoroutine(), stacks[:runtime.Stack(stacks, true)])
 		}
-		return files, goroutines
-	}
-	files, goroutines := round()
-	files2, goroutines2 := round()
-	if files2 > files {
-		t.Errorf("%d files open after one round, %d after two", files, files2)
-	}
-	if goroutines2 > goroutines+2 {
-		stacks := make([]byte, 1<<20)
-		t.Errorf("%d goroutines after one round, %d after two:\n%s", goroutines, goroutines2, stacks[:runtime.Stack(stacks, true)])
 	}
 	if left, _ := os.ReadDir(os.TempDir()); len(left) > 0 {
 		t.Errorf("files left behind: %v", left)

@@ -18,6 +18,9 @@ const (
 	headerLen    = 14 // Ethernet
 	defaultMTU   = 1500
 	defaultLimit = 4096
+	// A receiver may hold half a sender's frames before it is taken for one
+	// that never releases: more than anybody's batch.
+	minLimit = 256
 )
 
 // Config describes a wire. Index 0 of each pair is the first device that Pair
@@ -29,7 +32,8 @@ type Config struct {
 	Queues [2]int // of each device, 1 if 0
 
 	// Limit is how many frames a transmit queue may have under way: committed,
-	// on the wire, and not yet released by the receiver. 4096 if 0.
+	// on the wire, and not yet released by the receiver. 4096 if 0. A receiver
+	// that holds half of them without releasing any loses what comes next.
 	Limit int
 	// DropTail loses frames beyond Limit instead of pushing back.
 	DropTail bool
@@ -72,8 +76,8 @@ func (c *Config) setDefaults() error {
 	if c.Limit == 0 {
 		c.Limit = defaultLimit
 	}
-	if c.Limit < 64 {
-		return fmt.Errorf("make wire: limit of %d frames, want at least 64", c.Limit)
+	if c.Limit < minLimit {
+		return fmt.Errorf("make wire: limit of %d frames, want at least %d", c.Limit, minLimit)
 	}
 	return nil
 }

@@ -255,10 +255,10 @@ func TestScheduleArithmetic(t *testing.T) {
 }
 
 func TestPushBackAndWake(t *testing.T) {
-	a, b := pair(t, Config{Limit: 64})
+	a, b := pair(t, Config{Limit: 256})
 	tx, rx := a.Queues()[0], b.Queues()[0]
-	if n := numbered(t, tx, 0, 100); n != 64 {
-		t.Fatalf("%d frames fit, want 64", n)
+	if n := numbered(t, tx, 0, 300); n != 256 {
+		t.Fatalf("%d frames fit, want 256", n)
 	}
 	if err := tx.Flush(); err != nil {
 		t.Fatal(err)
@@ -278,25 +278,25 @@ func TestPushBackAndWake(t *testing.T) {
 	if n, _ := unix.Poll(fds, 1000); n != 1 {
 		t.Error("sender not woken by Release")
 	}
-	if n := numbered(t, tx, 64, 100); n != 8 {
+	if n := numbered(t, tx, 256, 100); n != 8 {
 		t.Errorf("%d frames fit after 8 were released", n)
 	}
 }
 
 func TestDropTail(t *testing.T) {
-	a, b := pair(t, Config{Limit: 64, DropTail: true})
+	a, b := pair(t, Config{Limit: 256, DropTail: true})
 	tx, rx := a.Queues()[0], b.Queues()[0]
-	if n := numbered(t, tx, 0, 100); n != 100 {
+	if n := numbered(t, tx, 0, 300); n != 300 {
 		t.Fatalf("%d frames accepted, want all", n)
 	}
 	if err := tx.Flush(); err != nil {
 		t.Fatal(err)
 	}
-	if got := collect(t, rx, time.Millisecond); len(got) != 64 || got[63] != 63 {
-		t.Errorf("%d frames arrived, want the first 64", len(got))
+	if got := collect(t, rx, time.Millisecond); len(got) != 256 || got[255] != 255 {
+		t.Errorf("%d frames arrived, want the first 256", len(got))
 	}
-	if d := a.Stats().TxDropped; d != 36 {
-		t.Errorf("%d dropped, want 36", d)
+	if d := a.Stats().TxDropped; d != 44 {
+		t.Errorf("%d dropped, want 44", d)
 	}
 }
 
