@@ -26,7 +26,7 @@ int pno_sock_ask(struct pno_sock *s, struct pno_qp *q, struct pno_record r, cons
 	uint32_t generation = s->generation;
 	int err;
 
-	pno_call_begin(ses, c);
+	pno_call_begin(q->chan, c);
 	r.seq = c->tag;
 	pno_sock_record(s, q, r, payload);
 	pno_sock_unlock(s);
@@ -60,13 +60,19 @@ uint32_t pno_sock_bind_flags(const struct pno_sock *s, int fd)
 	return f;
 }
 
-static int decide(struct pno_session *ses, int op, const struct pno_addr *a)
-{
-	int action = ses ? pno_policy(ses, op, PNO_PROTO_TCP, a) : pno_session_fallback();
+enum verdict { OFFLOAD, KERNEL, REFUSE };
 
-	if (action == PNO_ACTION_REFUSE)
+/* *err is set with REFUSE. */
+static enum verdict decide(struct pno_session *ses, int op, const struct pno_addr *a, int *err)
+{
+	int action = ses ? pno_policy(ses, op, PNO_PROTO_TCP, a) : PNO_ACTION_KERNEL;
+
+	*err = ses ? EACCES : pno_session_refusal();
+	if (action == PNO_ACTION_REFUSE || (!ses && *err)) {
 		pno_count(sockets_refused);
-	return action;
+		return REFUSE;
+	}
+	return action == PNO_ACTION_OFFLOAD ? OFFLOAD : KERNEL;
 }
 
 static void count_kernel(const struct pno_session *ses)
@@ -118,11 +124,13 @@ int pno_sock_bind(struct pno_sock *s, int fd, struct pno_session *ses, const str
 		return EINVAL;
 	err = s->kernel_bound ? EINVAL : pno_addr_from(sa, len, &a);
 	if (!err && sa->sa_family == s->domain) {
-		switch (decide(ses, PNO_RULE_LISTEN, &a)) {
-		case PNO_ACTION_OFFLOAD:
+		switch (decide(ses, PNO_RULE_LISTEN, &a, &err)) {
+		case OFFLOAD:
 			return bind_on_dpu(s, fd, ses, &a);
-		case PNO_ACTION_REFUSE:
-			return EACCES;
+		case REFUSE:
+			return err;
+		case KERNEL:
+			break;
 		}
 	}
 	/* What is wrong with the arguments, the kernel knows best. */
@@ -148,9 +156,14 @@ int pno_sock_listen(struct pno_sock *s, int fd, struct pno_session *ses, int bac
 	default:
 		return EINVAL;
 	}
-	if (!s->kernel_bound && decide(ses, PNO_RULE_LISTEN, &any) == PNO_ACTION_OFFLOAD) {
+	switch (s->kernel_bound ? KERNEL : decide(ses, PNO_RULE_LISTEN, &any, &err)) {
+	case OFFLOAD:
 		err = bind_on_dpu(s, fd, ses, &any);
 		return err ? err : pno_listener_open(s, fd, backlog);
+	case REFUSE:
+		return err;
+	case KERNEL:
+		break;
 	}
 	if (real.listen(fd, backlog) < 0)
 		return errno;
@@ -283,11 +296,13 @@ int pno_sock_connect(struct pno_sock *s, int fd, struct pno_session *ses, const 
 	err = pno_addr_from(sa, len, &peer);
 	if (err || sa->sa_family != s->domain)
 		return -1; /* AF_UNSPEC, and mistakes: the kernel's answer */
-	switch (decide(ses, PNO_RULE_CONNECT, &peer)) {
-	case PNO_ACTION_KERNEL:
+	switch (decide(ses, PNO_RULE_CONNECT, &peer, &err)) {
+	case KERNEL:
 		return connect_in_kernel(s, fd, ses);
-	case PNO_ACTION_REFUSE:
-		return EACCES;
+	case REFUSE:
+		return err;
+	case OFFLOAD:
+		break;
 	}
 	err = start_connect(s, fd, ses, &peer);
 	return err ? err : wait_connected(s);

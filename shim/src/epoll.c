@@ -289,6 +289,8 @@ int pno_epoll_wait(struct pno_epoll *ep, struct epoll_event *events, int max, in
 			n = ep->nkernel || !ep->chan ? kernel_wait(ep, events, max, 0, sigmask, &again) : 0;
 			break;
 		}
+		if (unlikely(ep->nitems && (!ep->ses || atomic_load_explicit(&ep->ses->lost, memory_order_relaxed))))
+			pno_listener_revive();
 		if (ns > 0 && !deadline)
 			deadline = pno_now() + ns;
 		n = sleep_in_kernel(ep, events, max, ns, sigmask, &again);

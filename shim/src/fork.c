@@ -57,7 +57,7 @@ static bool grant(struct pno_session *ses)
 		struct pno_call call;
 		struct pno_record r = { .op = PNO_OP_FORK, .len = sizeof req };
 
-		pno_call_begin(ses, &call);
+		pno_call_begin(ses->chan[0], &call);
 		r.seq = call.tag;
 		pno_sock_record(&nobody, &ses->chan[0]->qp[i], r, &req);
 		ok = pno_call_wait(ses, &call) == 0;

@@ -188,6 +188,21 @@ static int64_t accept_deadline(const struct pno_sock *s)
 	return pno_now() + s->rcvtimeo.tv_sec * 1000000000ll + s->rcvtimeo.tv_usec * 1000ll;
 }
 
+/* There is no DPU: it may be back. */
+static int wait_revival(struct pno_sock *l)
+{
+	struct timespec nap = { .tv_nsec = 100000000 };
+	uint32_t generation = l->generation;
+	bool nowait = l->nonblock;
+
+	pno_sock_unlock(l);
+	pno_listener_revive();
+	if (!nowait)
+		nanosleep(&nap, NULL);
+	pno_lock(&l->lock);
+	return l->generation != generation ? -EBADF : nowait ? -EAGAIN : 0;
+}
+
 /* Nothing is queued: looks once more, then waits. */
 static int wait_connection(struct pno_sock *l, bool *looked, int64_t *deadline)
 {
@@ -195,6 +210,8 @@ static int wait_connection(struct pno_sock *l, bool *looked, int64_t *deadline)
 	uint32_t generation = l->generation;
 	int rc;
 
+	if (unlikely(l->listener->lost))
+		return wait_revival(l);
 	if (!l->nonblock || !subscribed(l))
 		pno_listener_want(l, l->qp->chan, 0, true);
 	if (!*looked) {

@@ -19,9 +19,7 @@
 #include <string.h>
 
 #include "epoll.h"
-#include "hostd.h"
 #include "log.h"
-#include "real.h"
 #include "sock.h"
 #include "stats.h"
 
@@ -95,7 +93,7 @@ static void unsubscribe(struct pno_sock *s, struct pno_chan *c)
 	tell_all(s, c, PNO_OP_UNSUBSCRIBE, q->tag, 0);
 }
 
-static struct pno_listener *nth(unsigned n)
+struct pno_listener *pno_listener_nth(unsigned n)
 {
 	struct pno_listener *l;
 
@@ -111,7 +109,7 @@ void pno_listener_settle(void)
 	struct pno_listener *l;
 
 	atomic_store(&pno_listener_unsettled, false);
-	for (unsigned i = 0; (l = nth(i)); i++) {
+	for (unsigned i = 0; (l = pno_listener_nth(i)); i++) {
 		struct pno_sock *s = l->sock;
 
 		pno_lock(&s->lock);
@@ -207,110 +205,12 @@ struct pno_sock *pno_listener_take(struct pno_sock *s)
 	return c;
 }
 
-static int bind_shard(struct pno_sock *s, unsigned shard, uint32_t flags)
-{
-	struct pno_bind_req req = { .local = s->local, .proto = PNO_PROTO_TCP, .flags = flags };
-	struct pno_call call;
-
-	return pno_sock_ask(s, &s->ses->chan[0]->qp[shard], (struct pno_record){
-		.op = PNO_OP_BIND, .len = sizeof req, .sock = s->handle }, &req, &call);
-}
-
-static int listen_shard(struct pno_sock *s, unsigned shard, int backlog)
-{
-	struct pno_call call;
-
-	return pno_sock_ask(s, &s->ses->chan[0]->qp[shard], (struct pno_record){
-		.op = PNO_OP_LISTEN, .sock = s->handle, .ack = backlog }, NULL, &call);
-}
-
-static void close_shard(struct pno_sock *s, unsigned shard)
-{
-	pno_sock_record(s, &s->ses->chan[0]->qp[shard], (struct pno_record){
-		.op = PNO_OP_CLOSE, .sock = s->handle }, NULL);
-}
-
-/* On every shard, or, undoing what was done, on none but the first. */
-static int listen_everywhere(struct pno_sock *s, int backlog, uint32_t flags)
-{
-	unsigned shard, shards = s->ses->shards;
-	int err = 0;
-
-	for (shard = 1; shard < shards && !err; shard++)
-		err = bind_shard(s, shard, flags);
-	if (err) {
-		while (--shard > 1)
-			close_shard(s, shard - 1);
-		return err;
-	}
-	for (shard = 0; shard < shards && !err; shard++)
-		err = listen_shard(s, shard, backlog);
-	if (err)
-		for (shard = 1; shard < shards; shard++)
-			close_shard(s, shard);
-	return err;
-}
-
-static void enlist(struct pno_listener *l)
+void pno_listener_enlist(struct pno_listener *l)
 {
 	pno_lock(&list_lock);
 	l->next = listeners;
 	listeners = l;
 	pno_unlock(&list_lock);
-}
-
-/* So that a process that gets the descriptor by exec or SCM_RIGHTS finds it. */
-static void register_cookie(struct pno_sock *s, int fd)
-{
-	struct pno_listener *l = s->listener;
-	struct pno_msg_register_socket m = {
-		.kind = PNO_SOCK_LISTENER, .proto = PNO_PROTO_TCP, .backlog = l->backlog, .local = s->local,
-	};
-	struct pno_msg_ack ack;
-	struct pno_session *ses = s->ses;
-	socklen_t len = sizeof m.cookie;
-	uint32_t generation = s->generation;
-	int err;
-
-	if (real.getsockopt(fd, SOL_SOCKET, SO_COOKIE, &m.cookie, &len) < 0)
-		return;
-	memcpy(m.handle, l->handle, sizeof m.handle);
-	pno_sock_unlock(s);
-	err = pno_hostd_ask(ses, &m, PNO_MSG_REGISTER_SOCKET, sizeof m, fd, &ack, PNO_MSG_ACK, sizeof ack, NULL);
-	pno_lock(&s->lock);
-	if (err || ack.err)
-		pno_log_once("hostd does not register a listener: it cannot be passed on: %s", strerror(err ? err : ack.err));
-	else if (s->generation == generation && s->listener == l)
-		l->cookie = m.cookie;
-}
-
-int pno_listener_open(struct pno_sock *s, int fd, int backlog)
-{
-	struct pno_listener *l = calloc(1, sizeof *l);
-	uint32_t flags = pno_sock_bind_flags(s, fd);
-	int err;
-
-	if (!l)
-		return ENOMEM;
-	err = listen_everywhere(s, backlog, flags);
-	if (err) {
-		free(l);
-		return err;
-	}
-	l->sock = s;
-	l->backlog = backlog;
-	for (unsigned i = 0; i < s->ses->shards; i++)
-		l->handle[i] = s->handle;
-	s->listener = l;
-	s->state = PNO_LISTENING;
-	enlist(l);
-	pno_sock_refresh(s);
-	pno_sock_send_opts(s);
-	pno_count(sockets_offloaded);
-	pno_count(sockets_listening);
-	register_cookie(s, fd);
-	pno_epoll_convert(s);
-	return 0;
 }
 
 /* The channel on which Accepted records were sent, so that Close comes after
@@ -347,36 +247,22 @@ struct pno_sock *pno_listener_by_cookie(uint64_t cookie)
 {
 	struct pno_listener *l;
 
-	for (unsigned i = 0; (l = nth(i)); i++)
+	for (unsigned i = 0; (l = pno_listener_nth(i)); i++)
 		if (l->cookie == cookie)
 			return l->sock;
 	return NULL;
 }
 
-/* A listener that another process opened; its handles here are the DPU's. */
-bool pno_listener_inherit(struct pno_sock *s, const struct pno_msg_socket *m)
+/* The queues belong to a session that is over. */
+void pno_listener_empty(struct pno_sock *s)
 {
-	struct pno_listener *l = calloc(1, sizeof *l);
+	struct pno_listener *l = s->listener;
 
-	if (!l)
-		return false;
-	l->sock = s;
-	l->backlog = m->backlog;
-	l->cookie = m->cookie;
-	for (unsigned i = 0; i < s->ses->shards; i++) {
-		l->handle[i] = m->handle[i];
-		if (l->handle[i] && !pno_handle_enter(s->ses, i, l->handle[i], s)) {
-			free(l);
-			return false;
-		}
+	for (unsigned i = 0; i < PNO_MAX_CHANNELS; i++) {
+		drop_parked(s, &l->q[i]);
+		memset(&l->q[i], 0, sizeof l->q[i]);
 	}
-	s->qp = &s->ses->chan[0]->qp[0];
-	s->handle = l->handle[0];
-	s->listener = l;
-	s->state = PNO_LISTENING;
-	enlist(l);
 	pno_sock_refresh(s);
-	return true;
 }
 
 /*

@@ -19,7 +19,7 @@
 #include "sock.h"
 #include "stats.h"
 
-enum how { UNKNOWN, FORWARD, KEEP };
+enum how { UNKNOWN, FORWARD, ASK, KEEP };
 
 static const struct {
 	int level, name;
@@ -51,8 +51,6 @@ static int remember(struct pno_sock *s, int level, int name, const void *val, so
 {
 	struct pno_opt *o = remembered(s, level, name);
 
-	if (len > sizeof o->val)
-		return EINVAL;
 	if (!o) {
 		o = calloc(1, sizeof *o);
 		if (!o)
@@ -87,6 +85,27 @@ static void tell_everywhere(struct pno_sock *s, const struct pno_opt *o)
 	for (unsigned i = 0; i < s->ses->shards; i++)
 		if (s->listener->handle[i])
 			tell(s, &s->ses->chan[0]->qp[i], s->listener->handle[i], o);
+}
+
+/* Sets an option that may be refused; 0 or the DPU's errno. */
+static int ask_to_set(struct pno_sock *s, int level, int name, const void *val, socklen_t len)
+{
+	struct pno_opt_val v = { .level = level, .name = name, .len = len };
+	bool listening = s->state == PNO_LISTENING;
+	unsigned n = listening ? s->ses->shards : 1;
+	int err = 0;
+
+	memcpy(v.val, val, len);
+	for (unsigned i = 0; i < n && !err; i++) {
+		struct pno_qp *q = listening ? &s->ses->chan[0]->qp[i] : s->qp;
+		uint32_t handle = listening ? s->listener->handle[i] : s->handle;
+		struct pno_call call;
+
+		if (handle)
+			err = pno_sock_ask(s, q, (struct pno_record){
+				.op = PNO_OP_SET_OPT, .len = sizeof v, .sock = handle }, &v, &call);
+	}
+	return err;
 }
 
 void pno_sock_send_opts(struct pno_sock *s)
@@ -134,7 +153,14 @@ int pno_sock_setopt(struct pno_sock *s, int fd, int level, int name, const void 
 			pno_count(opt_unsupported);
 		return 0;
 	}
-	err = remember(s, level, name, val, len, how == FORWARD);
+	if (len > sizeof s->opts->val)
+		return EINVAL;
+	if (how == ASK && s->ses && (s->state == PNO_OPEN || s->state == PNO_LISTENING)) {
+		err = ask_to_set(s, level, name, val, len);
+		if (err)
+			return err;
+	}
+	err = remember(s, level, name, val, len, how != KEEP);
 	if (err)
 		return err;
 	act(s, level, name, val, len);

@@ -29,7 +29,7 @@ static pthread_mutex_t attach_mutex = PTHREAD_MUTEX_INITIALIZER;
 static struct pno_session *_Atomic current;
 static uint8_t fork_token[PNO_TOKEN_LEN];
 static bool forked;
-static int fallback = PNO_ACTION_KERNEL;
+static int fallback = PNO_ACTION_KERNEL, refusal;
 static int64_t retry_at;
 
 static bool ring_ok(uint32_t n)
@@ -141,6 +141,7 @@ static struct pno_session *attach(void)
 	err = pno_hostd_attach(forked ? fork_token : NULL, &w, &fds, &fallback);
 	if (err) {
 		pno_log_once("no offload: cannot attach to hostd: %s", strerror(err));
+		refusal = err;
 		return NULL;
 	}
 	if (!geometry_ok(&w, fds.n)) {
@@ -189,9 +190,9 @@ struct pno_session *pno_session_get(void)
 	return ses;
 }
 
-int pno_session_fallback(void)
+int pno_session_refusal(void)
 {
-	return fallback;
+	return fallback == PNO_ACTION_REFUSE ? refusal : 0;
 }
 
 static void lose_sock(struct pno_sock *s, void *arg)
@@ -362,8 +363,11 @@ void pno_handle_drop(struct pno_session *ses, unsigned shard, uint32_t handle)
 	pno_unlock(&ses->slot_lock);
 }
 
-void pno_call_begin(struct pno_session *ses, struct pno_call *c)
+void pno_call_begin(struct pno_chan *chan, struct pno_call *c)
 {
+	struct pno_session *ses = chan->ses;
+
+	c->chan = chan;
 	c->tag = atomic_fetch_add(&ses->tag, 1) + 1;
 	if (!c->tag)
 		c->tag = atomic_fetch_add(&ses->tag, 1) + 1;
@@ -385,15 +389,16 @@ static bool call_done(void *arg)
 int pno_call_wait(struct pno_session *ses, struct pno_call *c)
 {
 	int64_t deadline = pno_now() + REPLY_SECONDS * 1000000000ll;
+	uint64_t channel = 1ull << c->chan->index;
 	struct pno_call **p;
 	sigset_t all;
 	int rc = 0;
 
 	sigfillset(&all);
 	while (!call_done(c) && rc != -ETIMEDOUT && !pno_session_check(ses)) {
-		pno_chan_drain(ses->chan[0]);
-		if (!call_done(c) && !pno_spin(ses, 1, call_done, c))
-			rc = pno_sleep(ses, 1, call_done, c, NULL, 0, &all, deadline);
+		pno_chan_drain(c->chan);
+		if (!call_done(c) && !pno_spin(ses, channel, call_done, c))
+			rc = pno_sleep(ses, channel, call_done, c, NULL, 0, &all, deadline);
 	}
 	pno_lock(&ses->call_lock);
 	for (p = &ses->calls; *p && *p != c; p = &(*p)->next)
@@ -408,7 +413,7 @@ int pno_call_wait(struct pno_session *ses, struct pno_call *c)
 
 void pno_call_reply(struct pno_session *ses, const struct pno_record *r, const uint8_t *payload)
 {
-	bool found = false;
+	struct pno_chan *chan = NULL;
 
 	pno_lock(&ses->call_lock);
 	for (struct pno_call *c = ses->calls; c; c = c->next) {
@@ -417,14 +422,14 @@ void pno_call_reply(struct pno_session *ses, const struct pno_record *r, const u
 		c->err = r->ack;
 		c->len = r->len < sizeof c->payload ? r->len : sizeof c->payload;
 		memcpy(c->payload, payload, c->len);
+		chan = c->chan;
 		atomic_store_explicit(&c->done, true, memory_order_release);
-		found = true;
 		break;
 	}
 	pno_unlock(&ses->call_lock);
 	/* The caller may sleep while another thread drained this. */
-	if (found && !__libc_single_threaded)
-		pno_chan_kick(ses->chan[0]);
+	if (chan && !__libc_single_threaded)
+		pno_chan_kick(chan);
 }
 
 void pno_session_lock_all(struct pno_session *ses)

@@ -44,6 +44,7 @@ struct pno_slots {
 /* A request that waits for its Reply. */
 struct pno_call {
 	struct pno_call *next;
+	struct pno_chan *chan; /* where it was sent, and the Reply comes */
 	uint32_t tag;
 	uint32_t err; /* errno, or PNO_ERRNO_REDIRECT | shard */
 	uint32_t len;
@@ -83,8 +84,9 @@ struct pno_session {
 struct pno_session *pno_session_get(void);
 /* The session if there is one and it lives. */
 struct pno_session *pno_session_now(void);
-/* What to do with sockets while pno_session_get gives NULL. */
-int pno_session_fallback(void);
+/* What to do with sockets while pno_session_get gives NULL: 0, leave them to
+ * the kernel, or the errno for bind and connect. */
+int pno_session_refusal(void);
 /* Ends the session: every socket of it is reset. Called with no lock held. */
 void pno_session_lose(struct pno_session *ses, const char *why);
 /* True, and the session is ended, if the DPU is gone. */
@@ -118,9 +120,9 @@ static inline struct pno_sock *pno_handle_sock(struct pno_session *ses, unsigned
 	return likely(__atomic_load_n(&slot->handle, __ATOMIC_RELAXED) == handle) ? s : NULL;
 }
 
-/* Starts a request: registers c under a new tag. */
-void pno_call_begin(struct pno_session *ses, struct pno_call *c);
-/* Waits for its Reply on channel 0; 0 or an errno. Not interruptible. */
+/* Starts a request on a channel: registers c under a new tag. */
+void pno_call_begin(struct pno_chan *chan, struct pno_call *c);
+/* Waits for its Reply; 0 or an errno. Not interruptible. */
 int pno_call_wait(struct pno_session *ses, struct pno_call *c);
 /* A Reply came. */
 void pno_call_reply(struct pno_session *ses, const struct pno_record *r, const uint8_t *payload);

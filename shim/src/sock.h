@@ -272,6 +272,11 @@ void pno_listener_park(struct pno_session *ses, struct pno_qp *q, const struct p
 void pno_listener_unsubscribed(struct pno_sock *s, struct pno_chan *c, uint32_t tag);
 /* A connection for the caller, out of the queues; NULL: none. */
 struct pno_sock *pno_listener_take(struct pno_sock *s);
+/* Listeners that were lost with the DPU are opened again, if there is one. */
+void pno_listener_revive(void);
+void pno_listener_empty(struct pno_sock *s);
+void pno_listener_enlist(struct pno_listener *l);
+struct pno_listener *pno_listener_nth(unsigned n);
 /* Turns a bound socket into a listener: 0 or an errno. Socket locked. */
 int pno_listener_open(struct pno_sock *s, int fd, int backlog);
 void pno_listener_close(struct pno_sock *s);

@@ -372,6 +372,8 @@ static void options(void)
 	CHECK(getsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &v, &len) == 0 && v == 1);
 	CHECK(getsockopt(fd, SOL_SOCKET, SO_TYPE, &v, &len) == 0 && v == SOCK_STREAM);
 	CHECK(getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &v, &len) == 0 && v == 0);
+	/* What the DPU refuses is refused. */
+	CHECK(setsockopt(fd, IPPROTO_IP, IP_TOS, &v, sizeof v) == -1 && errno == EOPNOTSUPP);
 	CHECK(setsockopt(fd, IPPROTO_TCP, 9999, &v, sizeof v) == -1 && errno == ENOPROTOOPT);
 	close(fd);
 }
@@ -455,6 +457,34 @@ static void lost(void)
 	close(ep);
 }
 
+/* The DPU goes and comes back: connections are reset, the listener returns by
+ * itself under its port. */
+static void revival(void)
+{
+	uint16_t port;
+	int l = serve(&port), ep = epoll_create1(0), fd = dial(PORT_ECHO);
+	struct epoll_event e = { .events = EPOLLIN, .data.fd = l };
+	char buf[10];
+
+	CHECK(epoll_ctl(ep, EPOLL_CTL_ADD, l, &e) == 0);
+	e.data.fd = fd;
+	CHECK(epoll_ctl(ep, EPOLL_CTL_ADD, fd, &e) == 0);
+	CHECK(wait_one(ep, &e, 10) == 0);
+	fake_lose();
+	CHECK(wait_one(ep, &e, 5000) == 1 && e.data.fd == fd && (e.events & EPOLLERR));
+	CHECK(recv(fd, buf, 1, 0) == -1 && errno == ECONNRESET);
+	close(fd);
+	for (int i = 0; i < 40 && wait_one(ep, &e, 100) == 0; i++)
+		if (i == 25)
+			fake_dial(port);
+	CHECK(e.data.fd == l);
+	CHECK((fd = accept(l, NULL, NULL)) >= 0);
+	CHECK(recv(fd, buf, sizeof buf, 0) == 5);
+	close(fd);
+	close(l);
+	close(ep);
+}
+
 int main(int argc, char **argv)
 {
 	static const struct {
@@ -466,6 +496,7 @@ int main(int argc, char **argv)
 		{ "accept", accepts },    { "moves", moves },       { "select", selects },
 		{ "options", options },   { "sleepers", sleepers }, { "fork", forks },
 		{ "own descriptors", own_descriptors }, { "lost", lost },
+		{ "revival", revival },
 	};
 
 	signal(SIGPIPE, SIG_IGN);

@@ -49,7 +49,7 @@ static struct {
 	uint32_t ring;
 	int doorbell[PNO_MAX_SHARDS];
 	struct fake_qp qp[PNO_MAX_CHANNELS][PNO_MAX_SHARDS];
-	unsigned channels;
+	unsigned channels, sessions;
 	struct fsock sock[SOCKS];
 	uint32_t next_handle;
 	uint16_t next_port;
@@ -195,6 +195,7 @@ static void execute(int channel, unsigned shard, const struct pno_record *r, con
 
 	switch (r->op) {
 	case PNO_OP_BIND:
+		CHECK(!s);
 		memcpy(&bind, p, sizeof bind);
 		if (!bind.local.port)
 			bind.local.port = ++f.next_port;
@@ -221,6 +222,10 @@ static void execute(int channel, unsigned shard, const struct pno_record *r, con
 	case PNO_OP_UNSUBSCRIBE:
 		s->subscribed[channel] = false;
 		reply(q, r, 0, NULL, 0);
+		return;
+	case PNO_OP_SET_OPT:
+		if (r->seq)
+			reply(q, r, EOPNOTSUPP, NULL, 0);
 		return;
 	case PNO_OP_SEND:
 		on_send(s, r, p);
@@ -363,7 +368,19 @@ static void welcome(int conn, const struct pno_msg *req)
 	free(w);
 }
 
-static void *hostd_main(void *arg)
+/* Fresh memory, as for a new session; the old one stays mapped. */
+static void session_make(void)
+{
+	f.memfd = memfd_create("session", MFD_CLOEXEC);
+	CHECK(f.memfd >= 0 && ftruncate(f.memfd, f.total) == 0);
+	f.mem = mmap(NULL, f.total, PROT_READ | PROT_WRITE, MAP_SHARED, f.memfd, 0);
+	CHECK(f.mem != MAP_FAILED);
+	for (int i = 0; i < SOCKS; i++)
+		drop(&f.sock[i]);
+	channel_make(0);
+}
+
+static void serve_shim(int conn)
 {
 	union {
 		struct pno_msg h;
@@ -372,13 +389,19 @@ static void *hostd_main(void *arg)
 	} req;
 	struct pno_msg_ack ack = { 0 };
 	struct pno_msg_channel ch = { 0 };
-	int conn = real.accept(f.listener, NULL, NULL);
+	struct pno_msg_refused refused = { 0 };
+	bool again = false;
 
-	(void)arg;
 	while (real.recv(conn, &req, sizeof req, 0) > 0) {
 		switch (req.h.type) {
 		case PNO_MSG_HELLO:
+			CHECK(!again);
+			again = true;
+			pthread_mutex_lock(&f.lock);
+			if (f.sessions++)
+				session_make();
 			welcome(conn, &req.h);
+			pthread_mutex_unlock(&f.lock);
 			break;
 		case PNO_MSG_CHANNEL_OPEN:
 			pthread_mutex_lock(&f.lock);
@@ -388,12 +411,24 @@ static void *hostd_main(void *arg)
 			break;
 		case PNO_MSG_FORKED:
 			break;
+		case PNO_MSG_LOOKUP_SOCKET:
+			refused.err = ENOENT;
+			answer(conn, &req.h, &refused, PNO_MSG_REFUSED, sizeof refused, NULL, 0);
+			break;
 		default:
 			answer(conn, &req.h, &ack, PNO_MSG_ACK, sizeof ack, NULL, 0);
 		}
 	}
 	real.close(conn);
-	return NULL;
+}
+
+static void *hostd_main(void *arg)
+{
+	int conn;
+
+	while ((conn = real.accept(f.listener, NULL, NULL)) >= 0)
+		serve_shim(conn);
+	return arg;
 }
 
 void fake_start(unsigned shards, uint32_t ring_size)
@@ -405,13 +440,9 @@ void fake_start(unsigned shards, uint32_t ring_size)
 	f.ring = ring_size;
 	f.stride = ((shards * 256 + 4095) & ~4095ull) + shards * 2ull * ring_size;
 	f.total = PNO_CHANNELS_OFF + 8 * f.stride;
-	f.memfd = memfd_create("session", MFD_CLOEXEC);
-	CHECK(f.memfd >= 0 && ftruncate(f.memfd, f.total) == 0);
-	f.mem = mmap(NULL, f.total, PROT_READ | PROT_WRITE, MAP_SHARED, f.memfd, 0);
-	CHECK(f.mem != MAP_FAILED);
 	for (unsigned i = 0; i < shards; i++)
 		f.doorbell[i] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	channel_make(0);
+	session_make();
 	snprintf(f.path, sizeof f.path, "/tmp/pno-shim-test-%d.sock", (int)getpid());
 	strcpy(sa.sun_path, f.path);
 	f.listener = real.socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
@@ -476,7 +507,9 @@ void fake_lose(void)
 	struct pno_session_header *h = (void *)f.mem;
 	uint64_t one = 1;
 
+	pthread_mutex_lock(&f.lock);
 	pno_store32(&h->status, PNO_STATUS_DPU_LOST);
 	for (unsigned c = 0; c < f.channels; c++)
 		CHECK(real.write(f.qp[c][0].irq, &one, sizeof one) == sizeof one);
+	pthread_mutex_unlock(&f.lock);
 }
