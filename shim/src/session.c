@@ -178,10 +178,12 @@ struct pno_session *pno_session_get(void)
 	if (!ses && pno_now() >= retry_at) {
 		ses = attach();
 		adopted = ses && child;
-		if (ses)
+		if (ses) {
+			ses->former = atomic_load(&current);
 			atomic_store_explicit(&current, ses, memory_order_release);
-		else
+		} else {
 			retry_at = pno_now() + RETRY_NANOS;
+		}
 	}
 	pthread_mutex_unlock(&attach_mutex);
 	if (adopted)

@@ -53,6 +53,7 @@ struct pno_call {
 };
 
 struct pno_session {
+	struct pno_session *former; /* the one before, lost: threads may still look at it */
 	struct pno_session_header *header; /* only status is read from it */
 	uint8_t *base;
 	uint64_t id, size, channel_stride;

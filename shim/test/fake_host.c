@@ -504,10 +504,11 @@ void fake_violate(void)
 
 void fake_lose(void)
 {
-	struct pno_session_header *h = (void *)f.mem;
+	struct pno_session_header *h;
 	uint64_t one = 1;
 
 	pthread_mutex_lock(&f.lock);
+	h = (void *)f.mem;
 	pno_store32(&h->status, PNO_STATUS_DPU_LOST);
 	for (unsigned c = 0; c < f.channels; c++)
 		CHECK(real.write(f.qp[c][0].irq, &one, sizeof one) == sizeof one);
