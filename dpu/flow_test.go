@@ -77,7 +77,7 @@ func TestBulk(t *testing.T) {
 		{"default windows", testLayout(1), 10 << 20, rigOptions{}, false},
 		{"small rings", small, 4 << 20, rigOptions{}, false},
 		{"sleeping host", testLayout(1), 10 << 20, rigOptions{}, true},
-		{"full link", testLayout(1), 4 << 20, rigOptions{limit: 64}, false},
+		{"full link", testLayout(1), 4 << 20, rigOptions{limit: 256}, false},
 		{"loss and delay", testLayout(1), 1 << 20, rigOptions{seed: 3, faults: [2]wire.Faults{
 			{Loss: 0.01, Delay: time.Millisecond}, {Loss: 0.01, Delay: time.Millisecond},
 		}}, false},
