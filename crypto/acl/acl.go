@@ -237,6 +237,9 @@ func (r *Rules) bucket(client string, key signing.KeyID, rule *Rule) *bucket {
 	return b
 }
 
+// Any tells whether the client may use the key for anything.
+func (g Grant) Any() bool { return g.rule != nil }
+
 // Check decides about one operation; what it allows counts against the rate.
 func (g Grant) Check(req *signing.Request, now time.Time) *signing.Error {
 	if g.rule == nil {

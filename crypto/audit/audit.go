@@ -16,6 +16,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"io/fs"
 	"log/slog"
@@ -68,6 +69,8 @@ type Log struct {
 	head   [sha256.Size]byte
 	behind bool // the last write failed
 	buf    []byte
+	begun  int // where the line that is being written begins in buf
+	hash   hash.Hash
 
 	stop chan struct{}
 	done chan struct{}
@@ -84,7 +87,7 @@ func Open(cfg Config) (*Log, error) {
 	if cfg.Interval == 0 {
 		cfg.Interval = 100 * time.Millisecond
 	}
-	l := &Log{cfg: cfg, stop: make(chan struct{}), done: make(chan struct{})}
+	l := &Log{cfg: cfg, hash: sha256.New(), stop: make(chan struct{}), done: make(chan struct{})}
 	if err := l.open(); err != nil {
 		return nil, fmt.Errorf("open audit log: %w", err)
 	}

@@ -25,13 +25,11 @@ const (
 	maxLine   = 4096
 )
 
-// lineStart is where the last line of buf begins.
-func (l *Log) lineStart() int { return bytes.LastIndexByte(l.buf, '\n') + 1 }
-
 func (l *Log) start() { l.startAt(time.Now()) }
 
 func (l *Log) startAt(t time.Time) {
 	l.seq++
+	l.begun = len(l.buf)
 	l.buf = append(l.buf, `{"seq":`...)
 	l.buf = strconv.AppendUint(l.buf, l.seq, 10)
 	l.buf = append(l.buf, `,"time":"`...)
@@ -40,7 +38,10 @@ func (l *Log) startAt(t time.Time) {
 }
 
 func (l *Log) end() {
-	l.head = link(l.head, l.buf[l.lineStart():])
+	l.hash.Reset()
+	l.hash.Write(l.head[:])
+	l.hash.Write(l.buf[l.begun:])
+	l.hash.Sum(l.head[:0])
 	l.buf = append(l.buf, chainMark...)
 	l.buf = hex.AppendEncode(l.buf, l.head[:])
 	l.buf = append(l.buf, chainEnd+"\n"...)

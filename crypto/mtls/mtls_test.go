@@ -22,12 +22,28 @@ func load(t *testing.T, f mtls.Files) *mtls.Identity {
 	return id
 }
 
+// pair is a connection over loopback.
+func pair(t *testing.T) (a, b net.Conn) {
+	t.Helper()
+	lis, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lis.Close()
+	if b, err = net.Dial("tcp", lis.Addr().String()); err != nil {
+		t.Fatal(err)
+	}
+	if a, err = lis.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { a.Close(); b.Close() })
+	return a, b
+}
+
 // handshake returns the errors of both sides.
 func handshake(t *testing.T, server, client *mtls.Identity, pattern string) (errServer, errClient error) {
 	t.Helper()
-	a, b := net.Pipe()
-	defer a.Close()
-	defer b.Close()
+	a, b := pair(t)
 	deadline := time.Now().Add(5 * time.Second)
 	_, _ = a.SetDeadline(deadline), b.SetDeadline(deadline)
 	done := make(chan error, 1)
@@ -82,8 +98,7 @@ func TestOnly13(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, b := net.Pipe()
-	defer a.Close()
+	a, b := pair(t)
 	go func() {
 		_, _, _ = worker.Server(func(net.Addr, error) {}).ServerHandshake(a)
 		a.Close()

@@ -43,7 +43,7 @@ func (s Status) String() string {
 // the worker's, not the request's.
 func (s Status) Elsewhere() bool {
 	switch s {
-	case OK, Denied, BadScheme, BadInput, DeadlineExceeded:
+	case OK, Denied, BadScheme, BadInput, RateLimited, DeadlineExceeded:
 		return false
 	}
 	return true

@@ -175,6 +175,107 @@ func (Status) EnumDescriptor() ([]byte, []int) {
 	return file_pno_crypto_v1_crypto_service_proto_rawDescGZIP(), []int{1}
 }
 
+// GetKeyRequest names a key.
+type GetKeyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// SHA-256 of the key's SubjectPublicKeyInfo: 32 bytes.
+	KeyId         []byte `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetKeyRequest) Reset() {
+	*x = GetKeyRequest{}
+	mi := &file_pno_crypto_v1_crypto_service_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetKeyRequest) ProtoMessage() {}
+
+func (x *GetKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pno_crypto_v1_crypto_service_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetKeyRequest.ProtoReflect.Descriptor instead.
+func (*GetKeyRequest) Descriptor() ([]byte, []int) {
+	return file_pno_crypto_v1_crypto_service_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *GetKeyRequest) GetKeyId() []byte {
+	if x != nil {
+		return x.KeyId
+	}
+	return nil
+}
+
+// GetKeyResponse is what may be known about a key.
+type GetKeyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// SubjectPublicKeyInfo, DER.
+	Spki []byte `protobuf:"bytes,1,opt,name=spki,proto3" json:"spki,omitempty"`
+	// The key takes INPUT_TLS13_SERVER and INPUT_TLS13_CLIENT only.
+	Tls13Only     bool `protobuf:"varint,2,opt,name=tls13_only,json=tls13Only,proto3" json:"tls13_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetKeyResponse) Reset() {
+	*x = GetKeyResponse{}
+	mi := &file_pno_crypto_v1_crypto_service_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetKeyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetKeyResponse) ProtoMessage() {}
+
+func (x *GetKeyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pno_crypto_v1_crypto_service_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetKeyResponse.ProtoReflect.Descriptor instead.
+func (*GetKeyResponse) Descriptor() ([]byte, []int) {
+	return file_pno_crypto_v1_crypto_service_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *GetKeyResponse) GetSpki() []byte {
+	if x != nil {
+		return x.Spki
+	}
+	return nil
+}
+
+func (x *GetKeyResponse) GetTls13Only() bool {
+	if x != nil {
+		return x.Tls13Only
+	}
+	return false
+}
+
 // OperateRequest is a batch of operations.
 type OperateRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -186,7 +287,7 @@ type OperateRequest struct {
 
 func (x *OperateRequest) Reset() {
 	*x = OperateRequest{}
-	mi := &file_pno_crypto_v1_crypto_service_proto_msgTypes[0]
+	mi := &file_pno_crypto_v1_crypto_service_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -198,7 +299,7 @@ func (x *OperateRequest) String() string {
 func (*OperateRequest) ProtoMessage() {}
 
 func (x *OperateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pno_crypto_v1_crypto_service_proto_msgTypes[0]
+	mi := &file_pno_crypto_v1_crypto_service_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -211,7 +312,7 @@ func (x *OperateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperateRequest.ProtoReflect.Descriptor instead.
 func (*OperateRequest) Descriptor() ([]byte, []int) {
-	return file_pno_crypto_v1_crypto_service_proto_rawDescGZIP(), []int{0}
+	return file_pno_crypto_v1_crypto_service_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *OperateRequest) GetOperations() []*Operation {
@@ -234,7 +335,7 @@ type OperateResponse struct {
 
 func (x *OperateResponse) Reset() {
 	*x = OperateResponse{}
-	mi := &file_pno_crypto_v1_crypto_service_proto_msgTypes[1]
+	mi := &file_pno_crypto_v1_crypto_service_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -246,7 +347,7 @@ func (x *OperateResponse) String() string {
 func (*OperateResponse) ProtoMessage() {}
 
 func (x *OperateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pno_crypto_v1_crypto_service_proto_msgTypes[1]
+	mi := &file_pno_crypto_v1_crypto_service_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -259,7 +360,7 @@ func (x *OperateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperateResponse.ProtoReflect.Descriptor instead.
 func (*OperateResponse) Descriptor() ([]byte, []int) {
-	return file_pno_crypto_v1_crypto_service_proto_rawDescGZIP(), []int{1}
+	return file_pno_crypto_v1_crypto_service_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *OperateResponse) GetResults() []*Result {
@@ -299,7 +400,7 @@ type Operation struct {
 
 func (x *Operation) Reset() {
 	*x = Operation{}
-	mi := &file_pno_crypto_v1_crypto_service_proto_msgTypes[2]
+	mi := &file_pno_crypto_v1_crypto_service_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -311,7 +412,7 @@ func (x *Operation) String() string {
 func (*Operation) ProtoMessage() {}
 
 func (x *Operation) ProtoReflect() protoreflect.Message {
-	mi := &file_pno_crypto_v1_crypto_service_proto_msgTypes[2]
+	mi := &file_pno_crypto_v1_crypto_service_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -324,7 +425,7 @@ func (x *Operation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Operation.ProtoReflect.Descriptor instead.
 func (*Operation) Descriptor() ([]byte, []int) {
-	return file_pno_crypto_v1_crypto_service_proto_rawDescGZIP(), []int{2}
+	return file_pno_crypto_v1_crypto_service_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Operation) GetId() uint64 {
@@ -390,7 +491,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_pno_crypto_v1_crypto_service_proto_msgTypes[3]
+	mi := &file_pno_crypto_v1_crypto_service_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -402,7 +503,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_pno_crypto_v1_crypto_service_proto_msgTypes[3]
+	mi := &file_pno_crypto_v1_crypto_service_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -415,7 +516,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_pno_crypto_v1_crypto_service_proto_rawDescGZIP(), []int{3}
+	return file_pno_crypto_v1_crypto_service_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Result) GetId() uint64 {
@@ -480,7 +581,7 @@ type WorkerInfo struct {
 
 func (x *WorkerInfo) Reset() {
 	*x = WorkerInfo{}
-	mi := &file_pno_crypto_v1_crypto_service_proto_msgTypes[4]
+	mi := &file_pno_crypto_v1_crypto_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -492,7 +593,7 @@ func (x *WorkerInfo) String() string {
 func (*WorkerInfo) ProtoMessage() {}
 
 func (x *WorkerInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_pno_crypto_v1_crypto_service_proto_msgTypes[4]
+	mi := &file_pno_crypto_v1_crypto_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -505,7 +606,7 @@ func (x *WorkerInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkerInfo.ProtoReflect.Descriptor instead.
 func (*WorkerInfo) Descriptor() ([]byte, []int) {
-	return file_pno_crypto_v1_crypto_service_proto_rawDescGZIP(), []int{4}
+	return file_pno_crypto_v1_crypto_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *WorkerInfo) GetName() string {
@@ -564,7 +665,7 @@ type Engine struct {
 
 func (x *Engine) Reset() {
 	*x = Engine{}
-	mi := &file_pno_crypto_v1_crypto_service_proto_msgTypes[5]
+	mi := &file_pno_crypto_v1_crypto_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -576,7 +677,7 @@ func (x *Engine) String() string {
 func (*Engine) ProtoMessage() {}
 
 func (x *Engine) ProtoReflect() protoreflect.Message {
-	mi := &file_pno_crypto_v1_crypto_service_proto_msgTypes[5]
+	mi := &file_pno_crypto_v1_crypto_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -589,7 +690,7 @@ func (x *Engine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Engine.ProtoReflect.Descriptor instead.
 func (*Engine) Descriptor() ([]byte, []int) {
-	return file_pno_crypto_v1_crypto_service_proto_rawDescGZIP(), []int{5}
+	return file_pno_crypto_v1_crypto_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Engine) GetKind() string {
@@ -638,7 +739,13 @@ var File_pno_crypto_v1_crypto_service_proto protoreflect.FileDescriptor
 
 const file_pno_crypto_v1_crypto_service_proto_rawDesc = "" +
 	"\n" +
-	"\"pno/crypto/v1/crypto_service.proto\x12\rpno.crypto.v1\"J\n" +
+	"\"pno/crypto/v1/crypto_service.proto\x12\rpno.crypto.v1\"&\n" +
+	"\rGetKeyRequest\x12\x15\n" +
+	"\x06key_id\x18\x01 \x01(\fR\x05keyId\"C\n" +
+	"\x0eGetKeyResponse\x12\x12\n" +
+	"\x04spki\x18\x01 \x01(\fR\x04spki\x12\x1d\n" +
+	"\n" +
+	"tls13_only\x18\x02 \x01(\bR\ttls13Only\"J\n" +
 	"\x0eOperateRequest\x128\n" +
 	"\n" +
 	"operations\x18\x01 \x03(\v2\x18.pno.crypto.v1.OperationR\n" +
@@ -694,9 +801,10 @@ const file_pno_crypto_v1_crypto_service_proto_rawDesc = "" +
 	"\x18STATUS_DEADLINE_EXCEEDED\x10\b\x12\x16\n" +
 	"\x12STATUS_UNAVAILABLE\x10\t\x12\x13\n" +
 	"\x0fSTATUS_INTERNAL\x10\n" +
-	"2]\n" +
+	"2\xa4\x01\n" +
 	"\rCryptoService\x12L\n" +
-	"\aOperate\x12\x1d.pno.crypto.v1.OperateRequest\x1a\x1e.pno.crypto.v1.OperateResponse(\x010\x01B\"Z pno/proto/pno/crypto/v1;cryptov1b\x06proto3"
+	"\aOperate\x12\x1d.pno.crypto.v1.OperateRequest\x1a\x1e.pno.crypto.v1.OperateResponse(\x010\x01\x12E\n" +
+	"\x06GetKey\x12\x1c.pno.crypto.v1.GetKeyRequest\x1a\x1d.pno.crypto.v1.GetKeyResponseB\"Z pno/proto/pno/crypto/v1;cryptov1b\x06proto3"
 
 var (
 	file_pno_crypto_v1_crypto_service_proto_rawDescOnce sync.Once
@@ -711,28 +819,32 @@ func file_pno_crypto_v1_crypto_service_proto_rawDescGZIP() []byte {
 }
 
 var file_pno_crypto_v1_crypto_service_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_pno_crypto_v1_crypto_service_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_pno_crypto_v1_crypto_service_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_pno_crypto_v1_crypto_service_proto_goTypes = []any{
 	(Input)(0),              // 0: pno.crypto.v1.Input
 	(Status)(0),             // 1: pno.crypto.v1.Status
-	(*OperateRequest)(nil),  // 2: pno.crypto.v1.OperateRequest
-	(*OperateResponse)(nil), // 3: pno.crypto.v1.OperateResponse
-	(*Operation)(nil),       // 4: pno.crypto.v1.Operation
-	(*Result)(nil),          // 5: pno.crypto.v1.Result
-	(*WorkerInfo)(nil),      // 6: pno.crypto.v1.WorkerInfo
-	(*Engine)(nil),          // 7: pno.crypto.v1.Engine
+	(*GetKeyRequest)(nil),   // 2: pno.crypto.v1.GetKeyRequest
+	(*GetKeyResponse)(nil),  // 3: pno.crypto.v1.GetKeyResponse
+	(*OperateRequest)(nil),  // 4: pno.crypto.v1.OperateRequest
+	(*OperateResponse)(nil), // 5: pno.crypto.v1.OperateResponse
+	(*Operation)(nil),       // 6: pno.crypto.v1.Operation
+	(*Result)(nil),          // 7: pno.crypto.v1.Result
+	(*WorkerInfo)(nil),      // 8: pno.crypto.v1.WorkerInfo
+	(*Engine)(nil),          // 9: pno.crypto.v1.Engine
 }
 var file_pno_crypto_v1_crypto_service_proto_depIdxs = []int32{
-	4, // 0: pno.crypto.v1.OperateRequest.operations:type_name -> pno.crypto.v1.Operation
-	5, // 1: pno.crypto.v1.OperateResponse.results:type_name -> pno.crypto.v1.Result
-	6, // 2: pno.crypto.v1.OperateResponse.worker:type_name -> pno.crypto.v1.WorkerInfo
+	6, // 0: pno.crypto.v1.OperateRequest.operations:type_name -> pno.crypto.v1.Operation
+	7, // 1: pno.crypto.v1.OperateResponse.results:type_name -> pno.crypto.v1.Result
+	8, // 2: pno.crypto.v1.OperateResponse.worker:type_name -> pno.crypto.v1.WorkerInfo
 	0, // 3: pno.crypto.v1.Operation.input:type_name -> pno.crypto.v1.Input
 	1, // 4: pno.crypto.v1.Result.status:type_name -> pno.crypto.v1.Status
-	7, // 5: pno.crypto.v1.WorkerInfo.engines:type_name -> pno.crypto.v1.Engine
-	2, // 6: pno.crypto.v1.CryptoService.Operate:input_type -> pno.crypto.v1.OperateRequest
-	3, // 7: pno.crypto.v1.CryptoService.Operate:output_type -> pno.crypto.v1.OperateResponse
-	7, // [7:8] is the sub-list for method output_type
-	6, // [6:7] is the sub-list for method input_type
+	9, // 5: pno.crypto.v1.WorkerInfo.engines:type_name -> pno.crypto.v1.Engine
+	4, // 6: pno.crypto.v1.CryptoService.Operate:input_type -> pno.crypto.v1.OperateRequest
+	2, // 7: pno.crypto.v1.CryptoService.GetKey:input_type -> pno.crypto.v1.GetKeyRequest
+	5, // 8: pno.crypto.v1.CryptoService.Operate:output_type -> pno.crypto.v1.OperateResponse
+	3, // 9: pno.crypto.v1.CryptoService.GetKey:output_type -> pno.crypto.v1.GetKeyResponse
+	8, // [8:10] is the sub-list for method output_type
+	6, // [6:8] is the sub-list for method input_type
 	6, // [6:6] is the sub-list for extension type_name
 	6, // [6:6] is the sub-list for extension extendee
 	0, // [0:6] is the sub-list for field type_name
@@ -749,7 +861,7 @@ func file_pno_crypto_v1_crypto_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pno_crypto_v1_crypto_service_proto_rawDesc), len(file_pno_crypto_v1_crypto_service_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   6,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

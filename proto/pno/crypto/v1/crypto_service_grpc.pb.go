@@ -22,6 +22,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	CryptoService_Operate_FullMethodName = "/pno.crypto.v1.CryptoService/Operate"
+	CryptoService_GetKey_FullMethodName  = "/pno.crypto.v1.CryptoService/GetKey"
 )
 
 // CryptoServiceClient is the client API for CryptoService service.
@@ -38,6 +39,9 @@ type CryptoServiceClient interface {
 	// closes its side and every operation is answered, when the client's right to
 	// it ends, or when the worker has drained.
 	Operate(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[OperateRequest, OperateResponse], error)
+	// GetKey returns the public half of a key, for those who may use it. It needs
+	// no trust: its SHA-256 is the key's id.
+	GetKey(ctx context.Context, in *GetKeyRequest, opts ...grpc.CallOption) (*GetKeyResponse, error)
 }
 
 type cryptoServiceClient struct {
@@ -61,6 +65,16 @@ func (c *cryptoServiceClient) Operate(ctx context.Context, opts ...grpc.CallOpti
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type CryptoService_OperateClient = grpc.BidiStreamingClient[OperateRequest, OperateResponse]
 
+func (c *cryptoServiceClient) GetKey(ctx context.Context, in *GetKeyRequest, opts ...grpc.CallOption) (*GetKeyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetKeyResponse)
+	err := c.cc.Invoke(ctx, CryptoService_GetKey_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // CryptoServiceServer is the server API for CryptoService service.
 // All implementations must embed UnimplementedCryptoServiceServer
 // for forward compatibility.
@@ -75,6 +89,9 @@ type CryptoServiceServer interface {
 	// closes its side and every operation is answered, when the client's right to
 	// it ends, or when the worker has drained.
 	Operate(grpc.BidiStreamingServer[OperateRequest, OperateResponse]) error
+	// GetKey returns the public half of a key, for those who may use it. It needs
+	// no trust: its SHA-256 is the key's id.
+	GetKey(context.Context, *GetKeyRequest) (*GetKeyResponse, error)
 	mustEmbedUnimplementedCryptoServiceServer()
 }
 
@@ -87,6 +104,9 @@ type UnimplementedCryptoServiceServer struct{}
 
 func (UnimplementedCryptoServiceServer) Operate(grpc.BidiStreamingServer[OperateRequest, OperateResponse]) error {
 	return status.Error(codes.Unimplemented, "method Operate not implemented")
+}
+func (UnimplementedCryptoServiceServer) GetKey(context.Context, *GetKeyRequest) (*GetKeyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetKey not implemented")
 }
 func (UnimplementedCryptoServiceServer) mustEmbedUnimplementedCryptoServiceServer() {}
 func (UnimplementedCryptoServiceServer) testEmbeddedByValue()                       {}
@@ -116,13 +136,36 @@ func _CryptoService_Operate_Handler(srv interface{}, stream grpc.ServerStream) e
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type CryptoService_OperateServer = grpc.BidiStreamingServer[OperateRequest, OperateResponse]
 
+func _CryptoService_GetKey_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetKeyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CryptoServiceServer).GetKey(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CryptoService_GetKey_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CryptoServiceServer).GetKey(ctx, req.(*GetKeyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // CryptoService_ServiceDesc is the grpc.ServiceDesc for CryptoService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
 var CryptoService_ServiceDesc = grpc.ServiceDesc{
 	ServiceName: "pno.crypto.v1.CryptoService",
 	HandlerType: (*CryptoServiceServer)(nil),
-	Methods:     []grpc.MethodDesc{},
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "GetKey",
+			Handler:    _CryptoService_GetKey_Handler,
+		},
+	},
 	Streams: []grpc.StreamDesc{
 		{
 			StreamName:    "Operate",

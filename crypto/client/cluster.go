@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package client
+
+import (
+	"context"
+	"crypto"
+	"crypto/x509"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"pno/crypto/signing"
+	cryptov1 "pno/proto/pno/crypto/v1"
+)
+
+// Cluster is a set of workers that hold the same keys.
+type Cluster struct {
+	cfg    Config
+	budget *budget
+	pace   pace
+	stats  stats
+	follow *follower
+
+	mu      sync.Mutex // for the list, and closed
+	workers atomic.Pointer[[]*worker]
+	changed chan struct{} // closed and replaced when a worker connects
+	closed  bool
+	gone    sync.WaitGroup // workers that left the list
+
+	keysMu sync.Mutex
+	keys   map[signing.KeyID]crypto.PublicKey
+}
+
+// NewCluster begins to connect, and returns at once.
+func NewCluster(cfg Config) (*Cluster, error) {
+	if err := cfg.complete(); err != nil {
+		return nil, err
+	}
+	c := &Cluster{cfg: cfg, budget: newBudget(), changed: make(chan struct{}), keys: map[signing.KeyID]crypto.PublicKey{}}
+	c.workers.Store(&[]*worker{})
+	f, err := follow(cfg.Workers, c.setWorkers, func(err error) {
+		cfg.Log.Warn("workers cannot be looked up", "cluster", cfg.Name, "reason", err)
+	})
+	if err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	c.mu.Lock()
+	c.follow = f
+	c.mu.Unlock()
+	return c, nil
+}
+
+// Name is that of the configuration.
+func (c *Cluster) Name() string { return c.cfg.Name }
+
+func (c *Cluster) setWorkers(addrs []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed || len(addrs) == 0 {
+		return // an empty answer is more likely a fault than the truth
+	}
+	var next []*worker
+	for _, w := range *c.workers.Load() {
+		if slices.Contains(addrs, w.addr) {
+			next = append(next, w)
+			continue
+		}
+		c.gone.Add(1)
+		go func() {
+			defer c.gone.Done()
+			_ = w.close() // its operations fail over
+		}()
+	}
+	for _, a := range addrs {
+		if slices.ContainsFunc(next, func(w *worker) bool { return w.addr == a }) {
+			continue
+		}
+		w, err := newWorker(c, a)
+		if err != nil {
+			c.cfg.Log.Error("worker left out", "reason", err)
+			continue
+		}
+		next = append(next, w)
+	}
+	c.workers.Store(&next)
+}
+
+// again looks the workers up anew, for one is gone.
+func (c *Cluster) again() {
+	c.mu.Lock()
+	f := c.follow
+	c.mu.Unlock()
+	if f != nil {
+		f.again()
+	}
+}
+
+func (c *Cluster) wake() {
+	c.mu.Lock()
+	close(c.changed)
+	c.changed = make(chan struct{})
+	c.mu.Unlock()
+}
+
+// Close ends the connections. Operations that are open fail.
+func (c *Cluster) Close() error {
+	c.mu.Lock()
+	c.closed = true
+	f := c.follow
+	c.mu.Unlock()
+	if f != nil {
+		f.close()
+	}
+	var errs []error
+	for _, w := range *c.workers.Load() {
+		errs = append(errs, w.close())
+	}
+	c.gone.Wait()
+	return errors.Join(errs...)
+}
+
+// pick takes the less busy of two workers that were not tried yet. When every
+// one of them is kept out by its breaker, one of those is better than none.
+func (c *Cluster) pick(tried []*worker) *worker {
+	all := *c.workers.Load()
+	now := time.Now()
+	var good, rest []*worker
+	for _, w := range all {
+		if slices.Contains(tried, w) || !w.up() {
+			continue
+		}
+		if w.breaker.ready(now) {
+			good = append(good, w)
+		} else {
+			rest = append(rest, w)
+		}
+	}
+	if len(good) == 0 {
+		good = rest
+	}
+	switch len(good) {
+	case 0:
+		return nil
+	case 1:
+		return good[0]
+	}
+	i := rand.IntN(len(good))
+	j := rand.IntN(len(good) - 1)
+	if j >= i {
+		j++
+	}
+	a, b := good[i], good[j]
+	if b.outstanding.Load() < a.outstanding.Load() {
+		return b
+	}
+	return a
+}
+
+// ready waits until a worker is connected.
+func (c *Cluster) ready(until time.Time) bool {
+	timer := time.NewTimer(time.Until(until))
+	defer timer.Stop()
+	for {
+		c.mu.Lock()
+		changed := c.changed
+		c.mu.Unlock()
+		if slices.ContainsFunc(*c.workers.Load(), (*worker).up) {
+			return true
+		}
+		select {
+		case <-changed:
+		case <-timer.C:
+			return false
+		}
+	}
+}
+
+// verifies tells whether signatures of this kind are verified here.
+func (c *Cluster) verifies(op *Op) bool {
+	return c.cfg.Verify == VerifyAll || c.cfg.Verify == VerifyRSA && op.Scheme.RSA()
+}
+
+// Public asks the cluster for the public half of a key, once.
+func (c *Cluster) Public(ctx context.Context, id signing.KeyID) (crypto.PublicKey, error) {
+	c.keysMu.Lock()
+	pub := c.keys[id]
+	c.keysMu.Unlock()
+	if pub != nil {
+		return pub, nil
+	}
+	last := error(signing.Errorf(signing.Unavailable, "no worker is reached"))
+	var tried []*worker
+	for {
+		w := c.pick(tried)
+		if w == nil || ctx.Err() != nil {
+			return nil, last
+		}
+		tried = append(tried, w)
+		one, cancel := context.WithTimeout(ctx, c.cfg.Stall)
+		resp, err := cryptov1.NewCryptoServiceClient(w.conn).GetKey(one, &cryptov1.GetKeyRequest{KeyId: id[:]})
+		cancel()
+		if err != nil {
+			last = statusError(err)
+			continue
+		}
+		if signing.IDOf(resp.Spki) != id {
+			last = signing.Errorf(signing.Internal, "worker %s sent the public half of another key", w.addr)
+			continue
+		}
+		if pub, err = x509.ParsePKIXPublicKey(resp.Spki); err != nil {
+			last = signing.Errorf(signing.Internal, "public key from worker %s: %v", w.addr, err)
+			continue
+		}
+		c.keysMu.Lock()
+		c.keys[id] = pub
+		c.keysMu.Unlock()
+		return pub, nil
+	}
+}

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/keepalive"
+
+	"pno/crypto/wire"
+)
+
+const (
+	connectTimeout = 3 * time.Second
+	retryFirst     = 50 * time.Millisecond
+	retryMost      = 2 * time.Second
+)
+
+// worker is one address of the cluster: a connection with some streams.
+type worker struct {
+	cluster     *Cluster
+	addr        string
+	conn        *grpc.ClientConn
+	breaker     breaker
+	outstanding atomic.Int64
+	links       []atomic.Pointer[link] // nil while not connected
+	turn        atomic.Uint32
+	stop        context.CancelFunc
+	done        sync.WaitGroup
+}
+
+func newWorker(c *Cluster, addr string) (*worker, error) {
+	conn, err := grpc.NewClient("passthrough:///"+addr,
+		grpc.WithTransportCredentials(c.cfg.Identity.Client(c.cfg.WorkerIdentity)),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: wire.ClientPing, Timeout: wire.ClientTimeout, PermitWithoutStream: true}),
+		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: connectTimeout,
+			Backoff: backoff.Config{BaseDelay: retryFirst, Multiplier: 1.6, Jitter: 0.2, MaxDelay: retryMost}}),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(wire.MaxMessage)),
+		grpc.WithNoProxy(),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("worker %s: %w", addr, err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	w := &worker{cluster: c, addr: addr, conn: conn, links: make([]atomic.Pointer[link], c.cfg.Streams), stop: stop}
+	for i := range w.links {
+		w.done.Add(1)
+		go func() {
+			defer w.done.Done()
+			w.keep(ctx, i)
+		}()
+	}
+	return w, nil
+}
+
+// keep holds stream i open.
+func (w *worker) keep(ctx context.Context, i int) {
+	log := w.cluster.cfg.Log
+	wait := retryFirst
+	for ctx.Err() == nil {
+		l, err := dial(ctx, w)
+		if err == nil {
+			wait = retryFirst
+			w.links[i].Store(l)
+			w.cluster.wake()
+			log.Debug("connected to worker", "worker", w.addr, "stream", i)
+			err = l.run(ctx)
+			w.links[i].Store(nil)
+			lost := l.fail(err)
+			if ctx.Err() == nil && !errors.Is(err, errDraining) {
+				if errors.Is(err, errStalled) {
+					w.breaker.trip(time.Now(), w.cluster.cfg.Stall)
+				} else if lost > 0 {
+					w.bad()
+				}
+				log.Warn("stream to worker broke", "worker", w.addr, "open", lost, "reason", err)
+			}
+			w.cluster.again()
+		} else if ctx.Err() == nil {
+			log.Debug("worker not reached", "worker", w.addr, "reason", err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Duration(float64(wait) * (0.5 + rand.Float64()))):
+		}
+		wait = min(2*wait, retryMost)
+	}
+}
+
+func (w *worker) bad() {
+	if w.breaker.bad(time.Now()) {
+		w.cluster.stats.breaks.Add(1)
+		w.cluster.cfg.Log.Warn("worker is kept out: too many failures", "worker", w.addr)
+	}
+}
+
+// up tells whether any stream takes operations.
+func (w *worker) up() bool {
+	for i := range w.links {
+		if l := w.links[i].Load(); l != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// send gives an attempt to one of the streams, in turn.
+func (w *worker) send(op *Op, timeout time.Duration, to chan<- answer) bool {
+	n := len(w.links)
+	first := int(w.turn.Add(1)) % n
+	for i := range n {
+		if l := w.links[(first+i)%n].Load(); l != nil && l.send(op, timeout, to) {
+			w.breaker.asked(time.Now())
+			return true
+		}
+	}
+	return false
+}
+
+func (w *worker) close() error {
+	w.stop()
+	w.done.Wait()
+	return w.conn.Close()
+}

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"errors"
+	"sync"
+	"time"
+
+	"pno/crypto/audit"
+	"pno/crypto/engine"
+	"pno/crypto/signing"
+	"pno/crypto/wire"
+	cryptov1 "pno/proto/pno/crypto/v1"
+)
+
+// complete is the sink of engine i.
+func (s *Server) complete(i int, done []*engine.Op) {
+	for _, op := range done {
+		p := op.Owner.(*pending)
+		if op.Err == nil && op.Task.Scheme.RSA() && !s.infos[i].Verifies {
+			// A signature with a fault in it gives the key away.
+			if err := signing.Verify(p.key.public, &op.Task, op.Out); err != nil {
+				op.Err, op.Out = signing.Errorf(signing.Internal, "%s engine: %v", s.infos[i].Kind, err), nil
+			}
+		}
+		if op.Err == nil {
+			s.answer(p, nil)
+			continue
+		}
+		e, ok := errors.AsType[*signing.Error](op.Err)
+		if !ok {
+			e = signing.Errorf(signing.Internal, "%v", op.Err)
+		}
+		if e.Status == signing.Internal {
+			s.metrics.faults.WithLabelValues(s.infos[i].Kind).Inc()
+			s.cfg.Log.Error("engine failed", "engine", s.infos[i].Kind, "key", p.key.name, "reason", e.Text)
+			if s.next(p) {
+				op.Err, op.Out = nil, nil
+				if s.engines[p.engine].Submit([]*engine.Op{op}) == 1 {
+					continue
+				}
+			}
+		}
+		s.answer(p, e)
+	}
+}
+
+// answer ends an operation: it is counted, recorded, and its result queued.
+func (s *Server) answer(p *pending, err *signing.Error) {
+	now := time.Now()
+	total := now.Sub(p.arrived)
+	r := &cryptov1.Result{Id: p.id, Status: cryptov1.Status(signing.OK)}
+	st := signing.OK
+	if err != nil {
+		st = err.Status
+		r.Status, r.Text = cryptov1.Status(st), err.Text[:min(len(err.Text), wire.MaxText)]
+	} else {
+		r.Data = p.op.Out
+	}
+	if !p.op.Started.IsZero() {
+		queue := p.op.Started.Sub(p.arrived)
+		r.QueueMicros, r.ExecMicros = micros(queue), micros(p.op.Exec)
+		s.metrics.queue.Observe(queue.Seconds())
+		s.metrics.exec.Observe(p.op.Exec.Seconds())
+	}
+	s.metrics.count(st)
+	s.record(audit.Record{Time: now, Client: p.st.client, Key: p.req.Key, Scheme: p.req.Scheme, Input: p.req.Input, Status: st, Micros: micros(total)})
+	if p.key != nil {
+		p.key.release()
+	}
+	p.st.out.add(r)
+}
+
+func micros(d time.Duration) uint32 { return uint32(min(max(d.Microseconds(), 0), 1<<32-1)) }
+
+// outbox is what a stream has to say. Its length is bounded by the stream's
+// slots: one is given back when its result has been written.
+type outbox struct {
+	some chan struct{} // holds one token while there is something
+
+	mu     sync.Mutex
+	ready  []*cryptov1.Result
+	info   *cryptov1.WorkerInfo
+	closed bool
+}
+
+func (o *outbox) signal() {
+	select {
+	case o.some <- struct{}{}:
+	default:
+	}
+}
+
+func (o *outbox) add(r *cryptov1.Result) {
+	o.mu.Lock()
+	o.ready = append(o.ready, r)
+	o.mu.Unlock()
+	o.signal()
+}
+
+// tell sends the worker's description.
+func (o *outbox) tell(info *cryptov1.WorkerInfo) {
+	o.mu.Lock()
+	o.info = info
+	o.mu.Unlock()
+	o.signal()
+}
+
+func (o *outbox) close() {
+	o.mu.Lock()
+	o.closed = true
+	o.mu.Unlock()
+	o.signal()
+}
+
+type sender interface {
+	Send(*cryptov1.OperateResponse) error
+}
+
+// run writes until the outbox is closed: all that has come up goes out in one
+// response.
+func (o *outbox) run(g sender, slots chan struct{}) error {
+	var spare []*cryptov1.Result
+	for range o.some {
+		o.mu.Lock()
+		if o.closed {
+			o.mu.Unlock()
+			return nil
+		}
+		all, info := o.ready, o.info
+		o.ready, o.info = spare[:0], nil
+		o.mu.Unlock()
+		ready := all
+		for first := true; len(ready) > 0 || info != nil && first; first = false {
+			n := min(len(ready), wire.MaxBatch)
+			resp := &cryptov1.OperateResponse{Results: ready[:n]}
+			if first {
+				resp.Worker = info
+			}
+			if err := g.Send(resp); err != nil {
+				return err
+			}
+			for range n {
+				<-slots
+			}
+			ready = ready[n:]
+		}
+		clear(all)
+		spare = all
+	}
+	return nil
+}

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"crypto"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+
+	"pno/crypto/engine"
+	"pno/crypto/keystore"
+	"pno/crypto/signing"
+)
+
+// table is the keys in use; it is replaced whole.
+type table struct {
+	keys map[signing.KeyID]*key
+}
+
+// key is a key in every engine that computes with its type. The table holds one
+// reference, each open operation another; the last wipes it.
+type key struct {
+	id        signing.KeyID
+	name      string
+	public    crypto.PublicKey
+	spki      []byte
+	tls13Only bool
+	expires   time.Time
+	loaded    []engine.Key // by engine, nil where it is not
+	refs      atomic.Int64
+}
+
+// hold takes a reference, unless the key is gone already.
+func (k *key) hold() bool {
+	for {
+		n := k.refs.Load()
+		if n == 0 {
+			return false
+		}
+		if k.refs.CompareAndSwap(n, n+1) {
+			return true
+		}
+	}
+}
+
+func (k *key) release() {
+	if k.refs.Add(-1) > 0 {
+		return
+	}
+	for _, e := range k.loaded {
+		if e != nil {
+			e.Close()
+		}
+	}
+}
+
+// lookup finds a key and takes a reference to it.
+func (s *Server) lookup(id signing.KeyID) *key {
+	k := s.table.Load().keys[id]
+	if k == nil || !k.expires.IsZero() && time.Now().After(k.expires) || !k.hold() {
+		return nil
+	}
+	return k
+}
+
+// Change counts what LoadKeys did.
+type Change struct{ Added, Removed, Kept int }
+
+// LoadKeys makes the keys in use those of the store. Keys that cannot be read
+// are left out, keys in use that cannot be read any more are kept, and the
+// error joins the reasons.
+func (s *Server) LoadKeys(store *keystore.Store) (Change, error) {
+	s.loading.Lock()
+	defer s.loading.Unlock()
+	entries, errList := store.List()
+	if entries == nil && errList != nil {
+		return Change{}, errList
+	}
+	errs := []error{errList}
+	before, next := s.table.Load().keys, make(map[signing.KeyID]*key, len(entries))
+	var c Change
+	for _, e := range entries {
+		if old := before[e.ID]; old != nil && old.name == e.Name && old.tls13Only == e.TLS13Only && old.expires.Equal(e.Expires) {
+			next[e.ID] = old
+			c.Kept++
+			continue
+		}
+		k, err := s.load(store, e)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		next[e.ID] = k
+		c.Added++
+	}
+	if errList != nil { // a file may be unreadable for a moment only
+		for id, old := range before {
+			if next[id] == nil {
+				next[id] = old
+				c.Kept++
+			}
+		}
+	}
+	s.table.Store(&table{keys: next})
+	for id, old := range before {
+		if next[id] != old {
+			old.release()
+			c.Removed++
+		}
+	}
+	s.metrics.keys.Set(float64(len(next)))
+	if !s.draining.Load() {
+		status := healthpb.HealthCheckResponse_SERVING
+		if len(next) == 0 {
+			status = healthpb.HealthCheckResponse_NOT_SERVING
+		}
+		s.health.SetServingStatus("", status)
+	}
+	return c, errors.Join(errs...)
+}
+
+func (s *Server) load(store *keystore.Store, e *keystore.Entry) (*key, error) {
+	secret, err := store.Unseal(e)
+	if err != nil {
+		return nil, err
+	}
+	defer secret.Close()
+	k := &key{id: e.ID, name: e.Name, public: e.Public, spki: e.SPKI, tls13Only: e.TLS13Only, expires: e.Expires, loaded: make([]engine.Key, len(s.engines))}
+	k.refs.Store(1)
+	var errs []error
+	some := false
+	for i, eng := range s.engines {
+		loaded, err := eng.Load(engine.Material{ID: e.ID, Public: e.Public, PKCS8: secret.Bytes()})
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		k.loaded[i], some = loaded, true
+	}
+	if !some {
+		return nil, fmt.Errorf("no engine takes key %s: %w", e.Name, errors.Join(errs...))
+	}
+	return k, nil
+}

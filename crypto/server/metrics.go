@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"pno/crypto/signing"
+)
+
+// metrics of one worker; each has a registry of its own.
+type metrics struct {
+	registry   *prometheus.Registry
+	operations [16]prometheus.Counter // by status
+	queue      prometheus.Histogram
+	exec       prometheus.Histogram
+	faults     *prometheus.CounterVec
+	handshakes prometheus.Counter
+	malformed  prometheus.Counter
+	ended      prometheus.Counter
+	streams    prometheus.Gauge
+	keys       prometheus.Gauge
+}
+
+func newMetrics() *metrics {
+	counter := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Namespace: "pno", Subsystem: "crypto", Name: name, Help: help})
+	}
+	gauge := func(name, help string) prometheus.Gauge {
+		return prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "pno", Subsystem: "crypto", Name: name, Help: help})
+	}
+	histogram := func(name, help string) prometheus.Histogram {
+		return prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: "pno", Subsystem: "crypto", Name: name, Help: help,
+			Buckets: prometheus.ExponentialBuckets(10e-6, 2, 18)})
+	}
+	m := &metrics{
+		registry:   prometheus.NewRegistry(),
+		queue:      histogram("queue_seconds", "Time between the arrival of an operation and its computation."),
+		exec:       histogram("exec_seconds", "Time of computation of an operation."),
+		handshakes: counter("refused_handshakes_total", "Connections and streams refused for their certificate."),
+		malformed:  counter("malformed_requests_total", "Streams ended for a request outside the bounds."),
+		ended:      counter("ended_streams_total", "Streams ended because the client lost its right."),
+		streams:    gauge("streams", "Open streams."),
+		keys:       gauge("keys", "Keys in use."),
+		faults: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "pno", Subsystem: "crypto", Name: "engine_faults_total",
+			Help: "Operations that an engine failed, or answered with a signature that does not verify."}, []string{"engine"}),
+	}
+	vec := prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "pno", Subsystem: "crypto", Name: "operations_total",
+		Help: "Operations by how they ended."}, []string{"status"})
+	for _, s := range signing.Statuses {
+		m.operations[s] = vec.WithLabelValues(s.String())
+	}
+	m.registry.MustRegister(vec, m.queue, m.exec, m.faults, m.handshakes, m.malformed, m.ended, m.streams, m.keys)
+	return m
+}
+
+func (m *metrics) count(s signing.Status) { m.operations[s].Inc() }
+
+// Registry holds the worker's metrics.
+func (s *Server) Registry() *prometheus.Registry { return s.metrics.registry }

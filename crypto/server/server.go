@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/reflection"
+
+	"pno/crypto/acl"
+	"pno/crypto/audit"
+	"pno/crypto/engine"
+	"pno/crypto/mtls"
+	"pno/crypto/signing"
+	"pno/crypto/wire"
+	cryptov1 "pno/proto/pno/crypto/v1"
+)
+
+// Opener starts an engine whose completions go to sink.
+type Opener func(sink engine.Sink) (engine.Engine, error)
+
+// Config is what a worker is made of.
+type Config struct {
+	Name     string
+	Identity *mtls.Identity
+	Rules    *acl.Rules
+	Engines  []Opener   // preferred first
+	Audit    *audit.Log // may be nil: nothing is recorded
+	Log      *slog.Logger
+
+	MaxInflight int           // operations of one stream; 0: wire.MaxInflight
+	MaxTimeout  time.Duration // of an operation; 0: 10 s
+	CheckEvery  time.Duration // the peers of open streams; 0: 1 s
+	Reflection  bool
+}
+
+// Server is a worker.
+type Server struct {
+	cryptov1.UnimplementedCryptoServiceServer
+	cfg     Config
+	engines []engine.Engine
+	infos   []engine.Info
+	rules   atomic.Pointer[acl.Rules]
+	table   atomic.Pointer[table]
+	loading sync.Mutex // one LoadKeys at a time
+	metrics *metrics
+	grpc    *grpc.Server
+	health  *health.Server
+
+	draining atomic.Bool
+	mu       sync.Mutex
+	streams  map[*stream]struct{}
+}
+
+// New starts the engines of a worker without keys.
+func New(cfg Config) (*Server, error) {
+	if cfg.MaxInflight == 0 {
+		cfg.MaxInflight = wire.MaxInflight
+	}
+	if cfg.MaxTimeout == 0 {
+		cfg.MaxTimeout = 10 * time.Second
+	}
+	if cfg.CheckEvery == 0 {
+		cfg.CheckEvery = time.Second
+	}
+	s := &Server{cfg: cfg, metrics: newMetrics(), streams: map[*stream]struct{}{}, health: health.NewServer()}
+	s.rules.Store(cfg.Rules)
+	s.table.Store(&table{})
+	for i, open := range cfg.Engines {
+		e, err := open(func(done []*engine.Op) { s.complete(i, done) })
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("start worker: %w", err), s.closeEngines())
+		}
+		s.engines, s.infos = append(s.engines, e), append(s.infos, e.Info())
+	}
+	if len(s.engines) == 0 {
+		return nil, errors.New("start worker: no engine")
+	}
+	s.grpc = grpc.NewServer(
+		grpc.Creds(cfg.Identity.Server(s.handshakeFailed)),
+		grpc.MaxRecvMsgSize(wire.MaxMessage),
+		grpc.MaxConcurrentStreams(64),
+		grpc.ConnectionTimeout(10*time.Second),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: wire.PermittedPing, PermitWithoutStream: true}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: wire.ServerPing, Timeout: wire.ServerTimeout}),
+	)
+	cryptov1.RegisterCryptoServiceServer(s.grpc, s)
+	healthpb.RegisterHealthServer(s.grpc, s.health)
+	s.health.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
+	if cfg.Reflection {
+		reflection.Register(s.grpc)
+	}
+	return s, nil
+}
+
+// Serve takes connections until Drain or Close. The listener becomes its own.
+func (s *Server) Serve(lis net.Listener) error {
+	if err := s.grpc.Serve(lis); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+		return fmt.Errorf("serve: %w", err)
+	}
+	return nil
+}
+
+// SetRules puts access rules in force, for open streams at once.
+func (s *Server) SetRules(r *acl.Rules) {
+	r.Inherit(s.rules.Load())
+	s.rules.Store(r)
+	s.checkPeers()
+}
+
+// checkPeers ends the streams of clients whose certificate is revoked, has
+// expired, or is of an authority that is no longer believed in.
+func (s *Server) checkPeers() {
+	s.mu.Lock()
+	open := make([]*stream, 0, len(s.streams))
+	for st := range s.streams {
+		open = append(open, st)
+	}
+	s.mu.Unlock()
+	for _, st := range open {
+		if err := s.checkPeer(st.chain); err != nil {
+			s.metrics.ended.Inc()
+			s.cfg.Log.Warn("stream ended: the client has lost its right", "client", st.client, "reason", err)
+			st.kill(err)
+		}
+	}
+}
+
+func (s *Server) checkPeer(chain []*x509.Certificate) error {
+	if _, err := s.cfg.Identity.Check(chain, x509.ExtKeyUsageClientAuth); err != nil {
+		return err
+	}
+	if s.rules.Load().Revoked(chain[0]) {
+		return errors.New("the certificate is revoked")
+	}
+	return nil
+}
+
+// Watch checks the peers of open streams until ctx ends.
+func (s *Server) Watch(ctx context.Context) {
+	tick := time.NewTicker(s.cfg.CheckEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			s.checkPeers()
+		}
+	}
+}
+
+func (s *Server) handshakeFailed(addr net.Addr, err error) {
+	s.metrics.handshakes.Inc()
+	s.cfg.Log.Warn("handshake refused", "address", addr.String(), "reason", err)
+	s.record(audit.Record{Time: time.Now(), Client: addr.String(), Status: signing.Denied})
+}
+
+func (s *Server) record(r audit.Record) {
+	if s.cfg.Audit != nil {
+		s.cfg.Audit.Add(r)
+	}
+}
+
+// info describes the worker to a client.
+func (s *Server) info() *cryptov1.WorkerInfo {
+	w := &cryptov1.WorkerInfo{Name: s.cfg.Name, MaxBatch: wire.MaxBatch, MaxInflight: uint32(s.cfg.MaxInflight), Draining: s.draining.Load()}
+	for _, i := range s.infos {
+		w.Engines = append(w.Engines, &cryptov1.Engine{Kind: i.Kind, Detail: i.Detail, Capacity: uint32(i.Capacity),
+			Batch: uint32(i.Batch), Simulated: i.Simulated, Features: i.Features})
+	}
+	return w
+}
+
+// Drain sends clients away, waits until ctx ends for what is open to be
+// answered, and closes the worker.
+func (s *Server) Drain(ctx context.Context) error {
+	s.draining.Store(true)
+	s.health.Shutdown()
+	s.mu.Lock()
+	for st := range s.streams {
+		st.out.tell(s.info())
+	}
+	s.mu.Unlock()
+	done := make(chan struct{})
+	go func() {
+		s.grpc.GracefulStop()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+	return s.Close()
+}
+
+// Close ends every stream, the engines, and the keys.
+func (s *Server) Close() error {
+	s.draining.Store(true)
+	s.grpc.Stop()
+	err := s.closeEngines()
+	if t := s.table.Swap(&table{}); t != nil {
+		for _, k := range t.keys {
+			k.release()
+		}
+	}
+	return err
+}
+
+func (s *Server) closeEngines() error {
+	var errs []error
+	for _, e := range s.engines {
+		errs = append(errs, e.Close())
+	}
+	return errors.Join(errs...)
+}

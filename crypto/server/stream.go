@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"io"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+
+	"pno/crypto/acl"
+	"pno/crypto/audit"
+	"pno/crypto/engine"
+	"pno/crypto/signing"
+	"pno/crypto/wire"
+	cryptov1 "pno/proto/pno/crypto/v1"
+)
+
+// stream is one client's stream.
+type stream struct {
+	client string
+	chain  []*x509.Certificate
+	out    outbox
+	slots  chan struct{} // one for each open operation
+	dead   chan struct{} // closed by kill
+	once   sync.Once
+	reason error
+
+	// Of the reader alone: what the rules in force say, by key.
+	rules  *acl.Rules
+	grants map[signing.KeyID]acl.Grant
+	batch  [][]*engine.Op // by engine, what a request brought
+}
+
+// kill ends the stream from outside.
+func (st *stream) kill(reason error) {
+	st.once.Do(func() {
+		st.reason = reason
+		close(st.dead)
+	})
+}
+
+// pending is an open operation; its Owner is itself.
+type pending struct {
+	op      engine.Op
+	st      *stream
+	id      uint64
+	key     *key
+	req     signing.Request
+	arrived time.Time
+	engine  int // that has it
+}
+
+// Operate implements the service.
+func (s *Server) Operate(g cryptov1.CryptoService_OperateServer) error {
+	st, err := s.open(g.Context())
+	if err != nil {
+		return err
+	}
+	if !s.add(st) {
+		return status.Error(codes.Unavailable, "the worker is draining")
+	}
+	defer s.remove(st)
+	st.out.tell(s.info())
+	writer, reader := make(chan error, 1), make(chan error, 1)
+	go func() { writer <- st.out.run(g, st.slots) }()
+	go func() { reader <- s.read(g, st) }()
+	defer st.out.close()
+	select {
+	case <-st.dead:
+		return status.Error(codes.PermissionDenied, st.reason.Error())
+	case err := <-writer:
+		return err
+	case err := <-reader:
+		if err != nil {
+			return err
+		}
+	}
+	// The client has said all; answer what is open. Each slot taken here is one
+	// that no operation has any more.
+	for range cap(st.slots) {
+		select {
+		case st.slots <- struct{}{}:
+		case <-st.dead:
+			return status.Error(codes.PermissionDenied, st.reason.Error())
+		case err := <-writer:
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Server) open(ctx context.Context) (*stream, error) {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return nil, status.Error(codes.Internal, "no peer")
+	}
+	info, ok := p.AuthInfo.(credentials.TLSInfo)
+	if !ok {
+		return nil, status.Error(codes.Unauthenticated, "not over TLS")
+	}
+	chain := info.State.PeerCertificates
+	if err := s.checkPeer(chain); err != nil {
+		s.metrics.handshakes.Inc()
+		s.record(audit.Record{Time: time.Now(), Client: p.Addr.String(), Status: signing.Denied})
+		return nil, status.Error(codes.PermissionDenied, err.Error())
+	}
+	return &stream{
+		client: chain[0].URIs[0].String(), chain: chain, slots: make(chan struct{}, s.cfg.MaxInflight),
+		dead: make(chan struct{}), out: outbox{some: make(chan struct{}, 1)}, batch: make([][]*engine.Op, len(s.engines)),
+	}, nil
+}
+
+// GetKey implements the service.
+func (s *Server) GetKey(ctx context.Context, req *cryptov1.GetKeyRequest) (*cryptov1.GetKeyResponse, error) {
+	st, err := s.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var id signing.KeyID
+	if len(req.KeyId) != len(id) {
+		return nil, status.Errorf(codes.InvalidArgument, "a key id of %d bytes, want %d", len(req.KeyId), len(id))
+	}
+	copy(id[:], req.KeyId)
+	k := s.lookup(id)
+	if k == nil {
+		return nil, status.Error(codes.NotFound, "no such key")
+	}
+	defer k.release()
+	if !s.rules.Load().Grant(st.client, k.id, k.name).Any() {
+		return nil, status.Error(codes.PermissionDenied, "no access rule for this client and key")
+	}
+	return &cryptov1.GetKeyResponse{Spki: k.spki, Tls13Only: k.tls13Only}, nil
+}
+
+func (s *Server) add(st *stream) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.draining.Load() {
+		return false
+	}
+	s.streams[st] = struct{}{}
+	s.metrics.streams.Set(float64(len(s.streams)))
+	return true
+}
+
+func (s *Server) remove(st *stream) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.streams, st)
+	s.metrics.streams.Set(float64(len(s.streams)))
+}
+
+// read takes requests until the client closes its side.
+func (s *Server) read(g cryptov1.CryptoService_OperateServer, st *stream) error {
+	for {
+		req, err := g.Recv()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			if status.Code(err) == codes.ResourceExhausted || status.Code(err) == codes.Internal {
+				s.malformed(st, err.Error())
+			}
+			return err
+		}
+		if len(req.Operations) > wire.MaxBatch {
+			s.malformed(st, "too many operations in one request")
+			return status.Errorf(codes.InvalidArgument, "%d operations in one request, at most %d", len(req.Operations), wire.MaxBatch)
+		}
+		if rules := s.rules.Load(); rules != st.rules {
+			st.rules, st.grants = rules, map[signing.KeyID]acl.Grant{}
+		}
+		now := time.Now()
+		for _, op := range req.Operations {
+			select {
+			case st.slots <- struct{}{}:
+			default:
+				// Let the engines have what there is before waiting.
+				s.submit(st)
+				select {
+				case st.slots <- struct{}{}:
+				case <-g.Context().Done():
+					return g.Context().Err()
+				}
+			}
+			s.accept(st, op, now)
+		}
+		s.submit(st)
+	}
+}
+
+func (s *Server) malformed(st *stream, reason string) {
+	s.metrics.malformed.Inc()
+	s.cfg.Log.Warn("stream ended: malformed request", "client", st.client, "reason", reason)
+	s.record(audit.Record{Time: time.Now(), Client: st.client, Status: signing.BadInput})
+}
+
+// accept checks one operation and puts it into the batch of an engine, or
+// answers it.
+func (s *Server) accept(st *stream, in *cryptov1.Operation, now time.Time) {
+	p := &pending{st: st, id: in.Id, arrived: now, req: signing.Request{Scheme: signing.Scheme(in.Scheme), Input: signing.Input(in.Input), Data: in.Data}}
+	if err := s.prepare(p, in, now); err != nil {
+		s.answer(p, err)
+		return
+	}
+	p.op.Owner = p
+	for i, k := range p.key.loaded {
+		if k != nil {
+			p.engine, p.op.Key = i, k
+			st.batch[i] = append(st.batch[i], &p.op)
+			return
+		}
+	}
+	s.answer(p, signing.Errorf(signing.Internal, "no engine has the key"))
+}
+
+func (s *Server) prepare(p *pending, in *cryptov1.Operation, now time.Time) *signing.Error {
+	if in.Scheme > 0xffff || in.Input < 0 || in.Input > 0xff {
+		return signing.Errorf(signing.BadScheme, "scheme %#x, input %d", in.Scheme, in.Input)
+	}
+	if len(in.KeyId) != len(p.req.Key) {
+		return signing.Errorf(signing.BadInput, "a key id of %d bytes, want %d", len(in.KeyId), len(p.req.Key))
+	}
+	copy(p.req.Key[:], in.KeyId)
+	if s.draining.Load() {
+		return signing.Errorf(signing.Unavailable, "the worker is draining")
+	}
+	if p.key = s.lookup(p.req.Key); p.key == nil {
+		return signing.Errorf(signing.UnknownKey, "")
+	}
+	grant, known := p.st.grants[p.key.id]
+	if !known {
+		grant = p.st.rules.Grant(p.st.client, p.key.id, p.key.name)
+		p.st.grants[p.key.id] = grant
+	}
+	if err := grant.Check(&p.req, now); err != nil {
+		return err
+	}
+	task, err := signing.Prepare(&p.req, p.key.public, p.key.tls13Only)
+	if err != nil {
+		e, ok := errors.AsType[*signing.Error](err)
+		if !ok {
+			e = signing.Errorf(signing.Internal, "%v", err)
+		}
+		return e
+	}
+	limit := s.cfg.MaxTimeout
+	if t := time.Duration(in.TimeoutMicros) * time.Microsecond; t > 0 && t < limit {
+		limit = t
+	}
+	p.op.Task, p.op.Deadline = task, now.Add(limit)
+	return nil
+}
+
+// submit hands each engine its batch. What does not fit goes to the next engine
+// that has the key, and is refused when there is none.
+func (s *Server) submit(st *stream) {
+	for i := range st.batch {
+		ops := st.batch[i]
+		if len(ops) == 0 {
+			continue
+		}
+		n := s.engines[i].Submit(ops)
+		for _, op := range ops[n:] {
+			p := op.Owner.(*pending)
+			if !s.next(p) {
+				s.answer(p, signing.Errorf(signing.Overloaded, "the queues are full"))
+			} else if p.engine > i {
+				st.batch[p.engine] = append(st.batch[p.engine], op)
+			}
+		}
+		clear(ops)
+		st.batch[i] = ops[:0]
+	}
+}
+
+// next moves an operation to the next engine that has its key.
+func (s *Server) next(p *pending) bool {
+	for i := p.engine + 1; i < len(p.key.loaded); i++ {
+		if k := p.key.loaded[i]; k != nil {
+			p.engine, p.op.Key = i, k
+			return true
+		}
+	}
+	return false
+}
