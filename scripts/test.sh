@@ -99,6 +99,6 @@ if ((${#failed[@]} > 0)); then
   printf 'failed: %s\n' "${failed[*]}"
 fi
 total=$((SECONDS - begun))
-printf '%d passed, %d failed (sections, %dm%02ds)\n' \
-  "${#passed[@]}" "${#failed[@]}" $((total / 60)) $((total % 60))
+printf 'took %dm%02ds\n' $((total / 60)) $((total % 60))
+printf 'sections: %d passed, %d failed\n' "${#passed[@]}" "${#failed[@]}"
 ((${#failed[@]} == 0))
