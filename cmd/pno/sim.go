@@ -120,6 +120,10 @@ func runSim(f *simFlags, args []string) error {
 	if err != nil {
 		return err
 	}
+	if err := checkTarget(c.path); err != nil {
+		// Not an error: it may start others that can be offloaded.
+		fmt.Fprintf(os.Stderr, "pno sim: warning: not offloaded itself: %v\n", err)
+	}
 	out, err := f.openStats()
 	if err != nil {
 		return own(err)
