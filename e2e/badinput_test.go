@@ -70,6 +70,10 @@ func TestBadBackEnd(t *testing.T) {
 		for line := range strings.Lines(content) {
 			if strings.Contains(line, "[error]") {
 				line = stamp.ReplaceAllString(line, "$1 ")
+				// The kernel refuses a peer without a route within connect();
+				// the DPU is not asked there (no round trip on a hot call), and
+				// the same errno comes a moment later.
+				line = strings.Replace(line, "connect() to 203.0.113.1:7000 failed", "connect() failed", 1)
 				said.WriteString(connectionNumber.ReplaceAllString(line, ""))
 			}
 		}

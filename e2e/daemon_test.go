@@ -79,37 +79,43 @@ func (l *lab) waitDaemon(p *proc, socket string, good func(*adminv1.Status) bool
 		if p.ended() {
 			l.t.Fatalf("%s ended at once: %v\n%s", p.name, p.err, p.logText())
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		r, err := adminv1.NewAdminServiceClient(l.admin(socket)).GetStatus(ctx, &adminv1.GetStatusRequest{})
-		last = err
-		return err == nil && good(r.GetStatus())
+		var s *adminv1.Status
+		last = l.admin(socket, func(ctx context.Context, c grpc.ClientConnInterface) error {
+			r, err := adminv1.NewAdminServiceClient(c).GetStatus(ctx, &adminv1.GetStatusRequest{})
+			s = r.GetStatus()
+			return err
+		})
+		return last == nil && good(s)
 	}) {
 		l.t.Fatalf("%s is not ready: %v\n%s", p.name, last, tail(p.logText(), 40))
 	}
 }
 
-// admin is a connection to a daemon's admin API, closed with the test.
-func (l *lab) admin(socket string) *grpc.ClientConn {
+// admin runs fn with a connection to a daemon's admin API. The connection is
+// closed at once: it would count among the daemon's descriptors.
+func (l *lab) admin(socket string, fn func(ctx context.Context, c grpc.ClientConnInterface) error) error {
 	l.t.Helper()
 	c, err := grpc.NewClient("unix:"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	l.t.Cleanup(func() { c.Close() })
-	return c
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	return fn(ctx, c)
 }
 
 // stats asks a daemon for its counters.
-func (l *lab) stats(socket string) *adminv1.Stats {
+func (l *lab) stats(socket string) (out *adminv1.Stats) {
 	l.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	r, err := adminv1.NewAdminServiceClient(l.admin(socket)).GetStats(ctx, &adminv1.GetStatsRequest{})
-	if err != nil {
+	if err := l.admin(socket, func(ctx context.Context, c grpc.ClientConnInterface) error {
+		r, err := adminv1.NewAdminServiceClient(c).GetStats(ctx, &adminv1.GetStatsRequest{})
+		out = r.GetStats()
+		return err
+	}); err != nil {
 		l.t.Fatalf("statistics of %s: %v", socket, err)
 	}
-	return r.GetStats()
+	return out
 }
 
 // checkOffloaded proves that the traffic of the test went through the DPU: the
@@ -142,15 +148,20 @@ func (l *lab) checkOffloaded() {
 // bytes in rings were produced and not given back.
 func (l *lab) dpuHolds() (connections int, ringUsed uint64) {
 	l.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
 	connections = int(l.stats(l.conf.dpudAdmin).GetDpu().GetSockets().GetConnections())
-	r, err := adminv1.NewDpuServiceClient(l.admin(l.conf.dpudAdmin)).ListRings(ctx, &adminv1.ListRingsRequest{PageSize: 5000})
-	if err != nil {
+	if err := l.admin(l.conf.dpudAdmin, func(ctx context.Context, c grpc.ClientConnInterface) error {
+		r, err := adminv1.NewDpuServiceClient(c).ListRings(ctx, &adminv1.ListRingsRequest{PageSize: 5000})
+		for _, ring := range r.GetRings() {
+			for _, level := range []*adminv1.RingLevel{ring.GetH2D(), ring.GetD2H()} {
+				// A reader gives the last records back with the next ones.
+				if used := level.GetUsedBytes(); used > 256 {
+					ringUsed += used
+				}
+			}
+		}
+		return err
+	}); err != nil {
 		l.t.Fatalf("list rings: %v", err)
-	}
-	for _, ring := range r.GetRings() {
-		ringUsed += ring.GetH2D().GetUsedBytes() + ring.GetD2H().GetUsedBytes()
 	}
 	return connections, ringUsed
 }
@@ -172,16 +183,16 @@ func (l *lab) checkGone(p *proc) {
 	var left []string
 	if !poll(5*time.Second, func() bool {
 		left = nil
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		defer cancel()
-		r, err := adminv1.NewDpuServiceClient(l.admin(l.conf.dpudAdmin)).ListSockets(ctx, &adminv1.ListSocketsRequest{PageSize: 5000})
-		if err != nil {
-			l.t.Fatalf("list sockets: %v", err)
-		}
-		for _, s := range r.GetSockets() {
-			if s.GetPid() > 0 && !alive(int(s.GetPid())) {
-				left = append(left, fmt.Sprintf("%s of process %d (%s %s → %s)", s.GetName(), s.GetPid(), s.GetState(), s.GetLocal(), s.GetPeer()))
+		if err := l.admin(l.conf.dpudAdmin, func(ctx context.Context, c grpc.ClientConnInterface) error {
+			r, err := adminv1.NewDpuServiceClient(c).ListSockets(ctx, &adminv1.ListSocketsRequest{PageSize: 5000})
+			for _, s := range r.GetSockets() {
+				if s.GetPid() > 0 && !alive(int(s.GetPid())) {
+					left = append(left, fmt.Sprintf("%s of process %d (%s %s → %s)", s.GetName(), s.GetPid(), s.GetState(), s.GetLocal(), s.GetPeer()))
+				}
 			}
+			return err
+		}); err != nil {
+			l.t.Fatalf("list sockets: %v", err)
 		}
 		return len(left) == 0
 	}) {

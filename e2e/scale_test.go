@@ -31,8 +31,11 @@ func TestIdleConnections(t *testing.T) {
 	l := newLab(t)
 	server := l.nginx(nginxConf{Sendfile: true, Listen: servedAddr + ":80 backlog=4096"})
 	procs := l.watched(map[string]*proc{"nginx": server})
+	spec := loadSpec{Addr: servedAddr + ":80", From: clientSources(), Objects: testSite(t).pick("64b")}
+	l.warmUp(spec, procs)
 	before := l.footprint(procs)
-	g := l.startLoad(loadSpec{Addr: servedAddr + ":80", From: clientSources(), Objects: testSite(t).pick("64b"), Conns: conns, Hold: true})
+	spec.Conns, spec.Hold = conns, true
+	g := l.startLoad(spec)
 	g.held()
 	time.Sleep(time.Second)
 	idle := l.footprint(procs)
@@ -65,11 +68,7 @@ func TestChurn(t *testing.T) {
 	procs := l.watched(map[string]*proc{"nginx": server})
 	spec := loadSpec{Addr: servedAddr + ":80", From: clientSources(), Objects: testSite(t).pick("64b"), Conns: 64}
 
-	// What grows with the first connections is not a leak.
-	warm := spec
-	warm.Requests, warm.Close = 5000, true
-	l.runLoad("warm up", warm)
-	l.settle(procs)
+	l.warmUp(spec, procs)
 	before := l.footprint(procs)
 
 	done := int64(0)
@@ -94,6 +93,14 @@ func TestChurn(t *testing.T) {
 		t.Errorf("only %d connections in %v", done, churnTime)
 	}
 	l.checkReturns(procs, before, done)
+}
+
+// warmUp lets grow what grows with the first connections and is no leak.
+func (l *lab) warmUp(spec loadSpec, procs map[string]*proc) {
+	l.t.Helper()
+	spec.Requests, spec.Conns, spec.Close = 5000, 64, true
+	l.runLoad("warm up", spec)
+	l.settle(procs)
 }
 
 // footprint is what the processes hold, and what the DPU says it holds for
@@ -137,6 +144,7 @@ func (l *lab) settle(procs map[string]*proc) {
 		return f.connections == 0 && f.ringUsed == 0
 	}) {
 		l.t.Errorf("the DPU still holds something: %v", f)
+		l.diagnose()
 	}
 }
 
