@@ -87,6 +87,9 @@ func NewKey(kind string) (*TestKey, error) {
 	return &TestKey{engine.Material{ID: id, Public: s.Public(), PKCS8: der}, s}, nil
 }
 
+// Kinds are the types of key that an engine computes with.
+var Kinds = []string{"RSA-2048", "P-256", "P-384", "P-521", "Ed25519"}
+
 // Opener starts the engine under test.
 type Opener func(t *testing.T, sink engine.Sink) engine.Engine
 
@@ -121,11 +124,16 @@ func (c *Collector) Wait(t testing.TB, n int) []*engine.Op {
 
 // Conformance holds an engine to the seam.
 func Conformance(t *testing.T, open Opener) {
+	RemoteConformance(t, open)
+	t.Run("bad keys", func(t *testing.T) { testBadKeys(t, open) })
+}
+
+// RemoteConformance is that for an engine which does not hold the keys itself.
+func RemoteConformance(t *testing.T, open Opener) {
 	t.Run("signatures", func(t *testing.T) { testSignatures(t, open) })
 	t.Run("premaster", func(t *testing.T) { testPremaster(t, open) })
 	t.Run("bounded", func(t *testing.T) { testBounded(t, open) })
 	t.Run("deadline", func(t *testing.T) { testDeadline(t, open) })
-	t.Run("bad keys", func(t *testing.T) { testBadKeys(t, open) })
 }
 
 func input(s signing.Scheme, i int) []byte {
@@ -143,7 +151,7 @@ func testSignatures(t *testing.T, open Opener) {
 	e := open(t, c.Sink)
 	defer closeEngine(t, e)
 	var ops []*engine.Op
-	for _, kind := range []string{"RSA-2048", "P-256", "P-384", "P-521", "Ed25519"} {
+	for _, kind := range Kinds {
 		tk := Key(t, kind)
 		k, err := e.Load(tk.Material)
 		if err != nil {
