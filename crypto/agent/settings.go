@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os/user"
+	"strconv"
+	"time"
+
+	"pno/crypto/client"
+	"pno/crypto/engine"
+	"pno/crypto/engine/gosoft"
+	"pno/crypto/keystore"
+	"pno/crypto/mtls"
+	"pno/internal/config"
+)
+
+// Settings is an agent as a configuration file describes it; deploy/agent.yaml
+// explains each key. The same section stands in the file of `cryptod agent` and
+// in that of a program which runs the agent inside itself.
+type Settings struct {
+	Listen      []SocketSettings  `yaml:"listen"`
+	TLS         mtls.Files        `yaml:"tls"`
+	Timeout     config.Duration   `yaml:"timeout"`
+	MaxInflight int               `yaml:"max_inflight"`
+	MaxConns    int               `yaml:"max_connections"`
+	Clusters    []ClusterSettings `yaml:"clusters"`
+	Local       *LocalSettings    `yaml:"local"`
+}
+
+// SocketSettings is one socket.
+type SocketSettings struct {
+	Path string `yaml:"path"`
+	User string `yaml:"user"`
+}
+
+// ClusterSettings is one cluster; the first is asked first.
+type ClusterSettings struct {
+	Name           string              `yaml:"name"`
+	Workers        []string            `yaml:"workers"`
+	WorkerIdentity string              `yaml:"worker_identity"`
+	Verify         client.Verification `yaml:"verify"`
+	Streams        int                 `yaml:"streams"`
+	HedgeAfter     config.Duration     `yaml:"hedge_after"`
+	Attempts       int                 `yaml:"attempts"`
+	Wait           config.Duration     `yaml:"wait"`
+	Stall          config.Duration     `yaml:"stall"`
+	Eject          config.Duration     `yaml:"eject"`
+}
+
+// LocalSettings is the sealed copies of keys.
+type LocalSettings struct {
+	Dir  string          `yaml:"dir"`
+	KEK  string          `yaml:"kek"`
+	Idle config.Duration `yaml:"idle"`
+}
+
+// Validate is called by the configuration loader.
+func (s *Settings) Validate() error {
+	switch {
+	case len(s.Listen) == 0:
+		return errors.New("the agent needs listen: a list of sockets, as [{path: " + DefaultPath + "}]")
+	case len(s.Clusters) == 0 && s.Local == nil:
+		return errors.New("the agent needs clusters, or local with sealed copies of keys")
+	case len(s.Clusters) > 0 && s.TLS == (mtls.Files{}):
+		return errors.New("the agent needs tls: cert, key and ca")
+	case s.Timeout < 0 || s.Timeout.Std() > time.Minute:
+		return config.At("timeout", fmt.Errorf("%v, want up to 1m", s.Timeout))
+	case s.MaxInflight < 0 || s.MaxInflight > 1<<16:
+		return config.At("max_inflight", fmt.Errorf("%d operations, want up to 65536", s.MaxInflight))
+	case s.MaxConns < 0 || s.MaxConns > 1<<16:
+		return config.At("max_connections", fmt.Errorf("%d connections, want up to 65536", s.MaxConns))
+	}
+	return nil
+}
+
+// Validate is called by the configuration loader.
+func (s *SocketSettings) Validate() error {
+	if s.Path == "" || len(s.Path) > maxSocketPath {
+		return config.At("path", fmt.Errorf("%q is not a path of a Unix socket; it has 1 to %d bytes", s.Path, maxSocketPath))
+	}
+	return nil
+}
+
+// Validate is called by the configuration loader.
+func (s *ClusterSettings) Validate() error {
+	switch s.Verify {
+	case "", client.VerifyAll, client.VerifyRSA, client.VerifyOff:
+	default:
+		return config.At("verify", fmt.Errorf("%q says nothing; use all, rsa or off", s.Verify))
+	}
+	switch {
+	case len(s.Workers) == 0:
+		return errors.New("a cluster needs workers: host:port, or one dns:///name:port")
+	case s.WorkerIdentity == "":
+		return errors.New("a cluster needs worker_identity: the URI of its workers' certificates, which may end in a star")
+	case s.Streams < 0 || s.Streams > 64:
+		return config.At("streams", fmt.Errorf("%d streams, want up to 64", s.Streams))
+	case s.Attempts < 0 || s.Attempts > 16:
+		return config.At("attempts", fmt.Errorf("%d attempts, want up to 16", s.Attempts))
+	}
+	return nil
+}
+
+// Validate is called by the configuration loader.
+func (s *LocalSettings) Validate() error {
+	if s.Dir == "" || s.KEK == "" {
+		return errors.New("local needs dir and kek; the kek must come from elsewhere than this disk")
+	}
+	return nil
+}
+
+// uid is that of a user by name or number; -1 for none.
+func uid(name string) (int, error) {
+	if name == "" {
+		return -1, nil
+	}
+	if n, err := strconv.ParseUint(name, 10, 31); err == nil {
+		return int(n), nil
+	}
+	u, err := user.Lookup(name)
+	if err != nil {
+		return 0, fmt.Errorf("owner of a socket: %w", err)
+	}
+	return strconv.Atoi(u.Uid)
+}
+
+// Running is an agent made of settings, with what it owns.
+type Running struct {
+	*Agent
+	Client   *client.Client
+	Identity *mtls.Identity // nil without clusters; Reload it at times
+	kek      keystore.KEK
+}
+
+// Open makes an agent of settings. It connects, but does not listen before Serve.
+func Open(s *Settings, log *slog.Logger) (*Running, error) {
+	r := &Running{}
+	if err := r.open(s, log); err != nil {
+		return nil, errors.Join(fmt.Errorf("key agent: %w", err), r.Close())
+	}
+	return r, nil
+}
+
+func (r *Running) open(s *Settings, log *slog.Logger) error {
+	cfg := Config{MaxInflight: s.MaxInflight, MaxConns: s.MaxConns, Log: log}
+	for _, l := range s.Listen {
+		id, err := uid(l.User)
+		if err != nil {
+			return err
+		}
+		cfg.Sockets = append(cfg.Sockets, Socket{l.Path, id})
+	}
+	tiers, err := r.tiers(s, log)
+	if err == nil {
+		r.Client, err = client.New(s.Timeout.Std(), tiers...)
+	}
+	if err != nil {
+		for _, t := range tiers {
+			err = errors.Join(err, t.Close())
+		}
+		return err
+	}
+	cfg.Client = r.Client
+	r.Agent, err = New(cfg)
+	return err
+}
+
+func (r *Running) tiers(s *Settings, log *slog.Logger) (tiers []client.Tier, err error) {
+	if len(s.Clusters) > 0 {
+		if r.Identity, err = mtls.Load(s.TLS); err != nil {
+			return nil, err
+		}
+	}
+	for i, c := range s.Clusters {
+		name := c.Name
+		if name == "" {
+			name = fmt.Sprintf("cluster %d", i+1)
+		}
+		cluster, err := client.NewCluster(client.Config{Name: name, Identity: r.Identity, Workers: c.Workers, WorkerIdentity: c.WorkerIdentity,
+			Verify: c.Verify, Streams: c.Streams, HedgeAfter: c.HedgeAfter.Std(), Attempts: c.Attempts, Wait: c.Wait.Std(),
+			Stall: c.Stall.Std(), Eject: c.Eject.Std(), Log: log})
+		if err != nil {
+			return tiers, err
+		}
+		tiers = append(tiers, cluster)
+	}
+	if s.Local == nil {
+		return tiers, nil
+	}
+	if r.kek, err = keystore.OpenKEK(s.Local.KEK); err != nil {
+		return tiers, err
+	}
+	store, err := keystore.Open(s.Local.Dir, r.kek)
+	if err != nil {
+		return tiers, err
+	}
+	local, err := client.NewLocal(store, s.Local.Idle.Std(), func(sink engine.Sink) (engine.Engine, error) {
+		return gosoft.New(gosoft.Config{}, sink), nil
+	})
+	if err != nil {
+		return tiers, err
+	}
+	return append(tiers, local), nil
+}
+
+// Close ends the connections to the clusters. Serve has returned before.
+func (r *Running) Close() error {
+	var err error
+	if r.Client != nil {
+		err = r.Client.Close()
+	}
+	if r.kek != nil {
+		err = errors.Join(err, r.kek.Close())
+	}
+	return err
+}
