@@ -112,7 +112,7 @@ func (t *Table) Transfer(to, from uint64, handle uint32) (uint32, error) {
 func (t *Table) claim(q *queue, h *hold) {
 	s := h.sock
 	former := s.at
-	if former == h || former == nil && len(s.holds) == 1 {
+	if former == h {
 		// Another channel of the same process.
 		t.settle(s, q)
 		s.at, s.home = h, q
