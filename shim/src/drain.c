@@ -137,12 +137,13 @@ static void on_claimed(struct pno_sock *s, const struct pno_record *r, struct pn
 		s->tx_sent += (int32_t)(r->ack - (uint32_t)s->tx_sent);
 		s->tx_acked = s->tx_sent;
 		s->away = false;
+		pno_sock_event(s, IN | OUT);
 	} else {
 		tx_ack(s, r->ack);
 		d->also |= s->former;
+		event(s, 0);
 	}
 	s->former = 0;
-	pno_sock_event(s, atomic_load_explicit(&s->mask, memory_order_relaxed) | IN | OUT);
 }
 
 static const char *on_sock(struct pno_session *ses, struct pno_sock *s, struct pno_qp *q, struct pno_drain *d,
