@@ -233,11 +233,13 @@ void pno_call_complete(struct pno_call *c, int status, const char *text)
 		return;
 	if (text)
 		memcpy(c->text, text, strnlen(text, sizeof c->text - 1));
+	/* Before the status: whoever sees that reads the eventfd empty. A write
+	 * cannot fail, as there is one a call and each is read. */
+	if (c->wait && c->wait->fd >= 0 && write(c->wait->fd, &one, sizeof one) < 0)
+		status = PNO_CALL_BROKEN;
 	atomic_store_explicit(&c->status, status, memory_order_release);
 	if (!c->wait)
 		sem_post(&c->done);
-	else if (c->wait->fd >= 0 && write(c->wait->fd, &one, sizeof one) < 0)
-		return; /* cannot fail: at most one a call, and each is read */
 }
 
 static uint64_t deadline(const struct pno_agent *a, uint64_t now)
@@ -250,16 +252,18 @@ static uint64_t deadline(const struct pno_agent *a, uint64_t now)
 	return limit > now + LAST_TRY ? limit : now + (LAST_TRY < a->patience ? LAST_TRY : a->patience);
 }
 
-bool pno_call_start(struct pno_agent *a, struct pno_call *c)
+void pno_call_start(struct pno_agent *a, struct pno_call *c)
 {
 	pthread_mutex_lock(&a->lock);
-	if (a->stop || (!a->running && !pno_link_start(a))) {
-		pthread_mutex_unlock(&a->lock);
-		return false;
-	}
-	c->deadline = deadline(a, pno_now());
 	if (c->wait)
 		c->wait->call = c;
+	if (a->stop || (!a->running && !pno_link_start(a))) {
+		pno_call_complete(c, PNO_CALL_BROKEN, "no thread could be started");
+		pthread_mutex_unlock(&a->lock);
+		return;
+	}
+	c->started = pno_now();
+	c->deadline = deadline(a, c->started);
 	c->refs++;
 	TAILQ_INSERT_TAIL(&a->queued, c, at);
 	if (a->fd >= 0)
@@ -267,7 +271,6 @@ bool pno_call_start(struct pno_agent *a, struct pno_call *c)
 	if (a->dozing || a->fd < 0 || a->broken || a->full)
 		pno_agent_wake(a);
 	pthread_mutex_unlock(&a->lock);
-	return true;
 }
 
 static bool more_slots(struct pno_agent *a)
@@ -364,6 +367,16 @@ static void drop_sent(struct pno_agent *a, struct pno_call *c)
 	TAILQ_REMOVE(&a->sent, c, at);
 	put_slot(a, c->slot);
 	c->sent = false;
+}
+
+/* The agent is there: whoever was to wait shortly for it may wait for its answer. */
+void pno_agent_here(struct pno_agent *a)
+{
+	struct pno_call *c;
+
+	a->gone_since = 0;
+	TAILQ_FOREACH(c, &a->queued, at)
+		c->deadline = c->started + a->patience;
 }
 
 /* The connection is gone: what somebody still waits for has to be asked again. */

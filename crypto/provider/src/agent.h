@@ -44,7 +44,8 @@ struct pno_call {
 	unsigned refs;            /* under the agent's lock */
 	bool sent;
 	uint32_t slot;           /* while sent */
-	uint64_t deadline;       /* CLOCK_MONOTONIC, ns */
+	uint64_t started;        /* CLOCK_MONOTONIC, ns */
+	uint64_t deadline;       /* likewise */
 	struct pno_wait *wait;   /* or NULL: done is posted */
 	sem_t done;
 	atomic_int status;       /* what is below is valid when this is not PENDING */
@@ -105,9 +106,10 @@ struct pno_agent *pno_agent_new(const char *path, unsigned patience_ms);
 void pno_agent_free(struct pno_agent *a);
 void pno_agent_unref_locked(struct pno_agent *a); /* unlocks */
 struct pno_call *pno_call_new(const struct pno_request *r);
-bool pno_call_start(struct pno_agent *a, struct pno_call *c);
+void pno_call_start(struct pno_agent *a, struct pno_call *c);
 void pno_call_complete(struct pno_call *c, int status, const char *text); /* locked */
 void pno_call_unref(struct pno_call *c); /* locked */
+void pno_agent_here(struct pno_agent *a);
 void pno_agent_requeue(struct pno_agent *a);
 void pno_agent_flush(struct pno_agent *a);
 bool pno_agent_result(struct pno_agent *a, const struct pno_message *m);

@@ -17,7 +17,7 @@
 
 #include "provider.h"
 
-const char *const pno_type_name[PNO_TYPES] = { "RSA", "EC", "ED25519" };
+const char *const pno_type_name[PNO_KEY_TYPES] = { "RSA", "EC", "ED25519" };
 
 static EVP_PKEY *public_half(struct pno_prov *p, const uint8_t *spki, size_t len)
 {
@@ -49,12 +49,12 @@ static bool set_type(struct pno_key *k)
 	if (size <= 0 || size > PNO_AGENT_OUTPUT)
 		return false;
 	k->size = (size_t)size;
-	for (k->type = 0; k->type < PNO_TYPES; k->type++)
+	for (k->type = 0; k->type < PNO_KEY_TYPES; k->type++)
 		if (EVP_PKEY_is_a(k->pub, pno_type_name[k->type]))
 			break;
-	if (k->type == PNO_RSA)
+	if (k->type == PNO_KEY_RSA)
 		return EVP_PKEY_get_bits(k->pub) >= 1024;
-	return k->type == PNO_ED25519 || (k->type == PNO_EC && known_curve(k->pub));
+	return k->type == PNO_KEY_ED25519 || (k->type == PNO_KEY_EC && known_curve(k->pub));
 }
 
 struct pno_key *pno_key_parse(struct pno_prov *p, const uint8_t *der, size_t len)

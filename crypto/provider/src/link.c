@@ -145,7 +145,7 @@ static void dial(struct pno_agent *a, bool own_cwd)
 	a->fd = fd;
 	a->max_inflight = m.max_inflight;
 	a->max_timeout_us = m.max_timeout_us;
-	a->gone_since = 0;
+	pno_agent_here(a);
 }
 
 /* Reads what is there. NULL, or why the connection is over. Called with the

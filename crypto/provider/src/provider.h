@@ -38,7 +38,7 @@ struct pno_prov {
 	struct pno_agent *agent;
 };
 
-enum pno_type { PNO_RSA, PNO_EC, PNO_ED25519, PNO_TYPES };
+enum pno_type { PNO_KEY_RSA, PNO_KEY_EC, PNO_KEY_ED25519, PNO_KEY_TYPES };
 
 /* A key by reference: counted, and never changed once it is made. */
 struct pno_key {
@@ -82,7 +82,7 @@ void pno_raise_at(const struct pno_prov *p, const char *file, int line, const ch
 #define pno_raise(p, reason, ...) pno_raise_at(p, __FILE__, __LINE__, __func__, reason, __VA_ARGS__)
 
 /* key.c */
-extern const char *const pno_type_name[PNO_TYPES];
+extern const char *const pno_type_name[PNO_KEY_TYPES];
 struct pno_key *pno_key_parse(struct pno_prov *p, const uint8_t *der, size_t len);
 struct pno_key *pno_key_up(struct pno_key *k);
 void pno_key_free(struct pno_key *k);
