@@ -52,12 +52,29 @@ static void subscribe(struct pno_sock *s, struct pno_chan *c)
 	tell_all(s, c, PNO_OP_SUBSCRIBE, 0, MOST_UNACCEPTED);
 }
 
+/* A poller has come: connections that an accept before it wanted elsewhere
+ * are to come to the poller. */
+static void leave_to_pollers(struct pno_sock *s, struct pno_chan *c)
+{
+	for (unsigned i = 0; i < PNO_MAX_CHANNELS; i++) {
+		struct pno_queue *q = &s->listener->q[i];
+
+		if (i == c->index || !q->sticky)
+			continue;
+		q->sticky = false;
+		if (q->subscribed && !q->users)
+			atomic_store(&pno_listener_unsettled, true);
+	}
+}
+
 void pno_listener_want(struct pno_sock *s, struct pno_chan *c, int users, bool sticky)
 {
 	struct pno_queue *q = &s->listener->q[c->index];
 
 	q->users += users;
 	q->sticky |= sticky;
+	if (users > 0 && !s->waiters)
+		leave_to_pollers(s, c);
 	if (wanted(q))
 		subscribe(s, c);
 	else if (q->subscribed)
@@ -187,10 +204,13 @@ struct pno_sock *pno_listener_take(struct pno_sock *s)
 	struct pno_queue *q = &l->q[mine];
 	struct pno_sock *c;
 
-	if (!q->head && !q->users) {
-		/* No poller of its own: any queue will do. */
+	if (!q->head) {
+		/* Other pollers' connections are for those who have none. */
+		bool any = !q->users;
+
 		for (unsigned i = 0; i < PNO_MAX_CHANNELS && !q->head; i++)
-			q = &l->q[i];
+			if (any || !l->q[i].users)
+				q = &l->q[i];
 	}
 	c = q->head;
 	if (!c)
