@@ -105,6 +105,13 @@ func (s *ClusterSettings) Validate() error {
 	return nil
 }
 
+// Config is what the settings mean to package client.
+func (s *ClusterSettings) Config(id *mtls.Identity, log *slog.Logger) client.Config {
+	return client.Config{Name: s.Name, Identity: id, Workers: s.Workers, WorkerIdentity: s.WorkerIdentity,
+		Verify: s.Verify, Streams: s.Streams, HedgeAfter: s.HedgeAfter.Std(), Attempts: s.Attempts, Wait: s.Wait.Std(),
+		Stall: s.Stall.Std(), Eject: s.Eject.Std(), Log: log}
+}
+
 // Validate is called by the configuration loader.
 func (s *LocalSettings) Validate() error {
 	if s.Dir == "" || s.KEK == "" {
@@ -180,9 +187,9 @@ func (r *Running) tiers(s *Settings, log *slog.Logger) (tiers []client.Tier, err
 		if name == "" {
 			name = fmt.Sprintf("cluster %d", i+1)
 		}
-		cluster, err := client.NewCluster(client.Config{Name: name, Identity: r.Identity, Workers: c.Workers, WorkerIdentity: c.WorkerIdentity,
-			Verify: c.Verify, Streams: c.Streams, HedgeAfter: c.HedgeAfter.Std(), Attempts: c.Attempts, Wait: c.Wait.Std(),
-			Stall: c.Stall.Std(), Eject: c.Eject.Std(), Log: log})
+		cfg := c.Config(r.Identity, log)
+		cfg.Name = name
+		cluster, err := client.NewCluster(cfg)
 		if err != nil {
 			return tiers, err
 		}

@@ -21,6 +21,7 @@ type Local struct {
 
 	mu     sync.Mutex
 	keys   map[signing.KeyID]*localKey
+	users  sync.WaitGroup
 	stop   chan struct{}
 	done   chan struct{}
 	closed bool
@@ -92,6 +93,7 @@ func (l *Local) hold(id signing.KeyID) (*localKey, error) {
 		return nil, signing.Errorf(signing.Unavailable, "the sealed copy of key %s has expired", k.entry.Name)
 	}
 	k.users++
+	l.users.Add(1)
 	return k, nil
 }
 
@@ -117,6 +119,7 @@ func (l *Local) release(k *localKey) {
 	k.users--
 	k.used = time.Now()
 	l.mu.Unlock()
+	l.users.Done()
 }
 
 // Do implements Tier. It does not decrypt: what a cluster allows by its rules,
@@ -156,12 +159,10 @@ func (l *Local) Close() error {
 	l.mu.Lock()
 	l.closed = true
 	l.mu.Unlock()
-	err := l.engine.Close() // answers what is open
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for id, k := range l.keys {
+	l.users.Wait()
+	for _, k := range l.keys { // nobody else has them any more
 		k.key.Close()
-		delete(l.keys, id)
 	}
-	return err
+	clear(l.keys)
+	return l.engine.Close()
 }

@@ -19,6 +19,7 @@ type Fault struct {
 	wrong bool
 	stall bool
 	held  []func()
+	late  sync.WaitGroup
 }
 
 // Delay makes every completion late.
@@ -30,7 +31,7 @@ func (f *Fault) Wrong(on bool) { f.mu.Lock(); f.wrong = on; f.mu.Unlock() }
 // Stall keeps every completion back until Clear.
 func (f *Fault) Stall() { f.mu.Lock(); f.stall = true; f.mu.Unlock() }
 
-// Clear ends all of that.
+// Clear ends all of that, and waits for what was held back.
 func (f *Fault) Clear() {
 	f.mu.Lock()
 	held := f.held
@@ -39,6 +40,7 @@ func (f *Fault) Clear() {
 	for _, release := range held {
 		release()
 	}
+	f.late.Wait()
 }
 
 // Sink is a sink with the faults.
@@ -58,7 +60,11 @@ func (f *Fault) Sink(next engine.Sink) engine.Sink {
 		case f.stall:
 			f.held = append(f.held, func() { next(kept) })
 		case f.delay > 0:
-			time.AfterFunc(f.delay, func() { next(kept) })
+			f.late.Add(1)
+			time.AfterFunc(f.delay, func() {
+				defer f.late.Done()
+				next(kept)
+			})
 		default:
 			next(done)
 		}

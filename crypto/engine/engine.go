@@ -10,7 +10,8 @@
 // receiver's. A sink must not block, and must not call Close.
 //
 // A key belongs to the engine that loaded it. Its holder closes it once, when
-// no operation that names it is out.
+// no operation that names it is out: the sink is early enough, and it must be
+// before the engine's Close returns.
 package engine
 
 import (

@@ -106,9 +106,9 @@ func get(addr string, cfg *tls.Config) error {
 	if _, err := io.WriteString(c, "GET / HTTP/1.0\r\n\r\n"); err != nil {
 		return err
 	}
-	body, err := io.ReadAll(c)
-	if len(body) == 0 {
-		return fmt.Errorf("no answer: %v", err)
+	// Its end is not waited for: s_server -async waits for the client's.
+	if n, err := c.Read(make([]byte, 64)); n == 0 {
+		return fmt.Errorf("no answer: %w", err)
 	}
 	return nil
 }

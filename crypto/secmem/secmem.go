@@ -78,6 +78,15 @@ func HoldProcess(lockAll bool) error {
 	if !lockAll {
 		return nil
 	}
+	// Under a finite limit the lock may succeed, and a later allocation of the
+	// Go runtime then fail, which ends the program.
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &limit); err != nil {
+		return fmt.Errorf("lock the process's memory: %w", err)
+	}
+	if unix.Geteuid() != 0 && limit.Cur != unix.RLIM_INFINITY {
+		return fmt.Errorf("lock the process's memory: the limit is %d bytes; raise LimitMEMLOCK to infinity", limit.Cur)
+	}
 	if err := unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE | unix.MCL_ONFAULT); err != nil {
 		return fmt.Errorf("lock the process's memory: %w; grant CAP_IPC_LOCK, or raise LimitMEMLOCK to infinity", err)
 	}

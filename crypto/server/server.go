@@ -60,6 +60,8 @@ type Server struct {
 	health  *health.Server
 
 	draining atomic.Bool
+	closing  sync.Once
+	closed   error // of Close
 	mu       sync.Mutex
 	streams  map[*stream]struct{}
 }
@@ -206,17 +208,20 @@ func (s *Server) Drain(ctx context.Context) error {
 	return s.Close()
 }
 
-// Close ends every stream, the engines, and the keys.
+// Close ends every stream, the keys, and the engines. A second call returns what
+// the first did.
 func (s *Server) Close() error {
-	s.draining.Store(true)
-	s.grpc.Stop()
-	err := s.closeEngines()
-	if t := s.table.Swap(&table{}); t != nil {
-		for _, k := range t.keys {
+	s.closing.Do(func() {
+		s.draining.Store(true)
+		s.grpc.Stop()
+		// A key that an operation still holds is wiped when that comes back, which
+		// the engine waits for.
+		for _, k := range s.table.Swap(&table{}).keys {
 			k.release()
 		}
-	}
-	return err
+		s.closed = s.closeEngines()
+	})
+	return s.closed
 }
 
 func (s *Server) closeEngines() error {

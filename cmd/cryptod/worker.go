@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"pno/crypto/acl"
+	"pno/crypto/audit"
+	"pno/crypto/keystore"
+	"pno/crypto/mtls"
+	"pno/crypto/secmem"
+	"pno/crypto/server"
+	"pno/internal/daemon"
+)
+
+// worker is what runWorker runs.
+type worker struct {
+	set   settings
+	log   *slog.Logger
+	id    *mtls.Identity
+	store *keystore.Store
+	audit *audit.Log
+	srv   *server.Server
+
+	rules   fileStamp
+	former  string // what the last look at the keys said, to say it once
+	failing map[string]string
+}
+
+// fileStamp tells a changed file from one that is the same.
+type fileStamp struct {
+	size int64
+	time time.Time
+}
+
+func stampOf(path string) fileStamp {
+	info, err := os.Stat(path)
+	if err != nil {
+		return fileStamp{}
+	}
+	return fileStamp{info.Size(), info.ModTime()}
+}
+
+func holdMemory(mode string, log *slog.Logger) error {
+	err := secmem.HoldProcess(mode != "off")
+	if err != nil && mode != "required" {
+		log.Warn("keys are not as safe as they could be", "reason", err)
+		return nil
+	}
+	return err
+}
+
+func runWorker(ctx context.Context, set settings) (err error) {
+	log := daemon.NewLog(os.Stderr, set.Log)
+	if err := holdMemory(set.LockMemory, log); err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	w := &worker{set: set, log: log, failing: map[string]string{}}
+	kek, err := keystore.OpenKEK(set.Keys.KEK)
+	if err != nil {
+		return err
+	}
+	defer kek.Close()
+	if w.store, err = keystore.Open(set.Keys.Dir, kek); err != nil {
+		return err
+	}
+	if w.id, err = mtls.Load(set.TLS); err != nil {
+		return err
+	}
+	w.rules = stampOf(set.ACL)
+	rules, err := acl.Load(set.ACL)
+	if err != nil {
+		return err
+	}
+	if w.audit, err = audit.Open(audit.Config{Path: set.Audit.Path, MaxSize: int64(set.Audit.MaxSize), Log: log}); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, w.audit.Close()) }()
+	if w.srv, err = server.New(w.config(rules)); err != nil {
+		return err
+	}
+	lis, err := net.Listen("tcp", set.Listen)
+	if err != nil {
+		return errors.Join(fmt.Errorf("listen for proxies: %w", err), w.srv.Close())
+	}
+	w.reloadKeys()
+	return w.serve(ctx, lis)
+}
+
+func (w *worker) config(rules *acl.Rules) server.Config {
+	cfg := server.Config{Name: w.set.Name, Identity: w.id, Rules: rules, Audit: w.audit, Log: w.log, MaxInflight: w.set.MaxInflight,
+		MaxTimeout: w.set.MaxTimeout.Std(), CheckEvery: w.set.Reload.Std(), Reflection: w.set.Reflection}
+	for i := range w.set.Engines {
+		cfg.Engines = append(cfg.Engines, w.set.Engines[i].opener(w.id))
+	}
+	return cfg
+}
+
+func (w *worker) serve(ctx context.Context, lis net.Listener) error {
+	served := make(chan error, 2)
+	go func() { served <- w.srv.Serve(lis) }()
+	background, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go w.srv.Watch(background)
+	if w.set.Metrics != "none" {
+		m, err := serveMetrics(w.set.Metrics, w.registry(), served)
+		if err != nil {
+			return errors.Join(err, w.srv.Close())
+		}
+		defer m.Close()
+	}
+	go daemon.Watchdog(background, w.log, func() bool { return true })
+	daemon.Ready(w.log)
+	w.log.Info("cryptod serves", "address", lis.Addr().String(), "identity", w.id.URI())
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	tick := time.NewTicker(w.set.Reload.Std())
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			daemon.Stopping(w.log)
+			drain, cancel := context.WithTimeout(context.Background(), w.set.Drain.Std())
+			defer cancel()
+			err := w.srv.Drain(drain)
+			w.log.Info("cryptod stopped")
+			return err
+		case err := <-served:
+			return errors.Join(err, w.srv.Close())
+		case <-hup:
+			w.rules = fileStamp{}
+		case <-tick.C:
+		}
+		w.reload()
+	}
+}
+
+// reload looks whether certificates, rules or keys have changed. What cannot be
+// read leaves what is in force, and is logged once.
+func (w *worker) reload() {
+	changed, err := w.id.Reload()
+	w.tell("certificate", err)
+	if changed {
+		w.log.Info("certificate reloaded", "identity", w.id.URI())
+	}
+	if now := stampOf(w.set.ACL); now != w.rules {
+		rules, err := acl.Load(w.set.ACL)
+		w.tell("access rules", err)
+		if err == nil {
+			w.rules = now
+			w.srv.SetRules(rules)
+			w.log.Info("access rules reloaded", "rules", rules.Len())
+		}
+	}
+	w.reloadKeys()
+}
+
+func (w *worker) reloadKeys() {
+	c, err := w.srv.LoadKeys(w.store)
+	w.tell("keys", err)
+	if c.Added+c.Removed > 0 || w.former == "" {
+		w.log.Info("keys loaded", "added", c.Added, "removed", c.Removed, "kept", c.Kept)
+	}
+	w.former = "told"
+}
+
+// tell logs what is wrong with a file when that changes.
+func (w *worker) tell(what string, err error) {
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	if text != w.failing[what] && err != nil {
+		w.log.Error(what+" not reloaded, the former stay in force", "reason", err)
+	}
+	w.failing[what] = text
+}
+
+func (w *worker) registry() *prometheus.Registry {
+	r := w.srv.Registry()
+	r.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Namespace: "pno", Subsystem: "crypto", Name: "audit_lost_total",
+		Help: "Audit records that were lost because the disk did not keep up."}, func() float64 { return float64(w.audit.Lost()) }))
+	return r
+}
+
+func serveMetrics(addr string, r *prometheus.Registry, failed chan<- error) (*http.Server, error) {
+	lis, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("listen for metrics: %w", err)
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(r, promhttp.HandlerOpts{}))
+	s := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	go func() {
+		if err := s.Serve(lis); !errors.Is(err, http.ErrServerClosed) {
+			failed <- fmt.Errorf("serve metrics: %w", err)
+		}
+	}()
+	return s, nil
+}

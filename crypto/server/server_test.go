@@ -1,0 +1,427 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
+
+	"pno/crypto/acl"
+	"pno/crypto/audit"
+	"pno/crypto/cryptotest"
+	"pno/crypto/engine/enginetest"
+	"pno/crypto/keystore"
+	"pno/crypto/mtls"
+	"pno/crypto/mtls/mtlstest"
+	"pno/crypto/signing"
+	"pno/crypto/wire"
+	cryptov1 "pno/proto/pno/crypto/v1"
+)
+
+// dial connects to a worker as somebody.
+func dial(t *testing.T, w *cryptotest.Worker, id *mtls.Identity) *grpc.ClientConn {
+	t.Helper()
+	conn, err := grpc.NewClient("passthrough:///"+w.Link.Addr(), grpc.WithTransportCredentials(id.Client(cryptotest.WorkerURI)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+// open opens a stream, and reads the worker's description.
+func open(t *testing.T, w *cryptotest.Worker, id *mtls.Identity) cryptov1.CryptoService_OperateClient {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	t.Cleanup(cancel)
+	s, err := cryptov1.NewCryptoServiceClient(dial(t, w, id)).Operate(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, err := s.Recv()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if i := first.Worker; i == nil || i.MaxBatch != wire.MaxBatch || len(i.Engines) != 1 || i.Draining {
+		t.Fatalf("got %v", first)
+	}
+	return s
+}
+
+func operation(t *testing.T, id uint64, kind string) *cryptov1.Operation {
+	k := enginetest.Key(t, kind).ID
+	d := sha256.Sum256(nil)
+	op := &cryptov1.Operation{Id: id, KeyId: k[:], Scheme: uint32(signing.RSAPSSSHA256), Input: cryptov1.Input_INPUT_DIGEST, Data: d[:]}
+	if kind == "P-256" {
+		op.Scheme = uint32(signing.ECDSAP256SHA256)
+	}
+	return op
+}
+
+// ask sends operations and waits for all results.
+func ask(t *testing.T, s cryptov1.CryptoService_OperateClient, ops ...*cryptov1.Operation) map[uint64]*cryptov1.Result {
+	t.Helper()
+	if err := s.Send(&cryptov1.OperateRequest{Operations: ops}); err != nil {
+		t.Fatal(err)
+	}
+	out := map[uint64]*cryptov1.Result{}
+	for len(out) < len(ops) {
+		resp, err := s.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range resp.Results {
+			out[r.Id] = r
+		}
+	}
+	return out
+}
+
+func TestOperations(t *testing.T) {
+	c := cryptotest.New(t, 1, cryptotest.AllowAll, "RSA-2048", "P-256")
+	s := open(t, c.Workers[0], cryptotest.Identity(t, c.CA, cryptotest.ProxyURI))
+	var ops []*cryptov1.Operation
+	for i := range uint64(wire.MaxBatch) {
+		ops = append(ops, operation(t, i, []string{"P-256", "RSA-2048"}[min(i%16, 1)^1]))
+	}
+	ops[3].KeyId = ops[3].KeyId[:5]
+	ops[4] = operation(t, 4, "P-256")
+	ops[4].Scheme = 1 << 20
+	for id, r := range ask(t, s, ops...) {
+		want := cryptov1.Status_STATUS_OK
+		switch id {
+		case 3:
+			want = cryptov1.Status_STATUS_BAD_INPUT
+		case 4:
+			want = cryptov1.Status_STATUS_BAD_SCHEME
+		}
+		if r.Status != want {
+			t.Errorf("operation %d: %v %s", id, r.Status, r.Text)
+		}
+	}
+	if err := s.CloseSend(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Recv(); err != io.EOF {
+		t.Errorf("after the end: %v", err)
+	}
+}
+
+// Keys that sign TLS 1.3 only sign what the worker itself has built.
+func TestTLS13Only(t *testing.T) {
+	c := cryptotest.New(t, 0, cryptotest.AllowAll)
+	cryptotest.Import(t, c.Store, "RSA-2048", keystore.Options{Name: "k", TLS13Only: true})
+	w := c.Start(t, "a", cryptotest.AllowAll, "")
+	id := cryptotest.Identity(t, c.CA, cryptotest.ProxyURI)
+	s := open(t, w, id)
+	transcript := operation(t, 2, "RSA-2048")
+	transcript.Input = cryptov1.Input_INPUT_TLS13_SERVER
+	got := ask(t, s, operation(t, 1, "RSA-2048"), transcript)
+	if got[1].Status != cryptov1.Status_STATUS_DENIED {
+		t.Errorf("a digest: %v", got[1])
+	}
+	content := sha256.Sum256(signing.Content13(signing.TLS13Server, transcript.Data))
+	pub := enginetest.Key(t, "RSA-2048").Public
+	if err := signing.Verify(pub, &signing.Task{Scheme: signing.RSAPSSSHA256, Data: content[:]}, got[2].Data); err != nil {
+		t.Errorf("a transcript: %v, %v", got[2], err)
+	}
+	key, err := cryptov1.NewCryptoServiceClient(dial(t, w, id)).GetKey(context.Background(), &cryptov1.GetKeyRequest{KeyId: transcript.KeyId})
+	if err != nil || !key.Tls13Only || !bytes.Equal(transcript.KeyId, func() []byte { k := signing.IDOf(key.Spki); return k[:] }()) {
+		t.Errorf("%v, %v", key, err)
+	}
+}
+
+func TestPremaster(t *testing.T) {
+	const rules = "rules:\n- {clients: [\"" + cryptotest.ProxyURI + "\"], keys: [\"*\"], tls12_premaster: true}\n"
+	c := cryptotest.New(t, 1, rules, "RSA-2048")
+	s := open(t, c.Workers[0], cryptotest.Identity(t, c.CA, cryptotest.ProxyURI))
+	secret := append([]byte{3, 3}, make([]byte, 46)...)
+	ct, err := rsa.EncryptPKCS1v15(rand.Reader, enginetest.Key(t, "RSA-2048").Public.(*rsa.PublicKey), secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	op := func(id uint64, data []byte) *cryptov1.Operation {
+		o := operation(t, id, "RSA-2048")
+		o.Input, o.Scheme, o.Data = cryptov1.Input_INPUT_TLS12_PREMASTER, 0x0303, data
+		return o
+	}
+	bad := bytes.Clone(ct)
+	bad[100] ^= 1
+	got := ask(t, s, op(1, ct), op(2, bad), op(3, ct[:200]))
+	if !bytes.Equal(got[1].Data, secret) {
+		t.Errorf("got %v", got[1])
+	}
+	if got[2].Status != cryptov1.Status_STATUS_OK || len(got[2].Data) != 48 || got[2].Text != "" {
+		t.Errorf("bad padding shows: %v", got[2])
+	}
+	if got[3].Status != cryptov1.Status_STATUS_BAD_INPUT {
+		t.Errorf("got %v", got[3])
+	}
+}
+
+// A right that ends ends at once, on streams that are open too.
+func TestRevocation(t *testing.T) {
+	c := cryptotest.New(t, 1, cryptotest.AllowAll, "P-256")
+	w := c.Workers[0]
+	files := mtls.Files{Cert: t.TempDir() + "/c", Key: t.TempDir() + "/k", CA: t.TempDir() + "/a"}
+	cert := c.CA.IssueInto(t, files, cryptotest.ProxyURI, time.Hour)
+	id, err := mtls.Load(files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, w, id)
+	if got := ask(t, s, operation(t, 1, "P-256")); got[1].Status != cryptov1.Status_STATUS_OK {
+		t.Fatal(got)
+	}
+	set := func(text string) {
+		t.Helper()
+		r, err := acl.Parse("acl", []byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.Server.SetRules(r)
+	}
+	set("rules: []")
+	if got := ask(t, s, operation(t, 2, "P-256")); got[2].Status != cryptov1.Status_STATUS_DENIED {
+		t.Errorf("without a rule: %v", got)
+	}
+	set(cryptotest.AllowAll)
+	if got := ask(t, s, operation(t, 3, "P-256")); got[3].Status != cryptov1.Status_STATUS_OK {
+		t.Errorf("with the rule again: %v", got)
+	}
+	set(cryptotest.AllowAll + fmt.Sprintf("revoked: [\"serial:%x\"]\n", cert.SerialNumber))
+	if _, err := s.Recv(); status.Code(err) != codes.PermissionDenied {
+		t.Errorf("the stream of a revoked certificate: %v", err)
+	}
+	again, err := cryptov1.NewCryptoServiceClient(dial(t, w, id)).Operate(context.Background())
+	if err == nil {
+		_, err = again.Recv()
+	}
+	if status.Code(err) != codes.PermissionDenied {
+		t.Errorf("a new stream: %v", err)
+	}
+}
+
+func TestExpiryOfOpenStreams(t *testing.T) {
+	c := cryptotest.New(t, 1, cryptotest.AllowAll, "P-256")
+	id, err := mtls.Load(c.CA.Issue(t, cryptotest.ProxyURI, 2*time.Second))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, c.Workers[0], id)
+	start := time.Now()
+	if _, err := s.Recv(); status.Code(err) != codes.PermissionDenied || time.Since(start) > 5*time.Second {
+		t.Errorf("%v after %v", err, time.Since(start))
+	}
+}
+
+func TestStrangers(t *testing.T) {
+	c := cryptotest.New(t, 1, cryptotest.AllowAll, "P-256")
+	w := c.Workers[0]
+	for name, files := range map[string]mtls.Files{
+		"foreign": mtlstest.NewAuthority(t).Issue(t, cryptotest.ProxyURI, time.Hour),
+		"expired": c.CA.Issue(t, cryptotest.ProxyURI, -time.Minute),
+	} {
+		id, err := mtls.Load(files)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		s, err := cryptov1.NewCryptoServiceClient(dial(t, w, id)).Operate(ctx)
+		if err == nil {
+			_, err = s.Recv()
+		}
+		cancel()
+		if err == nil {
+			t.Errorf("%s: let in", name)
+		}
+	}
+	// Noise on the port.
+	raw, err := net.Dial("tcp", w.Link.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _ = raw.Write([]byte("GET / HTTP/1.1\r\n\r\n"))
+	_ = raw.SetReadDeadline(time.Now().Add(5 * time.Second))
+	_, _ = io.ReadAll(raw)
+	raw.Close()
+
+	s := open(t, w, cryptotest.Identity(t, c.CA, cryptotest.ProxyURI))
+	if got := ask(t, s, operation(t, 1, "P-256")); got[1].Status != cryptov1.Status_STATUS_OK {
+		t.Errorf("got %v", got)
+	}
+	if n := metric(t, w, "pno_crypto_refused_handshakes_total"); n < 3 {
+		t.Errorf("%v refused handshakes counted", n)
+	}
+}
+
+// metric is the value of a counter without labels.
+func metric(t *testing.T, w *cryptotest.Worker, name string) float64 {
+	t.Helper()
+	families, err := w.Server.Registry().Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == name {
+			return f.Metric[0].GetCounter().GetValue()
+		}
+	}
+	t.Fatalf("no metric %s", name)
+	return 0
+}
+
+func TestOversize(t *testing.T) {
+	c := cryptotest.New(t, 1, cryptotest.AllowAll, "P-256")
+	id := cryptotest.Identity(t, c.CA, cryptotest.ProxyURI)
+	other := open(t, c.Workers[0], id)
+	for name, n := range map[string]int{"operations": wire.MaxBatch + 1, "bytes": 1} {
+		s := open(t, c.Workers[0], id)
+		ops := make([]*cryptov1.Operation, n)
+		for i := range ops {
+			ops[i] = operation(t, uint64(i), "P-256")
+		}
+		if n == 1 {
+			ops[0].Data = make([]byte, wire.MaxMessage+1)
+		}
+		if err := s.Send(&cryptov1.OperateRequest{Operations: ops}); err != nil && err != io.EOF {
+			t.Fatal(err)
+		}
+		if _, err := s.Recv(); status.Code(err) != codes.InvalidArgument && status.Code(err) != codes.ResourceExhausted {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if got := ask(t, other, operation(t, 1, "P-256")); got[1].Status != cryptov1.Status_STATUS_OK {
+		t.Errorf("another stream was disturbed: %v", got)
+	}
+	if n := metric(t, c.Workers[0], "pno_crypto_malformed_requests_total"); n != 2 {
+		t.Errorf("%v counted", n)
+	}
+}
+
+// Keys come and go while the worker runs.
+func TestKeyReload(t *testing.T) {
+	c := cryptotest.New(t, 1, cryptotest.AllowAll, "P-256")
+	w := c.Workers[0]
+	s := open(t, w, cryptotest.Identity(t, c.CA, cryptotest.ProxyURI))
+	if got := ask(t, s, operation(t, 1, "RSA-2048")); got[1].Status != cryptov1.Status_STATUS_UNKNOWN_KEY {
+		t.Errorf("got %v", got)
+	}
+	e := cryptotest.Import(t, c.Store, "RSA-2048", keystore.Options{Name: "late"})
+	if change, err := w.Server.LoadKeys(c.Store); err != nil || change.Added != 1 || change.Kept != 1 {
+		t.Errorf("%+v, %v", change, err)
+	}
+	if got := ask(t, s, operation(t, 2, "RSA-2048")); got[2].Status != cryptov1.Status_STATUS_OK {
+		t.Errorf("got %v", got)
+	}
+	// A file that cannot be read must not take the key away.
+	good, err := os.ReadFile(e.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(e.Path, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Server.LoadKeys(c.Store); err == nil {
+		t.Error("a damaged file was not told")
+	}
+	if got := ask(t, s, operation(t, 3, "RSA-2048")); got[3].Status != cryptov1.Status_STATUS_OK {
+		t.Errorf("got %v", got)
+	}
+	if err := os.WriteFile(e.Path, good, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Store.Remove(e); err != nil {
+		t.Fatal(err)
+	}
+	if change, err := w.Server.LoadKeys(c.Store); err != nil || change.Removed != 1 {
+		t.Errorf("%+v, %v", change, err)
+	}
+	if got := ask(t, s, operation(t, 4, "RSA-2048")); got[4].Status != cryptov1.Status_STATUS_UNKNOWN_KEY {
+		t.Errorf("got %v", got)
+	}
+}
+
+// Drain answers what is open, refuses what is new, and ends.
+func TestDrain(t *testing.T) {
+	c := cryptotest.New(t, 1, cryptotest.AllowAll, "P-256")
+	w := c.Workers[0]
+	id := cryptotest.Identity(t, c.CA, cryptotest.ProxyURI)
+	health := healthpb.NewHealthClient(dial(t, w, id))
+	if r, err := health.Check(context.Background(), &healthpb.HealthCheckRequest{}); err != nil || r.Status != healthpb.HealthCheckResponse_SERVING {
+		t.Errorf("%v, %v", r, err)
+	}
+	s := open(t, w, id)
+	w.Fault.Delay(200 * time.Millisecond)
+	if err := s.Send(&cryptov1.OperateRequest{Operations: []*cryptov1.Operation{operation(t, 1, "P-256")}}); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(50 * time.Millisecond)
+	drained := make(chan error, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		drained <- w.Server.Drain(ctx)
+	}()
+	resp, err := s.Recv()
+	if err != nil || resp.Worker == nil || !resp.Worker.Draining {
+		t.Fatalf("%v, %v", resp, err)
+	}
+	got := ask(t, s, operation(t, 2, "P-256"))
+	if got[2] == nil || got[2].Status != cryptov1.Status_STATUS_UNAVAILABLE {
+		t.Errorf("a new operation: %v", got)
+	}
+	if got[1] == nil {
+		resp, err := s.Recv()
+		if err != nil || len(resp.Results) != 1 || resp.Results[0].Status != cryptov1.Status_STATUS_OK {
+			t.Errorf("the open operation: %v, %v", resp, err)
+		}
+	}
+	if err := s.CloseSend(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-drained; err != nil {
+		t.Error(err)
+	}
+}
+
+// Every operation has a record, those that were refused too.
+func TestAudit(t *testing.T) {
+	c := cryptotest.New(t, 1, cryptotest.AllowAll, "P-256")
+	w := c.Workers[0]
+	s := open(t, w, cryptotest.Identity(t, c.CA, cryptotest.ProxyURI))
+	ask(t, s, operation(t, 1, "P-256"), operation(t, 2, "RSA-2048"))
+	var v audit.Verifier
+	for deadline := time.Now().Add(5 * time.Second); v.Records < 2; {
+		if time.Now().After(deadline) {
+			t.Fatalf("%+v", v.Summary)
+		}
+		time.Sleep(5 * time.Millisecond)
+		text, err := os.ReadFile(w.Audit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		v = audit.Verifier{}
+		if err := v.Verify("audit", strings.NewReader(string(text))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if v.Statuses["ok"] != 1 || v.Statuses["unknown_key"] != 1 {
+		t.Errorf("%+v", v.Summary)
+	}
+}
