@@ -237,18 +237,6 @@ PNO_EXPORT ssize_t sendfile64(int out, int in, off64_t *offset, size_t count)
 	return sendfile(out, in, (off_t *)offset, count);
 }
 
-/* Programs that splice (HAProxy) take EINVAL as "not on this socket", and read
- * and write instead. */
-PNO_EXPORT ssize_t splice(int in, off64_t *off_in, int out, off64_t *off_out, size_t len, unsigned flags)
-{
-	PNO_ENTER();
-	if (is_offloaded(in) || is_offloaded(out)) {
-		pno_count(calls_refused);
-		return give(-EINVAL);
-	}
-	return real.splice(in, off_in, out, off_out, len, flags);
-}
-
 static inline void fortify(size_t want, size_t have)
 {
 	if (unlikely(want > have))
