@@ -23,6 +23,7 @@ type daemonConf struct {
 	dpudSocket, dpudAdmin   string
 	policy                  string // file; the default policy if empty
 	noDPU                   bool   // hostd is alone
+	shards                  int    // of the DPU; default 1
 	preload                 bool   // the shim without pno run, which refuses early
 }
 
@@ -42,14 +43,14 @@ func (l *lab) prepareDaemons() {
 
 func (l *lab) startDPUD() {
 	l.t.Helper()
-	conf := l.write("dpud.yaml", fmt.Sprintf(`shards: 1
+	conf := l.write("dpud.yaml", fmt.Sprintf(`shards: %d
 control: %s
 admin: %s
 metrics: 127.0.0.1:9464
 link: {interface: eth0}
 addresses: [%s/24]
 log: {format: text}
-`, l.conf.dpudSocket, l.conf.dpudAdmin, servedAddr))
+`, max(l.conf.shards, 1), l.conf.dpudSocket, l.conf.dpudAdmin, servedAddr))
 	l.dpud = spawn(l.t, l.dir, "dpud", l.dpu, []string{binary(l.t, "dpud"), "--config", conf}, spawnOptions{})
 	l.waitDaemon(l.dpud, l.conf.dpudAdmin, func(s *adminv1.Status) bool { return true })
 }

@@ -166,6 +166,8 @@ func (s *scriptedServer) handle(c *net.TCPConn) {
 	case "report":
 		s.watch.Wait()
 		s.report(c)
+	case "dial-later":
+		go s.dialLater(net.JoinHostPort(servedAddr, arg))
 	case "dial":
 		port, how, _ := strings.Cut(arg, " ")
 		s.dialBack(net.JoinHostPort(servedAddr, port), how)
@@ -225,4 +227,17 @@ func (s *scriptedServer) dialBack(addr, how string) {
 	}
 	fmt.Fprint(c, "hello\n")
 	_, _ = io.ReadFull(c, make([]byte, 2))
+}
+
+// dialLater connects and lets its first word wait.
+func (s *scriptedServer) dialLater(addr string) {
+	c, err := s.l.backend.DialContext(s.l.t.Context(), "tcp", addr)
+	if err != nil {
+		return
+	}
+	defer c.Close()
+	time.Sleep(500 * time.Millisecond)
+	fmt.Fprint(c, "hello\n")
+	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	_, _ = io.Copy(io.Discard, c)
 }

@@ -27,6 +27,7 @@ type haproxyConf struct {
 	Threads int
 	Master  bool   // -W
 	Backend string // address of the server; default the kernel nginx
+	Splice  bool   // data goes through kernel pipes
 }
 
 func (l *lab) haproxy(c haproxyConf) *proc {
@@ -38,9 +39,13 @@ func (l *lab) haproxy(c haproxyConf) *proc {
 	if err := os.MkdirAll(jail, 0o755); err != nil {
 		l.t.Fatal(err)
 	}
+	splice := ""
+	if c.Splice {
+		splice = "option splice-request\n  option splice-response"
+	}
 	conf := l.write("haproxy.cfg", fmt.Sprintf(`global
   nbthread %d
-  maxconn 9000
+  maxconn 4000
   log stderr format raw local0 notice
   chroot %s
   user haproxy
@@ -54,10 +59,11 @@ defaults
   timeout check 5s
   http-reuse always
   retries 0
+  %[7]s
   default-server check inter 200ms fall 1 rise 1
 frontend web
   mode http
-  bind %s
+  bind %[4]s
   default_backend web
 backend web
   mode http
@@ -67,7 +73,7 @@ listen stream
   mode tcp
   bind %[6]s
   server one %[5]s
-`, max(c.Threads, 1), jail, l.path("haproxy.sock"), haHTTP, c.Backend, haTCP))
+`, max(c.Threads, 1), jail, l.path("haproxy.sock"), haHTTP, c.Backend, haTCP, splice))
 	argv := []string{"haproxy", "-db", "-f", conf}
 	if c.Master {
 		argv = []string{"haproxy", "-W", "-f", conf}
@@ -173,12 +179,8 @@ func TestHAProxy(t *testing.T) {
 			}
 			l.wrk(haHTTP, "64b")
 			l.checkServers()
-			sig := syscall.SIGUSR1
-			if c.Master {
-				sig = syscall.SIGTERM // USR1 leaves the master waiting for its workers' last connections
-			}
 			p.ending = true
-			p.signal(sig)
+			p.signal(syscall.SIGUSR1)
 			p.wait(10 * time.Second)
 		})
 	}

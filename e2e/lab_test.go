@@ -47,6 +47,7 @@ type lab struct {
 	dir  string
 
 	client, backend, host *netns.NS
+	sw                    *netns.NS // its ports are named client, backend and served
 
 	dpu         *netns.NS // offload mode only, as are the daemons
 	dpud, hostd *proc
@@ -63,15 +64,32 @@ func newLab(t *testing.T) *lab {
 	return l
 }
 
+// newShardedLab is newLab with several shards, and as many queues of the wire.
+func newShardedLab(t *testing.T, shards int) *lab {
+	t.Helper()
+	l := newWiredLab(t, mode(*modeFlag), shards)
+	if l.mode == modeOffload {
+		l.conf.shards = shards
+		l.startDaemons()
+	}
+	return l
+}
+
 // newBareLab builds the namespaces and starts nothing.
 func newBareLab(t *testing.T, m mode) *lab {
+	t.Helper()
+	return newWiredLab(t, m, 1)
+}
+
+// newWiredLab is newBareLab with several queues on the DPU's wire.
+func newWiredLab(t *testing.T, m mode, queues int) *lab {
 	t.Helper()
 	if m != modeKernel && m != modeOffload {
 		t.Fatalf("-mode=%s: use offload or kernel", m)
 	}
 	l := &lab{t: t, mode: m}
 	sw := netns.New(t, "switch")
-	l.dir = workDir(t)
+	l.sw, l.dir = sw, workDir(t)
 	l.client, l.backend, l.host = netns.New(t, "client"), netns.New(t, "backend"), netns.New(t, "host")
 	netns.VethPair(t, l.client, "eth0", sw, "client")
 	netns.VethPair(t, l.backend, "eth0", sw, "backend")
@@ -84,7 +102,7 @@ func newBareLab(t *testing.T, m mode) *lab {
 		l.dpu = netns.New(t, "dpu")
 		served = l.dpu
 	}
-	netns.VethPair(t, served, "eth0", sw, "served")
+	netns.VethPairWith(t, served, "eth0", sw, "served", netns.VethOptions{Queues: queues})
 	if m == modeKernel {
 		l.host.AddrAdd("eth0", servedAddr+"/24")
 	}
