@@ -118,7 +118,18 @@ func newEvent() (int, error) {
 }
 
 // raise wakes whoever sleeps on an interrupt. A full counter is awake already.
+// The process has the very same open file: it may have filled the counter and
+// cleared O_NONBLOCK, and then the write blocks, but not its caller.
 func raise(fd int) {
-	one := [8]byte{1}
-	_, _ = unix.Write(fd, one[:])
+	own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return
+	}
+	go func() {
+		defer unix.Close(own)
+		if unix.SetNonblock(own, true) == nil {
+			one := [8]byte{1}
+			_, _ = unix.Write(own, one[:])
+		}
+	}()
 }

@@ -33,7 +33,7 @@ type Server struct {
 	ctx      context.Context // of Serve
 	policy   *policy.Policy
 	loaded   time.Time
-	conns    map[*attach.Conn]struct{}
+	conns    map[*attach.Conn]int // their uids
 	sessions map[uint64]*session
 	adopted  map[string]*session              // by fork token
 	grants   map[string]*grant                // by fork token
@@ -54,7 +54,7 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{
 		cfg: cfg, log: cfg.Log, ready: make(chan struct{}), began: time.Now(),
 		policy: cfg.Policy, loaded: time.Now(),
-		conns: make(map[*attach.Conn]struct{}), sessions: make(map[uint64]*session),
+		conns: make(map[*attach.Conn]int), sessions: make(map[uint64]*session),
 		adopted: make(map[string]*session), grants: make(map[string]*grant),
 		holders: make(map[uint64]map[*session]struct{}), stats: newTotals(),
 	}
@@ -166,15 +166,25 @@ func (s *Server) accept(ctx context.Context, ln *net.UnixListener) error {
 }
 
 // addConn refuses what is beyond any sensible use, so that connections that
-// never say HELLO cannot take all descriptors.
+// never say HELLO cannot take all descriptors, nor one user those of all.
 func (s *Server) addConn(c *attach.Conn) bool {
+	peer, err := c.Peer()
+	if err != nil {
+		return false
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.conns) >= 2*s.cfg.MaxSessions {
+	mine := 0
+	for _, uid := range s.conns {
+		if uid == peer.UID {
+			mine++
+		}
+	}
+	if len(s.conns) >= 2*s.cfg.MaxSessions || peer.UID != 0 && mine >= 2*s.cfg.MaxPerUser {
 		s.stats.refused["connections"]++
 		return false
 	}
-	s.conns[c] = struct{}{}
+	s.conns[c] = peer.UID
 	return true
 }
 
@@ -257,6 +267,7 @@ func (s *Server) dpuClosed(id uint64, reason string) {
 	s.stats.ended[endDPU]++
 	s.log.Warn("the DPU ended a session", "session", id, "pid", x.peer.PID, "process", x.name, "reason", reason)
 	x.markLost()
+	s.saveSession(x)
 }
 
 // listen makes the attach socket. A file that a dead hostd left is replaced; a

@@ -72,6 +72,9 @@ func newState(dir string, log func(error)) (*state, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the state directory: %w", err)
 	}
+	if err := checkOwn(dir); err != nil {
+		return nil, err
+	}
 	lock, err := os.OpenFile(filepath.Join(dir, ".lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock the state directory: %w", err)
@@ -81,6 +84,20 @@ func newState(dir string, log func(error)) (*state, error) {
 		return nil, fmt.Errorf("state directory %s belongs to another hostd that runs; give each its own: %w", dir, err)
 	}
 	return &state{dir: dir, lock: lock, log: log, dirty: make(map[string]func() ([]byte, error)), wake: make(chan struct{}, 1)}, nil
+}
+
+// checkOwn refuses a directory that somebody else could have prepared: what its
+// files say is believed.
+func checkOwn(dir string) error {
+	var st unix.Stat_t
+	if err := unix.Lstat(dir, &st); err != nil {
+		return fmt.Errorf("look at the state directory %s: %w", dir, err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR || int(st.Uid) != os.Geteuid() || st.Mode&0o022 != 0 {
+		return fmt.Errorf("state directory %s must be a directory of uid %d that nobody else may write; it has mode %o and uid %d: remove it, or name another one",
+			dir, os.Geteuid(), st.Mode, st.Uid)
+	}
+	return nil
 }
 
 // set notes that a file has to be written; make is called later, by run.

@@ -3,10 +3,14 @@
 package host
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"pno/host/attach"
 	"pno/offload"
@@ -44,6 +48,56 @@ func TestStateDirectoryIsExclusive(t *testing.T) {
 	}
 	if err := s.Serve(t.Context()); err == nil || !strings.Contains(err.Error(), "belongs to another hostd that runs") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// In a place where everybody may write, somebody may have been there before.
+func TestStateDirectoryOfOthers(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		prepare func(dir string) error
+	}{
+		{"symbolic link", func(dir string) error { return os.Symlink(t.TempDir(), dir) }},
+		{"writable by all", func(dir string) error { return errors.Join(os.Mkdir(dir, 0o700), os.Chmod(dir, 0o777)) }},
+		{"another user's", func(dir string) error {
+			if os.Geteuid() != 0 {
+				t.Skip("not root: cannot give a directory away")
+			}
+			return errors.Join(os.Mkdir(dir, 0o700), os.Chown(dir, 65534, 65534))
+		}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "state")
+			if err := tc.prepare(dir); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := newState(dir, func(error) {}); err == nil || !strings.Contains(err.Error(), "nobody else may write") {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
+
+// The process has its interrupts open too, and can make a write to them block.
+func TestRaiseDoesNotWaitForTheProcess(t *testing.T) {
+	fd, err := newEvent()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	full := [8]byte{0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
+	if _, err := unix.Write(fd, full[:]); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.SetNonblock(fd, false); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() { defer close(done); raise(fd) }()
+	select {
+	case <-done:
+	case <-time.After(10 * time.Second):
+		t.Fatal("raise blocks")
 	}
 }
 

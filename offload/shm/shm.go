@@ -27,7 +27,7 @@ type Region struct {
 	mem []byte
 
 	mu    sync.Mutex // guards opening and closing; Interrupt reads intr without it
-	intr  [offload.MaxChannels]atomic.Pointer[os.File]
+	intr  [offload.MaxChannels]atomic.Pointer[interrupt]
 	users int
 	done  bool
 }
@@ -54,18 +54,17 @@ func (r *Region) OpenChannel(channel int, fd int) error {
 	if channel < 0 || channel >= len(r.intr) {
 		return fmt.Errorf("open channel %d, want 0 to %d: %w", channel, len(r.intr)-1, offload.ErrBounds)
 	}
-	f := os.NewFile(uintptr(fd), "interrupt")
-	if f == nil {
+	if fd < 0 {
 		return fmt.Errorf("open channel %d: bad descriptor %d: %w", channel, fd, offload.ErrBounds)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.done {
-		_ = f.Close()
+		_ = syscall.Close(fd)
 		return fmt.Errorf("open channel %d: %w", channel, os.ErrClosed)
 	}
-	if old := r.intr[channel].Swap(f); old != nil {
-		_ = old.Close()
+	if old := r.intr[channel].Swap(newInterrupt(fd)); old != nil {
+		old.close()
 	}
 	return nil
 }
@@ -84,8 +83,8 @@ func (r *Region) releaseLocked() error {
 		return nil
 	}
 	for i := range r.intr {
-		if f := r.intr[i].Swap(nil); f != nil {
-			_ = f.Close()
+		if old := r.intr[i].Swap(nil); old != nil {
+			old.close()
 		}
 	}
 	mem := r.mem
@@ -102,7 +101,7 @@ type Transport struct {
 var _ offload.Transport = (*Transport)(nil)
 
 // NewTransport returns a shard's access and takes over its doorbell eventfd
-// (-1 for none), which must be non-blocking.
+// (-1 for none).
 func (r *Region) NewTransport(doorbell int) *Transport {
 	r.mu.Lock()
 	r.users++
@@ -148,15 +147,13 @@ func (t *Transport) Post(ops ...*offload.DMA) error {
 // Poll implements offload.Transport; nothing is ever in flight.
 func (t *Transport) Poll() int64 { return 0 }
 
-var one = []byte{1, 0, 0, 0, 0, 0, 0, 0}
-
 // Interrupt implements offload.Transport.
 func (t *Transport) Interrupt(channel int) {
 	if channel < 0 || channel >= len(t.r.intr) {
 		return
 	}
-	if f := t.r.intr[channel].Load(); f != nil {
-		_, _ = f.Write(one) // a full counter means that a wake-up is pending
+	if i := t.r.intr[channel].Load(); i != nil {
+		i.raise()
 	}
 }
 
@@ -166,8 +163,7 @@ func (t *Transport) DoorbellFD() int { return t.doorbell }
 // DoorbellAck implements offload.Transport.
 func (t *Transport) DoorbellAck() {
 	if t.doorbell >= 0 {
-		var b [8]byte
-		_, _ = syscall.Read(t.doorbell, b[:]) // EAGAIN: nobody rang since
+		readNow(t.doorbell)
 	}
 }
 
