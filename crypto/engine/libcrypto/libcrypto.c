@@ -61,6 +61,9 @@ struct pno_lc *pno_lc_new(const char *provider, const char *propquery, char *err
 	}
 	if (!CRYPTO_secure_malloc_initialized())
 		CRYPTO_secure_malloc_init(SECURE_HEAP, 16);
+	/* No clean-up at exit: it would run beside threads that Go never ends,
+	 * and wait for ever for a lock that one of them took with it. */
+	OPENSSL_init_crypto(OPENSSL_INIT_NO_ATEXIT, NULL);
 	lc->ctx = OSSL_LIB_CTX_new();
 	lc->propquery = strdup(propquery);
 	if (!lc->ctx || !lc->propquery) {
