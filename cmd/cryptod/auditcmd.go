@@ -52,7 +52,7 @@ func printSummary(cmd *cobra.Command, output string, s *audit.Summary) error {
 		enc.SetIndent("", "  ")
 		return enc.Encode(s)
 	case "text":
-		fmt.Fprintf(out, "good: %d operations, %d lost; records %d to %d\nhead: %s\n", s.Records, s.Lost, s.First, s.Last, s.Head)
+		fmt.Fprintf(out, "good: %d operations and refusals, %d lost; records %d to %d\nhead: %s\n", s.Records, s.Lost, s.First, s.Last, s.Head)
 		return nil
 	}
 	return fmt.Errorf("%q is not a form of output; use text or json", output)

@@ -75,7 +75,7 @@ func runWorker(ctx context.Context, set settings) (err error) {
 	if err != nil {
 		return err
 	}
-	defer kek.Close()
+	defer func() { err = errors.Join(err, kek.Close()) }()
 	if w.store, err = keystore.Open(set.Keys.Dir, kek); err != nil {
 		return err
 	}
@@ -122,7 +122,7 @@ func (w *worker) serve(ctx context.Context, lis net.Listener) error {
 		if err != nil {
 			return errors.Join(err, w.srv.Close())
 		}
-		defer m.Close()
+		defer func() { _ = m.Close() }() // the worker has ended
 	}
 	go daemon.Watchdog(background, w.log, func() bool { return true })
 	daemon.Ready(w.log)

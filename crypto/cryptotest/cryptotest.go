@@ -66,7 +66,11 @@ func NewStore(t testing.TB, kinds ...string) (store *keystore.Store, dir, kek st
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { opened.Close() })
+	t.Cleanup(func() {
+		if err := opened.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 	dir = t.TempDir()
 	store, err = keystore.Open(dir, opened)
 	if err != nil {

@@ -98,7 +98,7 @@ func (l *Load) client(version uint16, pause time.Duration) {
 			if err != nil {
 				return err
 			}
-			defer c.Close()
+			defer func() { _ = c.Close() }()
 			_ = c.SetDeadline(time.Now().Add(10 * time.Second))
 			// The end of the connection may come with the byte.
 			if n, err := c.Read(make([]byte, 1)); n == 0 {

@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -117,7 +118,7 @@ func TestOperations(t *testing.T) {
 	if err := s.CloseSend(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Recv(); err != io.EOF {
+	if _, err := s.Recv(); !errors.Is(err, io.EOF) {
 		t.Errorf("after the end: %v", err)
 	}
 }
@@ -151,7 +152,7 @@ func TestPremaster(t *testing.T) {
 	c := cryptotest.New(t, 1, rules, "RSA-2048")
 	s := open(t, c.Workers[0], cryptotest.Identity(t, c.CA, cryptotest.ProxyURI))
 	secret := append([]byte{3, 3}, make([]byte, 46)...)
-	ct, err := rsa.EncryptPKCS1v15(rand.Reader, enginetest.Key(t, "RSA-2048").Public.(*rsa.PublicKey), secret)
+	ct, err := rsa.EncryptPKCS1v15(rand.Reader, enginetest.Key(t, "RSA-2048").Public.(*rsa.PublicKey), secret) //nolint:staticcheck // it is what TLS-RSA does
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -299,7 +300,7 @@ func TestOversize(t *testing.T) {
 		if n == 1 {
 			ops[0].Data = make([]byte, wire.MaxMessage+1)
 		}
-		if err := s.Send(&cryptov1.OperateRequest{Operations: ops}); err != nil && err != io.EOF {
+		if err := s.Send(&cryptov1.OperateRequest{Operations: ops}); err != nil && !errors.Is(err, io.EOF) {
 			t.Fatal(err)
 		}
 		if _, err := s.Recv(); status.Code(err) != codes.InvalidArgument && status.Code(err) != codes.ResourceExhausted {

@@ -200,7 +200,7 @@ func testPremaster(t *testing.T, open Opener) {
 		return op.Out
 	}
 	encrypt := func(plain []byte) []byte {
-		ct, err := rsa.EncryptPKCS1v15(rand.Reader, tk.Public.(*rsa.PublicKey), plain)
+		ct, err := rsa.EncryptPKCS1v15(rand.Reader, tk.Public.(*rsa.PublicKey), plain) //nolint:staticcheck // it is what TLS-RSA does
 		if err != nil {
 			t.Fatal(err)
 		}

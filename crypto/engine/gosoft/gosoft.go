@@ -98,7 +98,7 @@ func compute(k *key, t *signing.Task) ([]byte, error) {
 		}
 		instead := k.reject.Instead(t.Data)
 		out := append([]byte(nil), instead...)
-		if err := rsa.DecryptPKCS1v15SessionKey(nil, r, t.Data, out); err != nil {
+		if err := rsa.DecryptPKCS1v15SessionKey(nil, r, t.Data, out); err != nil { //nolint:staticcheck // it is what TLS-RSA does
 			// Only for a ciphertext that is no number below the modulus, which
 			// its sender knows; answered like any other.
 			return instead, nil
