@@ -244,6 +244,7 @@ static int finish_connect(struct pno_sock *s)
 	}
 	err = s->err ? s->err : ECONNABORTED;
 	s->err = 0;
+	s->unconnected = true;
 	pno_sock_refresh(s);
 	return err;
 }
@@ -289,7 +290,7 @@ int pno_sock_connect(struct pno_sock *s, int fd, struct pno_session *ses, const 
 			return EISCONN;
 		/* A failed attempt may be followed by another. */
 		pno_sock_release(s);
-		s->bound = s->fin = false;
+		s->bound = s->fin = s->unconnected = false;
 		s->state = PNO_FRESH;
 		break;
 	}

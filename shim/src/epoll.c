@@ -215,13 +215,15 @@ static int sleep_in_kernel(struct pno_epoll *ep, struct epoll_event *events, int
 {
 	struct pno_session *ses = ep->ses;
 	bool alive = ses && !atomic_load_explicit(&ses->lost, memory_order_relaxed);
+	uint64_t channels = ep->channels;
 	int n;
 
 	*again = true;
-	if (alive && pno_spin(ses, ep->channels, has_ready, ep))
+	if (alive && pno_spin(ses, channels, has_ready, ep))
 		return 0;
 	announce(ep);
-	if (alive && !pno_channels_arm(ses, ep->channels, something_ready, ep)) {
+	channels = ep->channels; /* who changes it from now on wakes us */
+	if (alive && !pno_channels_arm(ses, channels, something_ready, ep)) {
 		retire(ep);
 		return 0;
 	}
@@ -239,7 +241,7 @@ static int sleep_in_kernel(struct pno_epoll *ep, struct epoll_event *events, int
 	}
 	n = kernel_wait(ep, events, max, ns, sigmask, again);
 	if (alive)
-		pno_channels_awake(ses, ep->channels);
+		pno_channels_awake(ses, channels);
 	retire(ep);
 	if (alive && *again)
 		pno_count(wakeups);

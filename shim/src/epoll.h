@@ -23,7 +23,10 @@ struct pno_epoll {
 	unsigned since_kernel; /* calls answered without asking the kernel */
 	struct pno_session *ses;
 	struct pno_chan *chan;  /* the channel of this poller; NULL until needed */
-	uint64_t channels;      /* all that deliver to it */
+	/* All channels that deliver to it (read without the lock, too): its own,
+	 * and the homes of its sockets, each with the number of such items. */
+	_Atomic uint64_t channels;
+	uint32_t homes[PNO_MAX_CHANNELS];
 };
 
 /* Puts an item on its ready list and wakes the instance's sleepers. */

@@ -51,6 +51,7 @@ int pno_epoll_new(int fd)
 	return fd;
 }
 
+/* Starts and ends listening to a channel's interrupt. Epoll locked. */
 static void hear(struct pno_epoll *ep, struct pno_chan *c)
 {
 	struct epoll_event ev = { .events = EPOLLIN | EPOLLET, .data.ptr = &pno_epoll_ours };
@@ -60,6 +61,34 @@ static void hear(struct pno_epoll *ep, struct pno_chan *c)
 	if (real.epoll_ctl(ep->fd, EPOLL_CTL_ADD, c->irq, &ev) < 0 && errno != EEXIST)
 		pno_log_once("epoll set refuses a channel's interrupt: %s", strerror(errno));
 	ep->channels |= 1ull << c->index;
+	/* Who sleeps in it has not armed this channel. */
+	if (ep->sleepers && ep->chan != c)
+		pno_chan_kick(ep->chan);
+}
+
+static void ignore(struct pno_epoll *ep, struct pno_chan *c)
+{
+	if (c == ep->chan || !(ep->channels >> c->index & 1))
+		return;
+	ep->channels &= ~(1ull << c->index);
+	real.epoll_ctl(ep->fd, EPOLL_CTL_DEL, c->irq, NULL);
+}
+
+/* Counts an item for its socket's home channel; NULL: for none. Epoll locked. */
+static void at_home(struct pno_item *it, struct pno_chan *c)
+{
+	struct pno_epoll *ep = it->ep;
+	int former = it->home;
+
+	if (c && former == c->index)
+		return;
+	it->home = c ? (int)c->index : -1;
+	if (c) {
+		ep->homes[c->index]++;
+		hear(ep, c);
+	}
+	if (former >= 0 && --ep->homes[former] == 0 && ep->ses)
+		ignore(ep, ep->ses->chan[former]);
 }
 
 /* Gives the instance its channel in this session. */
@@ -69,6 +98,9 @@ static void adopt(struct pno_epoll *ep, struct pno_session *ses, struct pno_chan
 
 	pno_lock(&ep->lock);
 	if (ep->ses != ses) {
+		for (struct pno_item *it = ep->items; it; it = it->in_ep)
+			it->home = -1;
+		memset(ep->homes, 0, sizeof ep->homes);
 		ep->channels = 0;
 		ep->ses = ses;
 		ep->chan = c;
@@ -98,6 +130,7 @@ static struct pno_item *add(struct pno_sock *s, struct pno_epoll *ep, int fd)
 		return NULL;
 	it->sock = s;
 	it->fd = fd;
+	it->home = -1;
 	it->in_sock = s->items;
 	s->items = it;
 	pno_lock(&ep->lock);
@@ -141,6 +174,7 @@ void pno_epoll_remove(struct pno_item *it)
 		else
 			ep->ready_tail = it->ready_prev;
 	}
+	at_home(it, NULL);
 	*it->in_ep_link = it->in_ep;
 	if (it->in_ep)
 		it->in_ep->in_ep_link = it->in_ep_link;
@@ -211,6 +245,8 @@ static int ctl_offloaded(struct pno_sock *s, struct pno_epoll *ep, int op, int f
 		ep->nitems++;
 		if (s->state != PNO_LISTENING && s->qp && s->qp->chan != ep->chan)
 			pno_sock_claim(s, ep->chan);
+		else if (s->qp)
+			pno_epoll_follow(s);
 		set(it, e);
 		return 0;
 	case EPOLL_CTL_MOD:
@@ -314,8 +350,8 @@ void pno_epoll_follow(struct pno_sock *s)
 {
 	for (struct pno_item *it = s->items; it; it = it->in_sock) {
 		pno_lock(&it->ep->lock);
-		if (it->ep->ses == s->ses)
-			hear(it->ep, s->qp->chan);
+		if (it->ep->ses == s->ses && !it->in_kernel && s->state != PNO_LISTENING)
+			at_home(it, s->qp->chan);
 		pno_unlock(&it->ep->lock);
 	}
 }
@@ -373,6 +409,9 @@ void pno_epoll_child(void)
 		l->ep.ses = NULL;
 		l->ep.chan = NULL;
 		l->ep.channels = 0;
+		memset(l->ep.homes, 0, sizeof l->ep.homes);
+		for (struct pno_item *it = l->ep.items; it; it = it->in_ep)
+			it->home = -1;
 		l->ep.sleepers = 0;
 		atomic_store(&l->ep.lock.held, 0);
 	}

@@ -284,6 +284,12 @@ PNO_EXPORT int accept(int fd, struct sockaddr *addr, socklen_t *len)
 	return ours(fd) ? do_accept(fd, addr, len, 0) : real.accept(fd, addr, len);
 }
 
+/* Both sides have ended: the kernel has forgotten the peer by then. */
+static bool over(const struct pno_sock *s)
+{
+	return s->shut_wr && pno_sock_ended(s);
+}
+
 PNO_EXPORT int shutdown(int fd, int how)
 {
 	static const uint8_t flag[] = { [SHUT_RD] = 0, [SHUT_WR] = 1, [SHUT_RDWR] = 2 };
@@ -299,7 +305,7 @@ PNO_EXPORT int shutdown(int fd, int how)
 	}
 	if (how < SHUT_RD || how > SHUT_RDWR) {
 		err = EINVAL;
-	} else if (s->state != PNO_OPEN) {
+	} else if (s->state != PNO_OPEN || over(s)) {
 		/* The kernel lets a listener be shut; we have no use for it. */
 		err = ENOTCONN;
 	} else {
@@ -343,7 +349,7 @@ PNO_EXPORT int getpeername(int fd, struct sockaddr *addr, socklen_t *len)
 			pno_sock_unlock(s);
 		return real.getpeername(fd, addr, len);
 	}
-	if (s->state != PNO_OPEN)
+	if (s->state != PNO_OPEN || over(s))
 		err = ENOTCONN;
 	else if (!addr || !len)
 		err = EFAULT;

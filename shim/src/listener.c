@@ -153,6 +153,17 @@ void pno_listener_unsubscribed(struct pno_sock *s, struct pno_chan *c, uint32_t 
 	pno_unlock(&s->lock);
 }
 
+/* Only pollers that hear this channel are told: the others would find nothing. */
+static void announce(struct pno_sock *l, struct pno_chan *c)
+{
+	pno_sock_refresh(l);
+	for (struct pno_item *it = l->items; it; it = it->in_sock)
+		if (!it->in_kernel && (it->events & EPOLLIN) && (it->ep->channels >> c->index & 1))
+			pno_epoll_push(it);
+	if (l->waiters)
+		pno_chan_kick(l->qp->chan);
+}
+
 void pno_listener_park(struct pno_session *ses, struct pno_qp *q, const struct pno_record *r,
 		       const uint8_t *payload)
 {
@@ -193,7 +204,7 @@ void pno_listener_park(struct pno_session *ses, struct pno_qp *q, const struct p
 	queue->tail = s;
 	atomic_fetch_add_explicit(&queue->n, 1, memory_order_relaxed);
 	l->listener->parked++;
-	pno_sock_event(l, EPOLLIN | EPOLLRDNORM);
+	announce(l, q->chan);
 	pno_unlock(&l->lock);
 }
 

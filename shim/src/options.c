@@ -19,7 +19,7 @@
 #include "sock.h"
 #include "stats.h"
 
-enum how { UNKNOWN, FORWARD, ASK, KEEP };
+enum how { UNKNOWN, FORWARD, ASK, KEEP, REFUSE };
 
 static const struct {
 	int level, name;
@@ -126,10 +126,28 @@ static void act(struct pno_sock *s, int level, int name, const void *val, sockle
 		memcpy(&s->rcvtimeo, val, sizeof s->rcvtimeo);
 	if (name == SO_SNDTIMEO && len >= sizeof s->sndtimeo)
 		memcpy(&s->sndtimeo, val, sizeof s->sndtimeo);
+	if (name == SO_RCVLOWAT && len >= sizeof s->rcvlowat) {
+		memcpy(&s->rcvlowat, val, sizeof s->rcvlowat);
+		pno_sock_refresh(s);
+	}
 	if (name == SO_LINGER && len >= sizeof l) {
 		memcpy(&l, val, sizeof l);
 		s->linger_reset = l.l_onoff && !l.l_linger;
 	}
+}
+
+/* Saying yes to what nobody does would be a lie. A socket that is not decided
+ * yet counts as the DPU's, if most of this process's are. */
+static bool unserved(const struct pno_sock *s, enum how how)
+{
+	const struct pno_session *ses;
+
+	if (pno_sock_offloaded(s))
+		return how == UNKNOWN || how == REFUSE;
+	if (how != REFUSE)
+		return false;
+	ses = pno_session_get();
+	return ses && ses->default_action == PNO_ACTION_OFFLOAD;
 }
 
 int pno_sock_setopt(struct pno_sock *s, int fd, int level, int name, const void *val, socklen_t len)
@@ -139,20 +157,18 @@ int pno_sock_setopt(struct pno_sock *s, int fd, int level, int name, const void 
 
 	if (!val)
 		return EFAULT;
+	if (unserved(s, how)) {
+		pno_count(opt_unsupported);
+		return ENOPROTOOPT;
+	}
 	if (s->own_file) {
 		if (real.setsockopt(fd, level, name, val, len) < 0)
 			return errno;
-	} else if (how == UNKNOWN) {
-		pno_count(opt_unsupported);
-		return ENOPROTOOPT;
 	} else if (len < sizeof(int) && name != TCP_CONGESTION) {
 		return EINVAL;
 	}
-	if (how == UNKNOWN) {
-		if (pno_sock_offloaded(s))
-			pno_count(opt_unsupported);
-		return 0;
-	}
+	if (how == UNKNOWN || how == REFUSE)
+		return 0; /* the kernel's socket has it */
 	if (len > sizeof s->opts->val)
 		return EINVAL;
 	if (how == ASK && s->ses && (s->state == PNO_OPEN || s->state == PNO_LISTENING)) {

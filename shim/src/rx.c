@@ -105,7 +105,7 @@ static int instead(struct pno_sock *s)
 		return 1;
 	case PNO_DEAD:
 		if (!err)
-			return 0;
+			return s->unconnected ? -ENOTCONN : 0;
 		break;
 	default:
 		return -ENOTCONN;
@@ -160,7 +160,10 @@ ssize_t pno_sock_recv(struct pno_sock *s, const struct iovec *iov, size_t n, int
 	int64_t deadline = 0;
 	ssize_t got = 0, rc = 0;
 	size_t want = capacity(iov, n);
+	size_t enough = flags & MSG_WAITALL ? want : pno_sock_lowat(s);
 
+	if (enough > want)
+		enough = want;
 	if (unlikely(flags & (MSG_OOB | MSG_ERRQUEUE))) {
 		pno_sock_unlock(s);
 		return flags & MSG_OOB ? -EINVAL : -EAGAIN;
@@ -173,7 +176,7 @@ ssize_t pno_sock_recv(struct pno_sock *s, const struct iovec *iov, size_t n, int
 		} else {
 			got += take(s, &c);
 		}
-		if (got && (!(flags & MSG_WAITALL) || (size_t)got == want || nowait))
+		if (got && ((size_t)got >= enough || nowait))
 			break;
 		if (!want && s->state == PNO_OPEN)
 			break;

@@ -128,7 +128,7 @@ static uint32_t open_mask(const struct pno_sock *s)
 
 	if (end)
 		m |= in | EPOLLRDHUP;
-	else if (pno_sock_unread(s))
+	else if (pno_sock_unread(s) >= pno_sock_lowat(s))
 		m |= in;
 	/* Like the kernel: a good part of the buffer must be free. */
 	if (s->shut_wr || (!s->ring_full && pno_sock_window(s) >= s->ses->tx_window / 4))
@@ -152,7 +152,10 @@ void pno_sock_refresh(struct pno_sock *s)
 			m = EPOLLIN | EPOLLRDNORM;
 		break;
 	case PNO_DEAD:
-		m = EPOLLIN | EPOLLRDNORM | EPOLLOUT | EPOLLWRNORM | EPOLLHUP | EPOLLRDHUP;
+		if (s->unconnected)
+			m = EPOLLOUT | EPOLLWRNORM | EPOLLHUP;
+		else
+			m = EPOLLIN | EPOLLRDNORM | EPOLLOUT | EPOLLWRNORM | EPOLLHUP | EPOLLRDHUP;
 		break;
 	case PNO_FRESH:
 	case PNO_BOUND:

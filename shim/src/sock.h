@@ -53,6 +53,7 @@ struct pno_item {
 	uint64_t data;
 	uint32_t events; /* 0 once a ONESHOT has fired */
 	int fd;
+	int16_t home;   /* channel that it is counted for in its epoll; -1: none */
 	bool queued;    /* on the ready list */
 	bool in_kernel; /* the socket is still the kernel's: so is this */
 };
@@ -106,6 +107,7 @@ struct pno_sock {
 	bool linger_reset;
 	bool connect_told; /* connect() has reported success once */
 	bool bound;        /* Bind holds the port on shard 0 */
+	bool unconnected;  /* DEAD, and connect() has said why: as before it */
 	pno_lock_t lock;
 	_Atomic uint32_t mask; /* EPOLL…, read without the lock */
 	uint32_t handle;
@@ -133,6 +135,7 @@ struct pno_sock {
 	struct pno_sock *parent;      /* PARKED: its listener */
 	struct pno_opt *opts;
 	struct timeval rcvtimeo, sndtimeo;
+	int rcvlowat; /* SO_RCVLOWAT; 0 is 1 */
 	struct pno_addr local, peer;
 };
 
@@ -202,6 +205,17 @@ void pno_sock_die(struct pno_sock *s, int err);
 static inline uint64_t pno_sock_unread(const struct pno_sock *s)
 {
 	return s->rx_next - s->rx_read;
+}
+
+/* How much must be there to count as readable. A window is never fuller than
+ * full. */
+static inline uint64_t pno_sock_lowat(const struct pno_sock *s)
+{
+	uint64_t most = s->ses ? s->ses->rx_window / 2 : 1;
+
+	if (likely(s->rcvlowat <= 1))
+		return 1;
+	return (uint64_t)s->rcvlowat < most ? (uint64_t)s->rcvlowat : most;
 }
 
 /* The peer has ended, and everything before the end is here. */
