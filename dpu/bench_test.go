@@ -8,6 +8,8 @@ import (
 	"runtime/pprof"
 	"sync"
 	"testing"
+
+	"pno/offload"
 )
 
 // BenchmarkEcho sends small messages over many connections to a host that
@@ -47,4 +49,47 @@ func BenchmarkEcho(b *testing.B) {
 	b.ReportMetric(float64(st.Shards[0].Loops)/n, "turns/op")
 	b.ReportMetric(float64(st.Links[0].TxPackets)/n, "txframes/op")
 	b.ReportMetric(float64(st.Shards[0].Parks)/n, "parks/op")
+}
+
+// BenchmarkBulk moves megabytes, from the host to the remote machine (send)
+// and the other way (receive).
+func BenchmarkBulk(b *testing.B) {
+	const size = 1 << 20
+	for _, dir := range []string{"send", "receive"} {
+		b.Run(dir, func(b *testing.B) {
+			var r *rig
+			pprof.Do(context.Background(), pprof.Labels("part", "dpu"), func(context.Context) { r = newRig(b, rigOptions{}) })
+			l := offload.DefaultLayout(1)
+			l.Channels = 2
+			h := newHost(b, r.agent, l)
+			ls := h.listen(0, dpuAddr+":80")
+			h.do(func() { h.sleep = true })
+			c := r.remote.dial(b, dpuAddr+":80")
+			s := ls.accept()
+			data, buf := make([]byte, size), make([]byte, size)
+			b.SetBytes(size)
+			b.ResetTimer()
+			go func() {
+				for range b.N {
+					if dir == "send" {
+						_ = s.write(data)
+					} else {
+						_, _ = c.Write(data)
+					}
+				}
+			}()
+			for n := 0; n < b.N*size; {
+				m, err := 0, error(nil)
+				if dir == "send" {
+					m, err = c.Read(buf)
+				} else {
+					m, err = s.read(buf)
+				}
+				if err != nil {
+					b.Fatal(err)
+				}
+				n += m
+			}
+		})
+	}
 }

@@ -107,7 +107,6 @@ func TestIdleCostsNothing(t *testing.T) {
 	h.listen(1, dpuAddr+":80")
 	r.remote.dial(t, dpuAddr+":80")
 	h.do(func() { h.sleep = true })
-	r.remote.pause()
 	time.Sleep(100 * time.Millisecond)
 	const long = time.Second
 	loops := r.d.Stats().Shards[0].Loops

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 
 	"pno/dpu"
@@ -130,21 +131,20 @@ func (w testWriter) Write(b []byte) (int, error) {
 // remote is a machine with the same stack and a plain loop.
 type remote struct {
 	s    *netstack.Stack
-	idle atomic.Bool // poll no more: only what the stack sends
-	quit chan struct{}
+	wake int // eventfd
+	stop atomic.Bool
 	done chan struct{}
 }
 
 func newRemote(t testing.TB, d link.Device) *remote {
 	t.Helper()
-	wake := make(chan struct{}, 1)
-	ep := netstack.NewEndpoint(d.MAC(), d.MTU(), func() {
-		select {
-		case wake <- struct{}{}:
-		default:
-		}
-	})
-	s, err := netstack.New(netstack.Options{Ports: []netstack.Port{{
+	r := &remote{done: make(chan struct{})}
+	var err error
+	if r.wake, err = unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC); err != nil {
+		t.Fatal(err)
+	}
+	ep := netstack.NewEndpoint(d.MAC(), d.MTU(), r.nudge)
+	r.s, err = netstack.New(netstack.Options{Ports: []netstack.Port{{
 		Name: "eth0", Endpoint: ep, Addresses: []netip.Prefix{
 			netip.MustParsePrefix(remoteAddr + "/15"), netip.MustParsePrefix("2001:2::9/48"),
 		},
@@ -152,54 +152,50 @@ func newRemote(t testing.TB, d link.Device) *remote {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &remote{s: s, quit: make(chan struct{}), done: make(chan struct{})}
-	q := d.Queues()[0]
-	go func() {
-		defer close(r.done)
-		var frames [64][]byte
-		idle := time.NewTimer(0)
-		for {
-			n, err := q.Recv(frames[:])
-			if err != nil {
-				return
-			}
-			for _, f := range frames[:n] {
-				ep.Deliver(f)
-			}
-			q.Release()
-			runtime.Gosched()
-			m := ep.Drain(q)
-			if m > 0 || q.TxPending() {
-				if err := q.Flush(); err != nil {
-					return
-				}
-			}
-			if n+m > 0 {
-				continue
-			}
-			if r.idle.Load() {
-				idle.Reset(time.Second)
-			} else {
-				idle.Reset(50 * time.Microsecond)
-			}
-			select {
-			case <-wake:
-			case <-idle.C:
-			case <-r.quit:
-				return
-			}
-		}
-	}()
+	go r.run(ep, d.Queues()[0])
 	return r
 }
 
-// pause ends the polling of a machine that has nothing more to receive.
-func (r *remote) pause() { r.idle.Store(true) }
+func (r *remote) nudge() {
+	one := [8]byte{1}
+	_, _ = unix.Write(r.wake, one[:])
+}
+
+func (r *remote) run(ep *netstack.Endpoint, q link.Queue) {
+	defer close(r.done)
+	var frames [64][]byte
+	for !r.stop.Load() {
+		n, err := q.Recv(frames[:])
+		if err != nil {
+			return
+		}
+		for _, f := range frames[:n] {
+			ep.Deliver(f)
+		}
+		q.Release()
+		runtime.Gosched()
+		m := ep.Drain(q)
+		if m > 0 || q.TxPending() {
+			if err := q.Flush(); err != nil {
+				return
+			}
+		}
+		if n+m > 0 {
+			continue
+		}
+		p := []unix.PollFd{{Fd: int32(q.FD()), Events: unix.POLLIN}, {Fd: int32(r.wake), Events: unix.POLLIN}}
+		_, _ = unix.Poll(p, 1000)
+		var b [8]byte
+		_, _ = unix.Read(r.wake, b[:])
+	}
+}
 
 func (r *remote) close() {
-	close(r.quit)
+	r.stop.Store(true)
+	r.nudge()
 	<-r.done
 	r.s.Close()
+	_ = unix.Close(r.wake)
 }
 
 func (r *remote) dial(t testing.TB, addr string) net.Conn {

@@ -137,7 +137,7 @@ func (s *settings) metrics() string {
 
 func (s *tcpSettings) stack() netstack.TCP {
 	return netstack.TCP{
-		Congestion: s.Congestion, NoSACK: !s.SACK, NoRACK: !s.RACK,
+		Congestion: s.Congestion, NoSACK: !s.SACK, RACK: s.RACK,
 		SendBuffer: int(s.SendBuffer), SendMax: int(s.SendMax), RecvBuffer: int(s.RecvBuffer), RecvMax: int(s.RecvMax),
 		TimeWait: s.TimeWait.Std(), MinRTO: s.MinRTO.Std(), SynRetries: s.SynRetries, Retransmits: s.Retransmits,
 	}

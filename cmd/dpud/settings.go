@@ -100,7 +100,7 @@ func defaultSettings() settings {
 		Control: defaultControl, Admin: defaultAdmin, Metrics: defaultMetrics,
 		Log: daemon.DefaultLog(),
 		TCP: tcpSettings{
-			Congestion: netstack.DefaultCongestion, SACK: true, RACK: true,
+			Congestion: netstack.DefaultCongestion, SACK: true, RACK: netstack.DefaultRACK,
 			SendBuffer: netstack.DefaultSendBuffer, SendMax: netstack.DefaultSendMax,
 			RecvBuffer: netstack.DefaultRecvBuffer, RecvMax: netstack.DefaultRecvMax,
 			TimeWait: config.Duration(netstack.DefaultTimeWait), MinRTO: config.Duration(netstack.DefaultMinRTO),

@@ -34,7 +34,7 @@ import (
 type TCP struct {
 	Congestion  string        // "cubic" (default) or "reno"
 	NoSACK      bool          // turn selective acknowledgements off
-	NoRACK      bool          // detect loss by duplicate ACKs and timeouts alone
+	RACK        bool          // detect loss by time as well; see DefaultRACK
 	SendBuffer  int           // default per connection, bytes; grows to SendMax
 	RecvBuffer  int           // the same for receiving
 	SendMax     int           // largest send buffer
@@ -55,6 +55,13 @@ const (
 	DefaultTimeWait   = 5 * time.Second
 	DefaultMinRTO     = 200 * time.Millisecond
 	DefaultSynRetries = 6
+
+	// DefaultRACK is false: over a wire that loses nothing, RACK found up to
+	// 127 losses in 470 MB (round trips far below the 1 ms of its clock, and
+	// 64 KiB segments acknowledged in parts), each of which halves the
+	// window; without it there were none. With 1 % loss, reordering and 20 ms
+	// the two differ by less than the noise.
+	DefaultRACK = false
 
 	// Local ports of outgoing connections, the range that Linux uses.
 	PortLow, PortHigh = 32768, 60999
@@ -172,9 +179,9 @@ func New(o Options) (*Stack, error) {
 // tune sets every TCP option in which the DPU differs from gVisor's defaults.
 func (s *Stack) tune(t TCP) error {
 	sack := tcpip.TCPSACKEnabled(!t.NoSACK)
-	rack := tcpip.TCPRACKLossDetection
-	if t.NoRACK {
-		rack = 0
+	var rack tcpip.TCPRecovery
+	if t.RACK {
+		rack = tcpip.TCPRACKLossDetection
 	}
 	cc := tcpip.CongestionControlOption(t.Congestion)
 	snd := tcpip.TCPSendBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: t.SendBuffer, Max: t.SendMax}
