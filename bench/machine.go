@@ -8,28 +8,24 @@ import (
 	"strings"
 
 	"pno/internal/buildinfo"
+	"pno/internal/cpufeat"
 )
 
 // Machine are the facts that a figure means nothing without.
 type Machine struct {
-	CPU     string `json:"cpu"`
-	Cores   int    `json:"cores"`
-	Kernel  string `json:"kernel"`
-	Go      string `json:"go"`
-	Version string `json:"pno"`
+	CPU      string   `json:"cpu"`
+	Features []string `json:"cpu_features"`
+	Cores    int      `json:"cores"`
+	Kernel   string   `json:"kernel"`
+	Go       string   `json:"go"`
+	Version  string   `json:"pno"`
 }
 
 func machine() Machine {
-	m := Machine{Cores: runtime.NumCPU(), Go: runtime.Version(), Version: buildinfo.Version()}
+	cpu := cpufeat.Detect()
+	m := Machine{CPU: cpu.Model, Features: cpu.Names, Cores: runtime.NumCPU(), Go: runtime.Version(), Version: buildinfo.Version()}
 	if b, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
 		m.Kernel = strings.TrimSpace(string(b))
-	}
-	b, _ := os.ReadFile("/proc/cpuinfo")
-	for line := range strings.Lines(string(b)) {
-		if k, v, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(k) == "model name" {
-			m.CPU = strings.TrimSpace(v)
-			break
-		}
 	}
 	return m
 }

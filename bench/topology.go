@@ -18,6 +18,8 @@ import (
 const (
 	proxyCore = "0" // the proxy and hostd
 	otherCore = "1" // the DPU and the load
+
+	startLimit = 20 * time.Second // for a program to come up
 )
 
 // topology is the namespaces, processes and files of one benchmark.
@@ -33,7 +35,7 @@ func newTopology(bin string) (*topology, error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("a benchmark makes network namespaces: run it as root")
 	}
-	for _, tool := range []string{"ip", "taskset", "ethtool", "h2load", "nginx"} {
+	for _, tool := range []string{"ip", "taskset", "ethtool", "h2load", "nginx", "curl"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			return nil, fmt.Errorf("%s is not installed: run scripts/deps.sh test", tool)
 		}
@@ -129,6 +131,8 @@ func (t *topology) log(name string) string {
 
 // waitSocket waits until a Unix socket of a just started program is there.
 func (t *topology) waitSocket(ctx context.Context, name, path string) error {
+	ctx, cancel := context.WithTimeout(ctx, startLimit)
+	defer cancel()
 	for {
 		if _, err := os.Stat(path); err == nil {
 			return nil
@@ -143,6 +147,8 @@ func (t *topology) waitSocket(ctx context.Context, name, path string) error {
 
 // waitHTTP waits until a server answers inside a client's namespace.
 func (t *topology) waitHTTP(ctx context.Context, ns, addr, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, startLimit)
+	defer cancel()
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
 		return fmt.Errorf("server address %q: %w", addr, err)
