@@ -40,7 +40,7 @@ help: ## list the targets
 all: build arm64 ## everything, for this machine and for the DPU
 
 .PHONY: build
-build: deps-build shim ## every command and libpno.so, into bin/
+build: deps-build shim provider ## every command, libpno.so and pno.so, into bin/
 	@mkdir -p $(BIN)
 	$(GOBUILD) -o $(BIN)/ ./cmd/...
 
@@ -48,6 +48,11 @@ build: deps-build shim ## every command and libpno.so, into bin/
 shim: ## libpno.so alone, into bin/
 	@mkdir -p $(BIN)
 	$(MAKE) -C shim all OUT=$(BIN) CC="$(CC)"
+
+.PHONY: provider
+provider: ## the OpenSSL provider pno.so alone, into bin/
+	@mkdir -p $(BIN)
+	$(MAKE) -C crypto/provider all OUT=$(BIN) CC="$(CC)"
 
 .PHONY: arm64
 arm64: ## cross-build every command and libpno.so for the DPU, into bin/arm64/
@@ -58,6 +63,7 @@ arm64: ## cross-build every command and libpno.so for the DPU, into bin/arm64/
 .PHONY: clean
 clean: ## remove what was built
 	-$(MAKE) -C shim clean OUT=$(BIN)
+	-$(MAKE) -C crypto/provider clean OUT=$(BIN)
 	rm -rf $(BIN) $(TOOLS)
 
 ##@ Run
@@ -87,6 +93,12 @@ test-shim: ## the C tests of the shim, plain and under the sanitizers
 	$(MAKE) -C shim test OUT=$(BIN) CC="$(CC)"
 	$(MAKE) -C shim asan OUT=$(BIN) CC="$(CC)"
 	$(MAKE) -C shim tsan OUT=$(BIN) CC="$(CC)"
+
+.PHONY: test-provider
+test-provider: ## the C tests of the OpenSSL provider, plain and under the sanitizers
+	$(MAKE) -C crypto/provider test OUT=$(BIN) CC="$(CC)"
+	$(MAKE) -C crypto/provider asan OUT=$(BIN) CC="$(CC)"
+	$(MAKE) -C crypto/provider tsan OUT=$(BIN) CC="$(CC)"
 
 .PHONY: test-arm64
 test-arm64: ## the unit tests of offload/ and dpu/ as arm64 binaries under qemu-user

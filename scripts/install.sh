@@ -33,6 +33,7 @@ for command in cmd/*/; do
   put 755 "bin/$name" "bin/$name"
 done
 put 755 bin/libpno.so lib/pno/libpno.so
+put 755 bin/pno.so lib/pno/pno.so
 shopt -s nullglob
 for unit in deploy/*.service; do
   put 644 "$unit" "lib/systemd/system/$(basename "$unit")"

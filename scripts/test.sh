@@ -34,6 +34,7 @@ section_race() {
 }
 
 section_shim() { make --no-print-directory test-shim; }
+section_provider() { make --no-print-directory test-provider; }
 
 section_arm64-unit() {
   "${arm64[@]}" "${go_test[@]}" -timeout 8m -exec qemu-aarch64-static ./offload/... ./dpu/...
@@ -58,7 +59,7 @@ section_e2e() {
 # packages REGEX: the Go packages that match, without the end-to-end suite.
 packages() { go list ./... | grep -v '^pno/e2e' | grep -E -- "${1:-.}"; }
 
-all=(build format-vet unit race shim arm64-build arm64-unit fuzz bench-once e2e)
+all=(build format-vet unit race shim provider arm64-build arm64-unit fuzz bench-once e2e)
 selected=("$@")
 ((${#selected[@]} == 0)) && selected=("${all[@]}")
 for name in "${selected[@]}"; do

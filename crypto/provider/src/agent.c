@@ -233,13 +233,11 @@ void pno_call_complete(struct pno_call *c, int status, const char *text)
 		return;
 	if (text)
 		memcpy(c->text, text, strnlen(text, sizeof c->text - 1));
-	/* Before the status: whoever sees that reads the eventfd empty. A write
-	 * cannot fail, as there is one a call and each is read. */
-	if (c->wait && c->wait->fd >= 0 && write(c->wait->fd, &one, sizeof one) < 0)
-		status = PNO_CALL_BROKEN;
 	atomic_store_explicit(&c->status, status, memory_order_release);
 	if (!c->wait)
 		sem_post(&c->done);
+	else if (c->wait->fd >= 0 && write(c->wait->fd, &one, sizeof one) < 0)
+		return; /* cannot fail: there is one write a call, and each is read */
 }
 
 static uint64_t deadline(const struct pno_agent *a, uint64_t now)

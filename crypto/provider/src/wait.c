@@ -91,7 +91,6 @@ static int status_of(struct pno_call *c)
 
 static void pause_job(struct pno_call *c, int fd)
 {
-	uint64_t seen;
 	int vain = 0;
 
 	do {
@@ -102,9 +101,6 @@ static void pause_job(struct pno_call *c, int fd)
 		else
 			poll(&p, 1, 100);
 	} while (status_of(c) == PNO_CALL_PENDING);
-	/* So that the next operation of the connection does not find it readable. */
-	if (read(fd, &seen, sizeof seen) < 0)
-		return;
 }
 
 /* The agent's thread ends a call whose time is over. */
@@ -118,6 +114,7 @@ void pno_agent_call(struct pno_agent *a, const struct pno_request *r, struct pno
 {
 	struct pno_wait *w = job_wait(a);
 	struct pno_call *c = pno_call_new(r);
+	uint64_t seen;
 
 	out->len = 0;
 	out->text[0] = 0;
@@ -134,10 +131,13 @@ void pno_agent_call(struct pno_agent *a, const struct pno_request *r, struct pno
 	out->len = c->len;
 	memcpy(out->data, c->out, c->len);
 	memcpy(out->text, c->text, sizeof out->text);
+	/* The status is there before the eventfd is written, the lock after that. */
 	pthread_mutex_lock(&a->lock);
-	c->wait = NULL;
-	if (w)
+	if (w) {
 		w->call = NULL;
+		(void)!read(w->fd, &seen, sizeof seen);
+	}
+	c->wait = NULL;
 	pno_call_unref(c);
 	pthread_mutex_unlock(&a->lock);
 }
