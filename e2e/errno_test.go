@@ -160,7 +160,8 @@ func (s *scriptedServer) handle(c *net.TCPConn) {
 	case "GET": // of an HTTP proxy
 		_ = c.SetLinger(0)
 	case "close-unread":
-		time.Sleep(20 * time.Millisecond)
+		_, _ = r.Peek(1)
+		time.Sleep(50 * time.Millisecond) // much more has come then
 	case "watch":
 		s.watchEnd(c, r, arg)
 	case "report":
