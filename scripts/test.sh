@@ -27,9 +27,10 @@ section_format-vet() {
 
 section_unit() { packages '' | xargs "${go_test[@]}" -count=1 -timeout 8m; }
 
-# Where goroutines meet; cmd/, bench/ and proto/ have nothing of their own.
+# Where goroutines meet; cmd/, bench/ and proto/ have nothing of their own, and
+# the provider is C, tested from outside.
 section_race() {
-  packages '^pno/(offload|shim|host|dpu|sim|crypto|internal)(/|$)' |
+  packages '^pno/(offload|shim|host|dpu|sim|crypto|internal)(/|$)' | grep -v '^pno/crypto/provider' |
     xargs "${go_test[@]}" -race -timeout 8m
 }
 
