@@ -178,12 +178,15 @@ func newHost(t testing.TB, a *agent, l offload.Layout) *host {
 		done: make(chan struct{}), socks: map[sockKey]*hsock{}, tags: map[uint32]chan answer{}, next: 1,
 	}
 	sessionIDs.Unlock()
-	fd, err := unix.MemfdCreate("session", unix.MFD_CLOEXEC)
+	fd, err := unix.MemfdCreate("session", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {
 		t.Fatal(err)
 	}
 	h.memfd = fd
 	if err := unix.Ftruncate(fd, int64(l.TotalSize())); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW); err != nil {
 		t.Fatal(err)
 	}
 	if h.mem, err = unix.Mmap(fd, 0, int(l.TotalSize()), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err != nil {

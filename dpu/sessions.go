@@ -46,6 +46,11 @@ func (d *DPU) OpenSession(id uint64, l offload.Layout, p offload.Process, memory
 }
 
 func (d *DPU) openSession(id uint64, l offload.Layout, p offload.Process, memory int, doorbells []int) error {
+	if err := sealed(memory); err != nil {
+		_ = unix.Close(memory)
+		closeAll(doorbells)
+		return err
+	}
 	region, err := shm.Map(memory, l.TotalSize())
 	_ = unix.Close(memory)
 	if err != nil {
@@ -83,6 +88,19 @@ func (d *DPU) openSession(id uint64, l offload.Layout, p offload.Process, memory
 	d.totals.opened++
 	d.mu.Unlock()
 	d.c.Log.Info("session opened", "session", id, "pid", p.PID, "process", p.Name)
+	return nil
+}
+
+// sealed refuses a memory that the host could make shorter: touching what is
+// no longer there would end the whole DPU.
+func sealed(memory int) error {
+	seals, err := unix.FcntlInt(uintptr(memory), unix.F_GET_SEALS, 0)
+	if err != nil {
+		return fmt.Errorf("read seals of session memory: %w", err)
+	}
+	if seals&unix.F_SEAL_SHRINK == 0 {
+		return errors.New("session memory is not sealed against shrinking")
+	}
 	return nil
 }
 
