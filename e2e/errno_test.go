@@ -167,6 +167,20 @@ func (s *scriptedServer) handle(c *net.TCPConn) {
 	case "report":
 		s.watch.Wait()
 		s.report(c)
+	case "try":
+		d, err := s.l.backend.DialContext(s.l.t.Context(), "tcp", net.JoinHostPort(servedAddr, arg))
+		if err == nil {
+			d.Close()
+		}
+		fmt.Fprint(c, err == nil)
+	case "await":
+		d, err := s.l.backend.DialContext(s.l.t.Context(), "tcp", net.JoinHostPort(servedAddr, arg))
+		if err == nil {
+			_ = d.SetDeadline(time.Now().Add(5 * time.Second))
+			_, err = d.Read(make([]byte, 1))
+			d.Close()
+		}
+		fmt.Fprint(c, errors.Is(err, syscall.ECONNRESET))
 	case "dial-later":
 		go s.dialLater(net.JoinHostPort(servedAddr, arg))
 	case "dial":

@@ -149,9 +149,23 @@ def listening_socket():
     attempt("connect", s.connect, SERVER)
     attempt("getpeername", s.getpeername)
     say("poll", polled(s))
+    attempt("shutdown for writing", s.shutdown, socket.SHUT_WR)
+    say("poll", polled(s))
+    waiting = command("await 7103")
+    settled(s, select.POLLIN)
     attempt("shutdown", s.shutdown, socket.SHUT_RD)
+    say("who waited to be accepted", waiting.recv(100))
     attempt("accept after shutdown", s.accept)
+    say("poll", polled(s))
+    say("listening", s.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    c = command("try 7103")
+    say("who comes", c.recv(100))
     attempt("listen again", s.listen, 5)
+    say("listening", s.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    c = command("try 7103")
+    say("who comes", c.recv(100))
+    say("poll", settled(s, select.POLLIN))
+    attempt("accept", s.accept)
 
 
 @case

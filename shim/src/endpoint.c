@@ -147,6 +147,8 @@ int pno_sock_listen(struct pno_sock *s, int fd, struct pno_session *ses, int bac
 
 	switch (s->state) {
 	case PNO_LISTENING:
+		if (s->listener->stopped && !s->listener->lost)
+			return pno_listener_resume(s, backlog);
 		s->listener->backlog = backlog;
 		return 0;
 	case PNO_BOUND:

@@ -242,7 +242,7 @@ static int do_accept(int fd, struct sockaddr *addr, socklen_t *len, int flags)
 		return real.accept4(fd, addr, len, flags);
 	}
 	for (;;) {
-		if (l->state != PNO_LISTENING || !l->ses) {
+		if (l->state != PNO_LISTENING || !l->ses || l->listener->stopped) {
 			rc = l->ses ? -EINVAL : -ENETDOWN;
 			break;
 		}
@@ -305,8 +305,10 @@ PNO_EXPORT int shutdown(int fd, int how)
 	}
 	if (how < SHUT_RD || how > SHUT_RDWR) {
 		err = EINVAL;
+	} else if (s->state == PNO_LISTENING && s->ses && !s->listener->lost) {
+		if (how != SHUT_WR)
+			pno_listener_stop(s);
 	} else if (s->state != PNO_OPEN || over(s)) {
-		/* The kernel lets a listener be shut; we have no use for it. */
 		err = ENOTCONN;
 	} else {
 		s->shut_rd |= how != SHUT_WR;

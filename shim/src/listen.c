@@ -29,12 +29,27 @@ static int bind_shard(struct pno_sock *s, unsigned shard, uint32_t flags)
 		.op = PNO_OP_BIND, .len = sizeof req, .sock = s->handle }, &req, &call);
 }
 
-static int listen_shard(struct pno_sock *s, unsigned shard, int backlog)
+static int listen_shard(struct pno_sock *s, unsigned shard, uint32_t handle, int backlog)
 {
 	struct pno_call call;
 
 	return pno_sock_ask(s, &s->ses->chan[0]->qp[shard], (struct pno_record){
-		.op = PNO_OP_LISTEN, .sock = s->handle, .ack = backlog }, NULL, &call);
+		.op = PNO_OP_LISTEN, .sock = handle, .ack = backlog }, NULL, &call);
+}
+
+int pno_listener_resume(struct pno_sock *s, int backlog)
+{
+	int err = 0;
+
+	for (unsigned i = 0; i < s->ses->shards && !err; i++)
+		if (s->listener->handle[i])
+			err = listen_shard(s, i, s->listener->handle[i], backlog);
+	if (err)
+		return err;
+	s->listener->backlog = backlog;
+	s->listener->stopped = false;
+	pno_sock_refresh(s);
+	return 0;
 }
 
 static void close_shard(struct pno_sock *s, unsigned shard)
@@ -57,7 +72,7 @@ static int listen_everywhere(struct pno_sock *s, int backlog, uint32_t flags)
 		return err;
 	}
 	for (shard = 0; shard < shards && !err; shard++)
-		err = listen_shard(s, shard, backlog);
+		err = listen_shard(s, shard, s->handle, backlog);
 	if (err)
 		for (shard = 1; shard < shards; shard++)
 			close_shard(s, shard);

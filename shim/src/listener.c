@@ -274,6 +274,31 @@ void pno_listener_close(struct pno_sock *s)
 	pno_unlock(&list_lock);
 }
 
+static void turn_away(struct pno_sock *s, struct pno_queue *q)
+{
+	for (struct pno_sock *c = q->head; c; c = c->next_parked)
+		if (c->ses)
+			pno_sock_record(c, c->qp, (struct pno_record){
+				.op = PNO_OP_CLOSE, .flags = PNO_FLAG_CLOSE_RESET, .sock = c->handle }, NULL);
+	drop_parked(s, q);
+}
+
+/* The port stays bound, for this process and those that share it; who waits to
+ * be accepted is turned away, who comes is refused. */
+void pno_listener_stop(struct pno_sock *s)
+{
+	struct pno_listener *l = s->listener;
+
+	l->stopped = true;
+	for (unsigned i = 0; i < s->ses->shards; i++)
+		if (l->handle[i])
+			pno_sock_record(s, &s->ses->chan[0]->qp[i], (struct pno_record){
+				.op = PNO_OP_SHUTDOWN, .flags = 0, .sock = l->handle[i] }, NULL);
+	for (unsigned i = 0; i < PNO_MAX_CHANNELS; i++)
+		turn_away(s, &l->q[i]);
+	pno_sock_event(s, EPOLLIN | EPOLLOUT | EPOLLHUP);
+}
+
 struct pno_sock *pno_listener_by_cookie(uint64_t cookie)
 {
 	struct pno_listener *l;

@@ -236,7 +236,7 @@ static int get_common(struct pno_sock *s, int name, void *val, socklen_t *len)
 	case SO_PROTOCOL:
 		return answer_int(val, len, IPPROTO_TCP);
 	case SO_ACCEPTCONN:
-		return answer_int(val, len, s->state == PNO_LISTENING);
+		return answer_int(val, len, s->state == PNO_LISTENING && !s->listener->stopped);
 	}
 	return -1;
 }

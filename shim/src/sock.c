@@ -148,7 +148,9 @@ void pno_sock_refresh(struct pno_sock *s)
 			m = open_mask(s);
 		break;
 	case PNO_LISTENING:
-		if (s->listener->parked)
+		if (s->listener->stopped)
+			m = EPOLLOUT | EPOLLWRNORM | EPOLLHUP;
+		else if (s->listener->parked)
 			m = EPOLLIN | EPOLLRDNORM;
 		break;
 	case PNO_DEAD:

@@ -76,6 +76,7 @@ struct pno_listener {
 	uint64_t cookie; /* registered with hostd; 0: not */
 	int backlog;
 	bool lost;       /* the DPU is gone; to be listened to again */
+	bool stopped;    /* by shutdown(), until listen() is called again */
 	uint32_t parked; /* on all queues */
 	struct pno_queue q[PNO_MAX_CHANNELS];
 };
@@ -294,6 +295,9 @@ struct pno_listener *pno_listener_nth(unsigned n);
 /* Turns a bound socket into a listener: 0 or an errno. Socket locked. */
 int pno_listener_open(struct pno_sock *s, int fd, int backlog);
 void pno_listener_close(struct pno_sock *s);
+/* shutdown() of a listener for reading; listen() again. Socket locked. */
+void pno_listener_stop(struct pno_sock *s);
+int pno_listener_resume(struct pno_sock *s, int backlog);
 struct pno_sock *pno_listener_by_cookie(uint64_t cookie);
 bool pno_listener_inherit(struct pno_sock *s, const struct pno_msg_socket *m);
 void pno_listener_child(struct pno_sock *s);
