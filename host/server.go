@@ -276,10 +276,10 @@ func listen(path string, mode os.FileMode) (*net.UnixListener, error) {
 	if c, err := net.Dial("unixpacket", path); err == nil {
 		c.Close()
 		return nil, fmt.Errorf("listen on %s: another hostd answers there; stop it or choose another --listen", path)
+	} else if fi, lerr := os.Lstat(path); lerr == nil && fi.Mode()&os.ModeSocket == 0 {
+		return nil, fmt.Errorf("listen on %s: there is a file that is not a socket; remove it or choose another --listen", path)
 	} else if errors.Is(err, unix.ECONNREFUSED) {
-		if fi, err := os.Lstat(path); err == nil && fi.Mode()&os.ModeSocket != 0 {
-			_ = os.Remove(path)
-		}
+		_ = os.Remove(path)
 	}
 	ln, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"})
 	if err != nil {

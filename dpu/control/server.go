@@ -73,6 +73,9 @@ func (s *Server) Listen() (*net.UnixListener, error) {
 			_ = c.Close()
 			return nil, fmt.Errorf("listen on %s: another dpud serves it", s.path)
 		}
+		if fi, err := os.Lstat(s.path); err == nil && fi.Mode()&fs.ModeSocket == 0 {
+			return nil, fmt.Errorf("listen on %s: there is a file that is not a socket; remove it, or name another path", s.path)
+		}
 		if err := os.Remove(s.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("replace stale socket: %w", err)
 		}
