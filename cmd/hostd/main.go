@@ -4,6 +4,9 @@
 // sockets offloaded, and it speaks with the DPU on their behalf. SIGHUP reads
 // the policy again; SIGTERM and SIGINT stop it, which leaves running sessions
 // alone.
+//
+// Exit codes: 0 after an orderly stop, 1 if it could not run, 2 if the command
+// line, the configuration or the policy is wrong.
 package main
 
 import (
@@ -28,16 +31,23 @@ import (
 	"pno/internal/daemon"
 )
 
+const (
+	exitFailed = 1
+	exitUsage  = 2
+)
+
 func main() {
-	if err := newRootCmd().Execute(); err != nil {
+	code := exitUsage
+	if err := newRootCmd(&code).Execute(); err != nil {
 		fmt.Fprintf(os.Stderr, "hostd: %v\n", err)
-		os.Exit(1)
+		os.Exit(code)
 	}
 }
 
 const defaultConfig = "/etc/pno/hostd.yaml"
 
-func newRootCmd() *cobra.Command {
+// newRootCmd sets code, that of an error, once the settings are good.
+func newRootCmd(code *int) *cobra.Command {
 	var file, listen, dpu, policyFile string
 	var check bool
 	cmd := &cobra.Command{
@@ -61,9 +71,14 @@ func newRootCmd() *cobra.Command {
 				return err
 			}
 			pol, err := loadPolicy(set.Policy)
-			if err != nil || check {
+			if err != nil {
 				return err
 			}
+			if check {
+				fmt.Fprintln(cmd.OutOrStdout(), "hostd: configuration and policy are good")
+				return nil
+			}
+			*code = exitFailed
 			return run(cmd.Context(), set, pol)
 		},
 	}

@@ -147,18 +147,27 @@ func TestCommandErrors(t *testing.T) {
 	if err := os.WriteFile(bad, []byte("rules:\n  - action: drop\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	good := filepath.Join(t.TempDir(), "hostd.yaml")
+	if err := os.WriteFile(good, []byte("listen: /dev/null/x/s\nadmin: /dev/null/x/a\nmetrics: none\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for name, tt := range map[string]struct {
 		args []string
+		code int
 		want string
 	}{
-		"no such configuration": {[]string{"--config", "/none.yaml"}, "read configuration: open /none.yaml: no such file or directory"},
-		"bad policy":            {[]string{"--policy", bad, "--check"}, bad + `:2:13: "drop" is not an action; use offload, kernel or refuse`},
+		"no such configuration": {[]string{"--config", "/none.yaml"}, exitUsage, "read configuration: open /none.yaml: no such file or directory"},
+		"bad policy":            {[]string{"--policy", bad, "--check"}, exitUsage, bad + `:2:13: "drop" is not an action; use offload, kernel or refuse`},
+		"wrong flag":            {[]string{"--lisen", "x"}, exitUsage, "unknown flag: --lisen"},
+		"cannot run": {[]string{"--config", good}, exitFailed,
+			"make the directory of a socket: mkdir /dev/null: not a directory"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			cmd := newRootCmd()
+			code := exitUsage
+			cmd := newRootCmd(&code)
 			cmd.SetArgs(tt.args)
-			if err := cmd.Execute(); err == nil || err.Error() != tt.want {
-				t.Errorf("got  %v\nwant %s", err, tt.want)
+			if err := cmd.Execute(); err == nil || err.Error() != tt.want || code != tt.code {
+				t.Errorf("got  %v, code %d\nwant %s, code %d", err, code, tt.want, tt.code)
 			}
 		})
 	}
