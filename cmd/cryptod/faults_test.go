@@ -27,7 +27,7 @@ import (
 type process struct {
 	addr, config, dir string
 	cmd               *exec.Cmd
-	log               bytes.Buffer
+	log               *os.File
 }
 
 // freeAddr is a port that nobody has right now.
@@ -44,6 +44,11 @@ func freeAddr(t *testing.T) string {
 func newProcess(t *testing.T, ca *mtlstest.Authority, name, store, kek, rules string) *process {
 	t.Helper()
 	p := &process{addr: freeAddr(t), dir: t.TempDir()}
+	log, err := os.OpenFile(filepath.Join(p.dir, "log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.log = log
 	files := ca.Issue(t, "spiffe://pno.test/cryptod/"+name, time.Hour)
 	p.config = filepath.Join(p.dir, "cryptod.yaml")
 	write(t, filepath.Join(p.dir, "acl.yaml"), rules)
@@ -56,8 +61,9 @@ func newProcess(t *testing.T, ca *mtlstest.Authority, name, store, kek, rules st
 			_ = p.cmd.Wait()
 		}
 		if t.Failed() {
-			t.Logf("%s:\n%s", name, p.log.String())
+			t.Logf("%s:\n%s", name, p.said(t))
 		}
+		p.log.Close()
 	})
 	p.start(t)
 	return p
@@ -73,7 +79,7 @@ func write(t *testing.T, path, text string) {
 func (p *process) start(t *testing.T) {
 	t.Helper()
 	p.cmd = exec.Command("cryptod", "--config", p.config)
-	p.cmd.Stderr = &p.log
+	p.cmd.Stderr = p.log
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -83,9 +89,19 @@ func (p *process) start(t *testing.T) {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("the worker does not listen:\n%s", p.log.String())
+			t.Fatalf("the worker does not listen:\n%s", p.said(t))
 		}
 	}
+}
+
+// said is what the worker has logged.
+func (p *process) said(t *testing.T) string {
+	t.Helper()
+	text, err := os.ReadFile(p.log.Name())
+	if err != nil {
+		t.Error(err)
+	}
+	return string(text)
 }
 
 func (p *process) end(t *testing.T, sig os.Signal) {
@@ -153,7 +169,7 @@ func TestWorkersDie(t *testing.T) {
 	}
 	cryptotest.Import(t, store, "P-256", keystore.Options{Name: "late"})
 	load.Phase(t, "a key is added", long)
-	if !strings.Contains(workers[2].log.String(), "keys loaded") {
+	if !strings.Contains(workers[2].said(t), "keys loaded") {
 		t.Error("no word of keys in the log")
 	}
 	t.Logf("%+v", cluster.Stats())

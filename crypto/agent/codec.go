@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 
 	"pno/crypto/signing"
 )
@@ -175,6 +176,9 @@ func decodeOp(h Header, b []byte) (*Op, error) {
 	}
 	if len(b) != opSize+pad8(int(m.Len)) {
 		return nil, errSize
+	}
+	if m.Input > math.MaxUint8 { // signing.Input has eight bits
+		return nil, fmt.Errorf("unknown input %d", m.Input)
 	}
 	m.Data = b[opSize : opSize+int(m.Len)]
 	return m, checkPadding(b[opSize+int(m.Len):], m.Reserved)

@@ -17,10 +17,13 @@
 /* The private numbers of keys are kept here: locked, and not dumped. */
 #define SECURE_HEAP (4u << 20)
 
+/*
+ * Everything is in the process's own library context. One of our own would have
+ * to be freed, and what libcrypto keeps for each thread refers to it until the
+ * thread ends, which threads of the Go runtime do when they like. Providers stay
+ * loaded for the same reason.
+ */
 struct pno_lc {
-	OSSL_LIB_CTX *ctx;
-	OSSL_PROVIDER *base;
-	OSSL_PROVIDER *extra;
 	char *propquery;
 };
 
@@ -59,23 +62,18 @@ struct pno_lc *pno_lc_new(const char *provider, const char *propquery, char *err
 		snprintf(err, PNO_LC_ERR, "out of memory");
 		return NULL;
 	}
-	if (!CRYPTO_secure_malloc_initialized())
-		CRYPTO_secure_malloc_init(SECURE_HEAP, 16);
-	/* No clean-up at exit: it would run beside threads that Go never ends,
-	 * and wait for ever for a lock that one of them took with it. */
-	OPENSSL_init_crypto(OPENSSL_INIT_NO_ATEXIT, NULL);
-	lc->ctx = OSSL_LIB_CTX_new();
 	lc->propquery = strdup(propquery);
-	if (!lc->ctx || !lc->propquery) {
-		explain(err, "make a library context");
+	if (!lc->propquery) {
+		snprintf(err, PNO_LC_ERR, "out of memory");
 		goto fail;
 	}
-	lc->base = OSSL_PROVIDER_load(lc->ctx, "default");
-	if (!lc->base) {
+	if (!CRYPTO_secure_malloc_initialized())
+		CRYPTO_secure_malloc_init(SECURE_HEAP, 16);
+	if (!OSSL_PROVIDER_load(NULL, "default")) {
 		explain(err, "load the default provider");
 		goto fail;
 	}
-	if (*provider && !(lc->extra = OSSL_PROVIDER_load(lc->ctx, provider))) {
+	if (*provider && !OSSL_PROVIDER_load(NULL, provider)) {
 		explain(err, "load the provider");
 		goto fail;
 	}
@@ -87,13 +85,6 @@ fail:
 
 void pno_lc_free(struct pno_lc *lc)
 {
-	if (!lc)
-		return;
-	if (lc->extra)
-		OSSL_PROVIDER_unload(lc->extra);
-	if (lc->base)
-		OSSL_PROVIDER_unload(lc->base);
-	OSSL_LIB_CTX_free(lc->ctx);
 	free(lc->propquery);
 	free(lc);
 }
@@ -108,7 +99,7 @@ struct pno_lc_key *pno_lc_load(struct pno_lc *lc, const uint8_t *pkcs8, size_t l
 	}
 	key->lc = lc;
 	key->workers = workers;
-	key->pkey = d2i_AutoPrivateKey_ex(NULL, &pkcs8, (long)len, lc->ctx, lc->propquery);
+	key->pkey = d2i_AutoPrivateKey_ex(NULL, &pkcs8, (long)len, NULL, lc->propquery);
 	if (!key->pkey) {
 		explain(err, "read the key");
 		free(key);
@@ -143,7 +134,7 @@ static const EVP_MD *digest_of(int bits)
 
 static EVP_PKEY_CTX *new_context(const struct pno_lc_key *key)
 {
-	return EVP_PKEY_CTX_new_from_pkey(key->lc->ctx, key->pkey, key->lc->propquery);
+	return EVP_PKEY_CTX_new_from_pkey(NULL, key->pkey, key->lc->propquery);
 }
 
 /* An RSA context for signing or verifying, made at the first call. */
@@ -220,7 +211,7 @@ static int run_ed25519(struct slot *s, struct pno_lc_op *op)
 
 	if (!s->ed)
 		s->ed = EVP_MD_CTX_new();
-	if (!s->ed || EVP_DigestSignInit_ex(s->ed, NULL, NULL, lc->ctx, lc->propquery, op->key->pkey, NULL) <= 0 ||
+	if (!s->ed || EVP_DigestSignInit_ex(s->ed, NULL, NULL, NULL, lc->propquery, op->key->pkey, NULL) <= 0 ||
 	    EVP_DigestSign(s->ed, op->out, &len, op->in, op->in_len) <= 0) {
 		explain(op->err, "sign with Ed25519");
 		return -1;

@@ -9,6 +9,7 @@ import (
 
 	"pno/crypto/engine"
 	"pno/crypto/engine/enginetest"
+	"pno/crypto/signing"
 )
 
 func TestConformance(t *testing.T) {
@@ -50,4 +51,40 @@ func TestProviders(t *testing.T) {
 
 func BenchmarkSign(b *testing.B) {
 	enginetest.Benchmark(b, func(sink engine.Sink) (engine.Engine, error) { return New(Config{Threads: 1}, sink) })
+}
+
+// Engines and keys come and go, while other threads compute and end.
+func TestLifetimes(t *testing.T) {
+	if !Available {
+		t.Skip("built without cgo")
+	}
+	kinds := []string{"RSA-2048", "P-256", "Ed25519"}
+	for range 8 {
+		c := enginetest.NewCollector(64)
+		e, err := New(Config{Threads: 4, Queue: 64}, c.Sink)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, kind := range kinds {
+			k, err := e.Load(enginetest.Key(t, kind).Material)
+			if err != nil {
+				t.Fatal(err)
+			}
+			scheme := map[string]signing.Scheme{"RSA-2048": signing.RSAPSSSHA256, "P-256": signing.ECDSAP256SHA256, "Ed25519": signing.Ed25519}[kind]
+			var ops []*engine.Op
+			for range 16 {
+				ops = append(ops, &engine.Op{Key: k, Task: signing.Task{Scheme: scheme, Data: make([]byte, 32)}})
+			}
+			e.Submit(ops)
+			for _, op := range c.Wait(t, len(ops)) {
+				if op.Err != nil {
+					t.Fatal(op.Err)
+				}
+			}
+			k.Close()
+		}
+		if err := e.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
