@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"context"
 	"encoding/csv"
 	"fmt"
 	"io"
@@ -223,6 +224,38 @@ func TestHAProxyStop(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestHAProxyPause has it stop to listen for a while, and keep its port.
+func TestHAProxyPause(t *testing.T) {
+	l := newLab(t)
+	l.backendNginx()
+	p := l.haproxy(haproxyConf{Threads: 2})
+	kept := l.startLoad(loadSpec{Addr: haTCP, Objects: testSite(t).pick("1k"), Conns: 4})
+	time.Sleep(300 * time.Millisecond)
+	var last error
+	accepts := func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		var c net.Conn
+		if c, last = l.client.DialContext(ctx, "tcp", haHTTP); last == nil {
+			c.Close()
+		}
+		return last == nil
+	}
+	for range 2 {
+		p.signal(syscall.SIGTTOU)
+		if !poll(2*time.Second, func() bool { return !accepts() }) {
+			t.Fatal("connections are accepted while it pauses")
+		}
+		p.signal(syscall.SIGTTIN)
+		if !poll(2*time.Second, accepts) {
+			l.diagnose()
+			t.Fatalf("connections are not accepted after the pause: %v", last)
+		}
+		l.runLoad("after a pause", loadSpec{Addr: haHTTP, Objects: testSite(t).pick("1k", "64k"), Conns: 8, Requests: 200, Close: true})
+	}
+	l.checkLoad("connections kept across pauses", kept.stop())
 }
 
 // TestHAProxyReload starts new workers, which get the listeners of the old ones.

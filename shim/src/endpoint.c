@@ -284,7 +284,10 @@ int pno_sock_connect(struct pno_sock *s, int fd, struct pno_session *ses, const 
 		s->connect_told = true;
 		return 0;
 	case PNO_LISTENING:
-		return EISCONN;
+		if (!sa || len < sizeof sa->sa_family || sa->sa_family != AF_UNSPEC || !s->ses || s->listener->lost)
+			return EISCONN;
+		pno_listener_stop(s); /* how HAProxy pauses */
+		return 0;
 	case PNO_DEAD:
 		if (s->err)
 			return finish_connect(s);
