@@ -192,13 +192,10 @@ func (t *Table) Doorbell(id uint64) {
 		if q == nil {
 			continue
 		}
-		if q.hot {
-			// Its control line may have been read before the host rang, and
-			// there will be no second ring: it must be armed and read anew
-			// before the loop may take it for quiet. A cold queue is read
-			// when it is heated.
-			q.qp.DisarmDoorbell()
-		}
+		// Its control line may have been read before the host rang, and there
+		// will be no second ring for this request: it must be armed and read
+		// anew before the loop may take it for quiet.
+		q.qp.DisarmDoorbell()
 		t.heat(q)
 	}
 }
