@@ -200,7 +200,7 @@ func (l *lab) otherHostd() {
 func TestPolicyErrors(t *testing.T) {
 	l := newLab(t)
 	l.needOffload()
-	const bad = "default: offload\nrules:\n  - listen: any:80\n    action: ofload\n  - proces: x\n    action: kernel\n"
+	const bad = "default: offload\nrules:\n  - listen: any:80\n    action: ofload\n  - procesz: x\n    action: kernel\n"
 	file := l.write("bad.yaml", bad)
 	expect := func(what, text string) {
 		t.Helper()

@@ -252,7 +252,7 @@ type loadConn struct {
 
 func (c *loadConn) close() {
 	if c != nil && c.Conn != nil {
-		c.Conn.Close()
+		c.Close()
 	}
 }
 

@@ -5,6 +5,7 @@ package e2e
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"io"
 	"net/http"
 	"strings"
@@ -48,7 +49,7 @@ func copySlowly(w io.Writer, r io.Reader) error {
 	const perSecond = 10
 	for {
 		n, err := io.CopyN(w, r, slowRate/perSecond)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {
