@@ -185,9 +185,7 @@ static const char *dispatch(struct pno_session *ses, struct pno_qp *q, struct pn
 	switch (r->op) {
 	case PNO_OP_REPLY:
 		s = pno_handle_sock(ses, q->shard, r->sock);
-		if (s && s->listener && s->listener->q[q->chan->index].tag == r->seq)
-			pno_listener_unsubscribed(s, q->chan, r->seq);
-		else
+		if (!s || !pno_listener_unsubscribed(s, q->chan, r->seq))
 			pno_call_reply(ses, r, payload);
 		return NULL;
 	case PNO_OP_ACCEPT:

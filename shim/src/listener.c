@@ -138,19 +138,21 @@ void pno_listener_settle(void)
 	}
 }
 
-void pno_listener_unsubscribed(struct pno_sock *s, struct pno_chan *c, uint32_t tag)
+bool pno_listener_unsubscribed(struct pno_sock *s, struct pno_chan *c, uint32_t tag)
 {
-	pno_lock(&s->lock);
-	if (s->state == PNO_LISTENING && s->listener->q[c->index].tag == tag) {
-		struct pno_queue *q = &s->listener->q[c->index];
+	struct pno_queue *q;
+	bool ours;
 
-		if (q->leaving && --q->leaving == 0) {
-			q->tag = 0;
-			if (wanted(q))
-				subscribe(s, c);
-		}
+	pno_lock(&s->lock);
+	q = s->state == PNO_LISTENING ? &s->listener->q[c->index] : NULL;
+	ours = q && q->leaving && q->tag == tag;
+	if (ours && --q->leaving == 0) {
+		q->tag = 0;
+		if (wanted(q))
+			subscribe(s, c);
 	}
 	pno_unlock(&s->lock);
+	return ours;
 }
 
 /* Only pollers that hear this channel are told: the others would find nothing. */

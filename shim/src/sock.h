@@ -284,7 +284,8 @@ extern atomic_bool pno_listener_unsettled;
 /* An Accept came; an Unsubscribe was answered. */
 void pno_listener_park(struct pno_session *ses, struct pno_qp *q, const struct pno_record *r,
 		       const uint8_t *payload);
-void pno_listener_unsubscribed(struct pno_sock *s, struct pno_chan *c, uint32_t tag);
+/* False: the Reply is to something else. */
+bool pno_listener_unsubscribed(struct pno_sock *s, struct pno_chan *c, uint32_t tag);
 /* A connection for the caller, out of the queues; NULL: none. */
 struct pno_sock *pno_listener_take(struct pno_sock *s);
 /* Listeners that were lost with the DPU are opened again, if there is one. */
