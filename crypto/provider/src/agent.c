@@ -17,17 +17,16 @@
  *
  * Fork: a child inherits neither the thread nor the right to the connection.
  * The lock is taken across fork, so that the child finds everything in order;
- * it closes its copies, forgets the calls (they are the parent's) and starts
- * its own thread when it has something to ask.
+ * it closes its copies, forgets the calls (they are the parent's) and starts a
+ * thread of its own if the parent had one. It connects when it has something to
+ * ask.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <openssl/crypto.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -79,7 +78,9 @@ static void forget_calls(struct pno_calls *list)
 static void in_child(void)
 {
 	for (struct pno_agent *a = all; a; a = a->next) {
-		if (a->running) {
+		bool had = a->running;
+
+		if (had) {
 			close(a->wake);
 			if (a->fd >= 0)
 				close(a->fd);
@@ -93,6 +94,8 @@ static void in_child(void)
 			a->slots[i].call = NULL;
 		a->nslots = a->inflight = 0;
 		a->free_slot = NO_SLOT;
+		if (had && !a->stop)
+			pno_link_start(a); /* if not, the first call tries again and tells */
 	}
 	after_fork();
 }
@@ -100,24 +103,6 @@ static void in_child(void)
 static void watch_forks(void)
 {
 	pthread_atfork(before_fork, after_fork, in_child);
-}
-
-/* Opened early: a proxy that goes into a chroot later still finds the socket. */
-static void open_dir(struct pno_agent *a, const char *path)
-{
-	char *dir = strdup(path), *slash = dir ? strrchr(dir, '/') : NULL;
-	struct stat st;
-
-	a->base = strrchr(a->addr.sun_path, '/');
-	a->base = a->base ? a->base + 1 : a->addr.sun_path;
-	if (slash)
-		slash[slash == dir] = 0;
-	a->dir = dir ? open(slash ? dir : ".", O_PATH | O_DIRECTORY | O_CLOEXEC) : -1;
-	free(dir);
-	if (a->dir >= 0 && !fstat(a->dir, &st)) {
-		a->dir_dev = st.st_dev;
-		a->dir_ino = st.st_ino;
-	}
 }
 
 struct pno_agent *pno_agent_new(const char *path, unsigned patience_ms)
@@ -132,7 +117,6 @@ struct pno_agent *pno_agent_new(const char *path, unsigned patience_ms)
 	pthread_once(&once, watch_forks);
 	a->addr.sun_family = AF_UNIX;
 	memcpy(a->addr.sun_path, path, strlen(path));
-	open_dir(a, path);
 	a->patience = patience_ms * PNO_MS;
 	a->refs = 1;
 	a->fd = a->wake = -1;
@@ -140,6 +124,7 @@ struct pno_agent *pno_agent_new(const char *path, unsigned patience_ms)
 	TAILQ_INIT(&a->queued);
 	TAILQ_INIT(&a->sent);
 	pthread_mutex_init(&a->lock, NULL);
+	sem_init(&a->apart, 0, 0);
 	pthread_mutex_lock(&all_lock);
 	a->next = all;
 	all = a;
@@ -155,6 +140,7 @@ void pno_agent_unref_locked(struct pno_agent *a)
 	if (left)
 		return;
 	pthread_mutex_destroy(&a->lock);
+	sem_destroy(&a->apart);
 	free(a->slots);
 	free(a->packet);
 	free(a);
@@ -186,12 +172,19 @@ void pno_agent_free(struct pno_agent *a)
 		close(a->wake);
 	if (a->fd >= 0)
 		close(a->fd);
-	if (a->dir >= 0)
-		close(a->dir);
-	a->wake = a->fd = a->dir = -1;
+	a->wake = a->fd = -1;
 	forget_calls(&a->queued);
 	forget_calls(&a->sent);
 	pno_agent_unref_locked(a);
+}
+
+/* Starts the thread if there is none yet. */
+void pno_agent_begin(struct pno_agent *a)
+{
+	pthread_mutex_lock(&a->lock);
+	if (!a->running && !a->stop)
+		pno_link_start(a); /* if not, the first call tries again and tells */
+	pthread_mutex_unlock(&a->lock);
 }
 
 void pno_agent_wake(struct pno_agent *a)
@@ -256,7 +249,7 @@ void pno_call_start(struct pno_agent *a, struct pno_call *c)
 	if (c->wait)
 		c->wait->call = c;
 	if (a->stop || (!a->running && !pno_link_start(a))) {
-		pno_call_complete(c, PNO_CALL_BROKEN, "no thread could be started");
+		pno_call_complete(c, PNO_CALL_BROKEN, a->stop ? "the provider ends" : a->why);
 		pthread_mutex_unlock(&a->lock);
 		return;
 	}

@@ -11,7 +11,6 @@
 #include <semaphore.h>
 #include <stdatomic.h>
 #include <sys/queue.h>
-#include <sys/types.h>
 #include <sys/un.h>
 
 #include "wire.h"
@@ -68,10 +67,6 @@ struct pno_slot {
 /* One agent, as one provider instance sees it. */
 struct pno_agent {
 	struct sockaddr_un addr;
-	const char *base;    /* of addr's path */
-	int dir;             /* its directory, O_PATH, or -1 */
-	dev_t dir_dev;
-	ino_t dir_ino;
 	uint64_t patience;   /* ns */
 
 	pthread_mutex_t lock; /* guards all that follows; a leaf */
@@ -81,6 +76,7 @@ struct pno_agent {
 	bool running;     /* the thread is, in this process */
 	bool stop;
 	pthread_t thread;
+	sem_t apart;      /* posted by the thread when chroot does not reach it any more */
 	int wake;         /* eventfd: the thread should look again */
 	bool dozing;      /* it sleeps without a time limit */
 
@@ -103,6 +99,7 @@ struct pno_agent {
 
 /* agent.c */
 struct pno_agent *pno_agent_new(const char *path, unsigned patience_ms);
+void pno_agent_begin(struct pno_agent *a);
 void pno_agent_free(struct pno_agent *a);
 void pno_agent_unref_locked(struct pno_agent *a); /* unlocks */
 struct pno_call *pno_call_new(const struct pno_request *r);

@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "agent.h"
 #include "provider.h"
 
 const char *const pno_type_name[PNO_KEY_TYPES] = { "RSA", "EC", "ED25519" };
@@ -99,6 +100,7 @@ struct pno_key *pno_key_parse(struct pno_prov *p, const uint8_t *der, size_t len
 		pno_key_free(k);
 		return NULL;
 	}
+	pno_agent_begin(p->agent);
 	return k;
 }
 

@@ -3,11 +3,14 @@
 /*
  * The connection to the key agent and the thread that keeps it.
  *
- * The thread begins with the first call of a process, not when the provider is
- * loaded: proxies fork in between, and threads do not survive that. It alone
- * opens, reads and closes the connection. It blocks all signals. It has a
- * working directory of its own (unshare), which lets it connect by way of the
- * socket's directory, opened before a chroot, where the path leads nowhere.
+ * The thread begins with the first key that is loaded, and once more in every
+ * child of fork; the connection only with the first call. It begins that early
+ * because HAProxy lets no thread be started (RLIMIT_NPROC of 0) once it serves,
+ * and because HAProxy goes into a chroot: the thread leaves the process's idea
+ * of root and working directory (unshare) before that, so that the path of the
+ * agent's socket stays what it was, for later connections too. The chroot does
+ * not hold for this thread, then. The thread blocks all signals, and alone opens,
+ * reads and closes the connection.
  *
  * Without a connection and with something to ask it connects, again and again
  * with pauses of 1 to 50 ms. Without anything to ask it sleeps. An agent that
@@ -15,7 +18,6 @@
  * owes an answer for longer than protocol.h allows.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <openssl/crypto.h>
 #include <poll.h>
 #include <sched.h>
@@ -25,12 +27,10 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "agent.h"
 
-#define STACK     (128u << 10)
 #define MAX_PAUSE 50             /* ms between attempts to connect, at most */
 #define GREETING  500            /* ms that an agent may take to say welcome */
 #define TICK      50             /* ms between looks at deadlines */
@@ -57,32 +57,14 @@ static void disconnect(struct pno_agent *a, const char *why)
 	failed(a, a->addr.sun_path, why);
 }
 
-/* True if the directory is the one that was opened: a program that closes all
- * descriptors may have reused its number. */
-static bool same_dir(const struct pno_agent *a)
+static int connect_socket(const struct pno_agent *a)
 {
-	struct stat st;
-
-	return a->dir >= 0 && !fstat(a->dir, &st) && st.st_dev == a->dir_dev && st.st_ino == a->dir_ino;
-}
-
-static int connect_socket(const struct pno_agent *a, bool own_cwd)
-{
-	struct sockaddr_un near = { .sun_family = AF_UNIX };
 	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	int err;
 
-	if (fd < 0)
-		return -1;
-	if (!connect(fd, (const struct sockaddr *)&a->addr, sizeof a->addr))
+	if (fd < 0 || !connect(fd, (const struct sockaddr *)&a->addr, sizeof a->addr))
 		return fd;
 	err = errno;
-	if (err == ENOENT && own_cwd && same_dir(a) && !fchdir(a->dir)) {
-		memcpy(near.sun_path, a->base, strlen(a->base));
-		if (!connect(fd, (const struct sockaddr *)&near, sizeof near))
-			return fd;
-		err = errno;
-	}
 	close(fd);
 	errno = err;
 	return -1;
@@ -126,14 +108,14 @@ static const char *greet(struct pno_agent *a, int fd, struct pno_message *m)
 }
 
 /* Called with the lock, lets go of it meanwhile. */
-static void dial(struct pno_agent *a, bool own_cwd)
+static void dial(struct pno_agent *a)
 {
 	struct pno_message m;
 	const char *why;
 	int fd;
 
 	pthread_mutex_unlock(&a->lock);
-	fd = connect_socket(a, own_cwd);
+	fd = connect_socket(a);
 	why = fd < 0 ? strerrordesc_np(errno) : greet(a, fd, &m);
 	pthread_mutex_lock(&a->lock);
 	if (why) {
@@ -191,7 +173,7 @@ static int nap(struct pno_agent *a, uint64_t now, uint64_t *busy)
 	return -1;
 }
 
-static void turn(struct pno_agent *a, bool own_cwd, uint64_t *busy)
+static void turn(struct pno_agent *a, uint64_t *busy)
 {
 	struct pollfd p[2] = { { .fd = a->wake, .events = POLLIN }, { .fd = -1 } };
 	const char *over = NULL;
@@ -201,7 +183,7 @@ static void turn(struct pno_agent *a, bool own_cwd, uint64_t *busy)
 	if (!pno_agent_expire(a, now) && a->fd >= 0)
 		disconnect(a, "the agent owes answers");
 	if (a->fd < 0 && !TAILQ_EMPTY(&a->queued) && now >= a->retry_at)
-		dial(a, own_cwd);
+		dial(a);
 	if (a->fd >= 0)
 		pno_agent_flush(a);
 	ms = nap(a, pno_now(), busy);
@@ -226,40 +208,44 @@ static void turn(struct pno_agent *a, bool own_cwd, uint64_t *busy)
 static void *run(void *arg)
 {
 	struct pno_agent *a = arg;
-	bool own_cwd = !unshare(CLONE_FS);
 	uint64_t busy = pno_now();
 
+	unshare(CLONE_FS); /* if not, the socket's path has to be good in the chroot, too */
+	sem_post(&a->apart);
 	pthread_setname_np(pthread_self(), "pno-keys");
 	pthread_mutex_lock(&a->lock);
 	while (!a->stop)
-		turn(a, own_cwd, &busy);
+		turn(a, &busy);
 	pthread_mutex_unlock(&a->lock);
 	return NULL;
 }
 
+/* The stack is of the usual size: a program may have so many thread-local
+ * variables (HAProxy has) that a small one does not hold them. */
 bool pno_link_start(struct pno_agent *a)
 {
-	pthread_attr_t attr;
 	sigset_t every, before;
 	int err;
 
 	if (!a->packet)
 		a->packet = malloc(PNO_AGENT_PACKET);
 	a->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (!a->packet || a->wake < 0)
+	if (!a->packet || a->wake < 0) {
+		snprintf(a->why, sizeof a->why, "begin: %s", strerrordesc_np(errno));
 		return false;
+	}
 	sigfillset(&every);
-	pthread_attr_init(&attr);
-	pthread_attr_setstacksize(&attr, STACK);
 	pthread_sigmask(SIG_BLOCK, &every, &before);
-	err = pthread_create(&a->thread, &attr, run, a);
+	err = pthread_create(&a->thread, NULL, run, a);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	pthread_attr_destroy(&attr);
 	if (err) {
+		snprintf(a->why, sizeof a->why, "start a thread: %s", strerrordesc_np(err));
 		close(a->wake);
 		a->wake = -1;
 		return false;
 	}
 	a->running = true;
+	while (sem_wait(&a->apart))
+		; /* the program's next step may be chroot */
 	return true;
 }

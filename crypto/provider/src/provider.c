@@ -48,7 +48,7 @@ const OSSL_ITEM pno_reasons[] = {
 	{ PNO_R_TLS13_ONLY, "the key signs TLS 1.3 handshakes only" },
 	{ PNO_R_NO_KEY, "no key set" },
 	{ PNO_R_BUFFER, "buffer too small" },
-	{ PNO_R_MEMORY, "out of memory" },
+	{ PNO_R_MEMORY, "out of memory or threads" },
 	{ PNO_R_LOCAL, "public-key operation failed" },
 	{ PNO_R_AGENT_GONE, "key agent cannot be reached" },
 	{ PNO_R_AGENT_TIMEOUT, "key agent did not answer in time" },

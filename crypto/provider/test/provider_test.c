@@ -214,7 +214,6 @@ static void forks(void)
 	unload();
 	fake_kill();
 }
-#endif
 
 static void absent(void)
 {
@@ -240,6 +239,7 @@ static void absent(void)
 	fake_kill();
 	unload();
 }
+#endif
 
 static void faults(void)
 {
@@ -417,9 +417,9 @@ int main(int argc, char **argv)
 		void (*run)(void);
 	} all[] = {
 		{ "every_scheme", every_scheme }, { "look", look }, { "malformed", malformed },
-		{ "threads", threads }, { "absent", absent }, { "faults", faults },
+		{ "threads", threads }, { "faults", faults },
 #ifndef __SANITIZE_THREAD__ /* which knows neither threads after fork nor the stacks of jobs */
-		{ "forks", forks }, { "async", async }, { "abandoned", abandoned },
+		{ "absent", absent }, { "forks", forks }, { "async", async }, { "abandoned", abandoned },
 #endif
 	};
 

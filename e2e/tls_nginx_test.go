@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"crypto/tls"
+	"fmt"
+	"os"
+	"syscall"
+	"testing"
+	"time"
+
+	"pno/crypto/provider/agenttest"
+)
+
+// tlsNginx starts Debian's nginx: a root master that loads the key, and workers
+// that use it. It learns of the provider through OPENSSL_CONF.
+func (l *tlsLab) tlsNginx(workers int, pem string) *proc {
+	l.t.Helper()
+	if err := os.MkdirAll(l.path("tmp"), 0o755); err != nil {
+		l.t.Fatal(err)
+	}
+	chownTo(l.t, l.path("tmp"), "www-data")
+	conf := l.write("openssl.cnf", fmt.Appendf(nil, `openssl_conf = main
+[main]
+providers = providers
+[providers]
+default = d
+pno = p
+[d]
+activate = 1
+[p]
+module = %s
+agent = %s
+activate = 1
+`, binary(l.t, "pno.so"), l.agent.Path))
+	tmp := l.path("tmp")
+	nginx := l.write("nginx.conf", fmt.Appendf(nil, `daemon off;
+user www-data;
+worker_processes %d;
+pid %s;
+error_log stderr info;
+events { worker_connections 1024; }
+http {
+  access_log off;
+  client_body_temp_path %[3]s;
+  proxy_temp_path %[3]s;
+  fastcgi_temp_path %[3]s;
+  uwsgi_temp_path %[3]s;
+  scgi_temp_path %[3]s;
+  server {
+    listen %[4]s ssl;
+    ssl_protocols TLSv1.2 TLSv1.3;
+    ssl_session_tickets off;
+    ssl_certificate %[5]s;
+    ssl_certificate_key %[5]s;
+    location / { return 200 served; }
+  }
+}
+`, workers, l.path("nginx.pid"), tmp, tlsAddr, pem))
+	return spawn(l.t, l.dir, "nginx", l.ns, []string{"nginx", "-e", "stderr", "-p", l.dir, "-c", nginx},
+		spawnOptions{env: []string{"OPENSSL_CONF=" + conf}})
+}
+
+// Every type of key; nginx has no asynchronous handshakes, so that a worker
+// does one handshake at a time and nothing else while it waits.
+func TestTLSNginx(t *testing.T) {
+	for _, kind := range agenttest.Kinds {
+		t.Run(kind, func(t *testing.T) {
+			k := agenttest.NewKey(t, kind)
+			l := newTLSLab(t, agenttest.Faults{}, k)
+			p := l.tlsNginx(2, l.pem(k))
+			l.waitServing(p, trusting(tls.VersionTLS13, k))
+			for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+				l.exchange(trusting(version, k))
+			}
+			p.stop(syscall.SIGQUIT, 5*time.Second)
+		})
+	}
+}
+
+func TestTLSNginxBlocksAndReloads(t *testing.T) {
+	k := agenttest.NewKey(t, "rsa2048")
+	l := newTLSLab(t, agenttest.Faults{Latency: 20 * time.Millisecond}, k)
+	p := l.tlsNginx(1, l.pem(k))
+	cfg := trusting(tls.VersionTLS13, k)
+	l.waitServing(p, cfg)
+	h := l.loadFor(time.Second, 8, cfg)
+	t.Logf("20 ms a signature, one worker: %v", h)
+	if h.failed > 0 || h.done == 0 || h.rate() > 60 {
+		t.Errorf("%v: %v", h, h.firstErr)
+	}
+	l.during("HUP and a new agent", 4, cfg, func() {
+		p.signal(syscall.SIGHUP)
+		time.Sleep(200 * time.Millisecond)
+		l.agent.Stop()
+		time.Sleep(50 * time.Millisecond)
+		l.startAgent()
+	})
+	p.stop(syscall.SIGQUIT, 5*time.Second)
+}
