@@ -296,14 +296,15 @@ void pno_drain_finish(struct pno_session *ses, struct pno_drain *d)
 		pno_session_lose(ses, d->violation);
 		return;
 	}
-	for (uint64_t m = d->also; m && !d->violation; m &= m - 1) {
-		struct pno_chan *c = ses->chan[__builtin_ctzll(m)];
+	/* Each may name others in turn. */
+	while (d->also && !d->violation) {
+		struct pno_chan *c = ses->chan[__builtin_ctzll(d->also)];
 
+		d->also &= d->also - 1;
 		pno_lock(&c->lock);
 		pno_chan_drain_locked(c, d);
 		pno_unlock(&c->lock);
 	}
-	d->also = 0;
 	if (d->violation)
 		pno_drain_finish(ses, d);
 }
