@@ -80,9 +80,9 @@ func (a *Agent) Start() *Agent {
 // Stop is what SIGKILL does to an agent: everything ends at once.
 func (a *Agent) Stop() {
 	a.mu.Lock()
-	a.ln.Close()
+	_ = a.ln.Close()
 	for c := range a.conns {
-		c.Close()
+		_ = c.Close()
 	}
 	a.mu.Unlock()
 	a.wg.Wait()
@@ -109,7 +109,7 @@ func (a *Agent) serve(c *net.UnixConn) {
 		a.mu.Lock()
 		delete(a.conns, c)
 		a.mu.Unlock()
-		c.Close()
+		_ = c.Close()
 	}()
 	buf := make([]byte, agent.MaxPacket)
 	for {
@@ -146,7 +146,7 @@ func (a *Agent) hello(c *net.UnixConn, m *agent.Hello) {
 		answer = a.Faults.Welcome(m)
 	}
 	if answer != nil {
-		c.Write(answer)
+		_, _ = c.Write(answer) // a client that is gone has no use for it
 	}
 }
 
@@ -166,7 +166,7 @@ func (a *Agent) op(c *net.UnixConn, m *agent.Op) {
 		}
 		a.open.Add(-1)
 		if answer != nil {
-			c.Write(answer)
+			_, _ = c.Write(answer) // a client that is gone has no use for it
 		}
 	}
 	if a.Faults.Latency > 0 {
@@ -190,6 +190,7 @@ func (a *Agent) compute(m *agent.Op) []byte {
 	var out []byte
 	if task.Decrypt {
 		out = make([]byte, signing.PremasterLen)
+		//nolint:staticcheck // TLS_RSA is what is tested
 		err = rsa.DecryptPKCS1v15SessionKey(nil, k.Signer.(*rsa.PrivateKey), task.Data, out)
 	} else {
 		var opts crypto.SignerOpts = task.Scheme.Hash()

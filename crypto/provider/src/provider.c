@@ -31,9 +31,11 @@
 #include <openssl/crypto.h>
 #include <openssl/err.h>
 #include <openssl/params.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "agent.h"
 #include "provider.h"
@@ -134,11 +136,6 @@ static void teardown(void *provctx)
 	if (!p)
 		return;
 	pno_agent_free(p->agent);
-	for (int i = 0; i < PNO_HASHES; i++)
-		EVP_MD_free(p->md[i]);
-	if (p->local)
-		OSSL_PROVIDER_unload(p->local);
-	OSSL_LIB_CTX_free(p->lib);
 	free(p);
 }
 
@@ -156,19 +153,41 @@ static const char *setting(const struct pno_prov *p, const char *variable, const
 	return value && *value ? value : NULL;
 }
 
-static bool start(struct pno_prov *p, const OSSL_DISPATCH *in)
+/*
+ * What is local happens in a library context that all instances share and that
+ * is never freed: a thread that ends later still looks into each context that
+ * it has used.
+ */
+static bool find_local(struct pno_prov *p, const OSSL_DISPATCH *in)
 {
 	static const char *const names[PNO_HASHES] = { "SHA256", "SHA384", "SHA512" };
+	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	static OSSL_LIB_CTX *lib;
+	static EVP_MD *md[PNO_HASHES];
+	bool ok;
+
+	pthread_mutex_lock(&lock);
+	if (!lib) {
+		/* From dispatch: BIO_new_from_core_bio needs the core's BIO functions. */
+		lib = OSSL_LIB_CTX_new_from_dispatch(p->handle, in);
+		if (lib && OSSL_PROVIDER_load(lib, "default"))
+			for (int i = 0; i < PNO_HASHES; i++)
+				md[i] = EVP_MD_fetch(lib, names[i], NULL);
+	}
+	ok = lib && md[0] && md[1] && md[2];
+	p->lib = lib;
+	memcpy(p->md, md, sizeof md);
+	pthread_mutex_unlock(&lock);
+	return ok;
+}
+
+static bool start(struct pno_prov *p, const OSSL_DISPATCH *in)
+{
 	const char *path, *patience;
 	unsigned long ms = 3000;
 
-	/* From dispatch: BIO_new_from_core_bio needs the core's BIO functions. */
-	p->lib = OSSL_LIB_CTX_new_from_dispatch(p->handle, in);
-	if (!p->lib || !(p->local = OSSL_PROVIDER_load(p->lib, "default")))
+	if (!find_local(p, in))
 		return false;
-	for (int i = 0; i < PNO_HASHES; i++)
-		if (!(p->md[i] = EVP_MD_fetch(p->lib, names[i], NULL)))
-			return false;
 	path = setting(p, "PNO_AGENT", "agent");
 	patience = setting(p, "PNO_AGENT_TIMEOUT_MS", "timeout_ms");
 	if (patience) {

@@ -32,8 +32,7 @@ struct pno_prov {
 	OSSL_FUNC_core_set_error_debug_fn *set_error_debug;
 	OSSL_FUNC_core_vset_error_fn *vset_error;
 
-	OSSL_LIB_CTX *lib;      /* our own, with nothing but the default provider */
-	OSSL_PROVIDER *local;   /* that provider */
+	OSSL_LIB_CTX *lib;      /* with nothing but the default provider; not ours to free */
 	EVP_MD *md[PNO_HASHES]; /* of lib */
 	struct pno_agent *agent;
 };
