@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"pno/dpu/report"
 	"pno/offload"
 	"pno/sim/wire"
 )
@@ -92,10 +93,27 @@ func TestBulk(t *testing.T) {
 			begin := time.Now()
 			bulk(t, s, conn, c.size)
 			t.Logf("%d bytes each way in %v", c.size, time.Since(begin).Round(time.Millisecond))
-			if d := r.d.Stats(); d.Sessions.Violators != 0 {
+			d := r.d.Stats()
+			if d.Sessions.Violators != 0 {
 				t.Errorf("violations: %v", d.Sessions)
 			}
+			if c.o.limit > 0 {
+				notDropped(t, d)
+			}
 		})
+	}
+}
+
+// notDropped checks that the way to the link lost no packet.
+func notDropped(t *testing.T, d report.Stats) {
+	t.Helper()
+	if n := d.Links[0].TxDropped; n != 0 {
+		t.Errorf("the link dropped %d packets", n)
+	}
+	for _, c := range d.Netstack {
+		if (c.Name == "tcp_retransmits" || c.Name == "link_tx_no_buffer") && c.Value != 0 {
+			t.Errorf("%s is %d, want 0", c.Name, c.Value)
+		}
 	}
 }
 

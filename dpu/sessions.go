@@ -122,8 +122,32 @@ func (d *DPU) KeepSession(id uint64, l offload.Layout) error {
 	return nil
 }
 
+// drainTime bounds how long the end of a session waits for its last records.
+// They can be stuck: nobody empties the other ring any more.
+const drainTime = 250 * time.Millisecond
+
+// drain has every shard execute what lies in a session's rings. What looks
+// empty is looked at twice: the first look may have begun before the process
+// wrote its last.
+func (d *DPU) drain(id uint64) {
+	deadline := time.Now().Add(drainTime)
+	for _, s := range d.shards {
+		for quiet := 0; quiet < 2 && time.Now().Before(deadline); {
+			more := false
+			if d.do(s, func() { more = s.Table.Drain(id) }) != nil {
+				return // closing it will say so
+			}
+			if quiet++; more {
+				quiet = 0
+			}
+			time.Sleep(50 * time.Microsecond)
+		}
+	}
+}
+
 // CloseSession implements control.Backend.
 func (d *DPU) CloseSession(id uint64, reason string) error {
+	d.drain(id)
 	if !d.forget(id, reason, false) {
 		return fmt.Errorf("close session %d: %w", id, session.ErrNoSession)
 	}

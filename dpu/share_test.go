@@ -231,6 +231,22 @@ func TestForkDropped(t *testing.T) {
 	}
 }
 
+func TestForksAreBounded(t *testing.T) {
+	r := newRig(t, rigOptions{})
+	h := newHost(t, r.agent, testLayout(1))
+	tok := make([]byte, 16)
+	for i := range 1025 {
+		tok[0], tok[1] = byte(i), byte(i>>8)
+		want := uint32(0)
+		if i == 1024 {
+			want = 11 // EAGAIN
+		}
+		if a := h.request(0, offload.OpFork, 0, 0, tok); a.errno != want {
+			t.Fatalf("fork %d: errno %d, want %d", i, a.errno, want)
+		}
+	}
+}
+
 func TestClaimMovesBetweenChannels(t *testing.T) {
 	r := newRig(t, rigOptions{})
 	h := newHost(t, r.agent, testLayout(1))

@@ -4,6 +4,7 @@ package session
 
 import (
 	"fmt"
+	"syscall"
 
 	"pno/offload"
 )
@@ -11,11 +12,14 @@ import (
 // grant is what a fork gives to the child: a hold of every socket that the
 // parent had, waiting for the child's session.
 type grant struct {
-	parent uint64
+	parent *Session
 	holds  []*hold
 	next   uint32 // the parent's slots, which the child's handles repeat
 	gens   []uint16
 }
+
+// maxGrants bounds the forks of one session whose children have not come.
+const maxGrants = 1024
 
 // fork handles Fork.
 func (t *Table) fork(q *queue, rec offload.Record, payload []byte) string {
@@ -26,7 +30,12 @@ func (t *Table) fork(q *queue, rec offload.Record, payload []byte) string {
 	if t.grants[tok] != nil {
 		return "fork token used twice"
 	}
-	g := &grant{parent: q.s.id, next: q.s.handles.next, gens: append([]uint16(nil), q.s.handles.gens...)}
+	if q.s.grants >= maxGrants {
+		t.reply(q, rec, uint32(syscall.EAGAIN), nil)
+		return ""
+	}
+	q.s.grants++
+	g := &grant{parent: q.s, next: q.s.handles.next, gens: append([]uint16(nil), q.s.handles.gens...)}
 	q.s.handles.each(func(h *hold) {
 		s := h.sock
 		if s.from != nil {
@@ -59,6 +68,7 @@ func (t *Table) Adopt(id uint64, tok Token) (known bool, err error) {
 		return true, fmt.Errorf("adopt fork into session %d: %w", id, ErrNoSession)
 	}
 	delete(t.grants, tok)
+	g.parent.grants--
 	s.handles.inherit(g.next, g.gens)
 	for _, h := range g.holds {
 		h.s = s
@@ -75,6 +85,7 @@ func (t *Table) Adopt(id uint64, tok Token) (known bool, err error) {
 func (t *Table) Drop(tok Token) {
 	if g := t.grants[tok]; g != nil {
 		delete(t.grants, tok)
+		g.parent.grants--
 		for _, h := range g.holds {
 			t.release(h, closeOrderly)
 		}

@@ -102,6 +102,7 @@ type Session struct {
 	handles handles
 	dead    bool
 	hot     int // queue pairs in the table's hot list
+	grants  int // forks whose child has not come
 	stats   counters
 }
 
@@ -135,6 +136,30 @@ func (t *Table) OpenChannel(id uint64, channel int) error {
 		t.heat(q)
 	}
 	return nil
+}
+
+// Drain executes what the session's process has written, and reports whether
+// there may be more: records in its rings, or some that cannot be executed yet.
+// A process that writes its last words, closes and exits has them sent, as the
+// kernel would.
+func (t *Table) Drain(id uint64) (more bool) {
+	s := t.sessions[id]
+	if s == nil {
+		return false
+	}
+	for _, q := range s.queues {
+		if q == nil {
+			continue
+		}
+		for !s.dead && t.pump(q) {
+			more = true
+		}
+		if s.dead {
+			return false
+		}
+		more = more || q.held != nil || q.qp.Pending()
+	}
+	return more
 }
 
 // Close ends a session: every socket is released as if the process had closed

@@ -81,6 +81,11 @@ func (t *Table) write(s *socket, b []byte) (n int) {
 			if _, full := err.(*tcpip.ErrWouldBlock); !full {
 				n = len(b) // the socket is dead, which pull reports
 				t.later(s)
+				if s.eof && !s.shut {
+					// Reset after its FIN: there is nothing left to
+					// pull, so nobody else would say so.
+					t.dies(s, err)
+				}
 			}
 			break
 		}
