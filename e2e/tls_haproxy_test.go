@@ -30,6 +30,14 @@ type tlsHAProxy struct {
 // own. The agent's socket is outside of the chroot.
 func (l *tlsLab) haproxy(c tlsHAProxy) *proc {
 	l.t.Helper()
+	return spawn(l.t, l.dir, "haproxy", l.ns, l.haproxyArgs(c), spawnOptions{env: l.env()})
+}
+
+func (l *tlsLab) env() []string { return []string{"PNO_AGENT=" + l.agent.Path} }
+
+// haproxyArgs writes the configuration and returns the command line.
+func (l *tlsLab) haproxyArgs(c tlsHAProxy) []string {
+	l.t.Helper()
 	providers := "ssl-provider pno\n  ssl-provider default"
 	if c.Last {
 		providers = "ssl-provider default\n  ssl-provider pno"
@@ -68,12 +76,11 @@ frontend web
   bind %s ssl crt %s
   http-request return status 200 content-type text/plain string served
 `, strings.TrimSuffix(binary(l.t, "pno.so"), "/pno.so"), providers, max(c.Threads, 1), c.Maxconn, async,
-		l.path("jail"), l.path("haproxy.sock"), tlsAddr, c.Cert))
-	argv := []string{"haproxy", "-db", "-f", conf}
+		l.path("jail"), l.path("haproxy.sock"), l.addr, c.Cert))
 	if c.Master {
-		argv = []string{"haproxy", "-W", "-S", l.path("master.sock"), "-f", conf}
+		return []string{"haproxy", "-W", "-S", l.path("master.sock"), "-f", conf}
 	}
-	return spawn(l.t, l.dir, "haproxy", l.ns, argv, spawnOptions{env: []string{"PNO_AGENT=" + l.agent.Path}})
+	return []string{"haproxy", "-db", "-f", conf}
 }
 
 // command speaks to HAProxy's command line.
@@ -225,7 +232,7 @@ func TestTLSHAProxyTrapAbort(t *testing.T) {
 		var conns []net.Conn
 		ops := l.agent.Ops.Load()
 		for range 20 {
-			raw, err := l.ns.DialContext(t.Context(), "tcp", tlsAddr)
+			raw, err := l.ns.DialContext(t.Context(), "tcp", l.addr)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -246,6 +253,22 @@ func TestTLSHAProxyTrapAbort(t *testing.T) {
 	after := p.usage()
 	t.Logf("%d aborted handshakes: %v, %v before: %.1f KiB each", aborts, after, before, float64(after.rss-before.rss)/1024/aborts)
 	l.exchange(cfg)
+}
+
+// The proxy's TCP is in the DPU and its keys are with the agent, at once.
+func TestTLSHAProxyOffloaded(t *testing.T) {
+	lab := newLab(t)
+	k := agenttest.NewKey(t, "p256")
+	l := newTLSLabAt(t, lab.dir, lab.client, servedAddr+":443", agenttest.Faults{Latency: 5 * time.Millisecond}, k)
+	cfg := trusting(tls.VersionTLS13, k)
+	p := lab.appWith("haproxy", spawnOptions{env: l.env()}, l.haproxyArgs(tlsHAProxy{Cert: l.pem(k)})...)
+	l.waitServing(p, cfg)
+	h := l.loadFor(time.Second, 16, cfg)
+	t.Logf("offloaded, 5 ms a signature: %v, %d signatures at once", h, l.agent.Peak.Load())
+	if h.failed > 0 || h.done < 20 || l.agent.Peak.Load() < 2 {
+		t.Errorf("%v: %v", h, h.firstErr)
+	}
+	l.exchange(trusting(tls.VersionTLS12, k))
 }
 
 // Certificates change at run time, the configuration is loaded again, and the

@@ -25,18 +25,24 @@ import (
 const tlsAddr = "127.0.0.1:8443"
 
 // tlsLab is a proxy host without private keys: a stock proxy with the provider,
-// and a key agent in the test process, which is also the client. There is no
-// offload here.
+// and a key agent in the test process, which is also the client.
 type tlsLab struct {
 	t     *testing.T
 	dir   string
-	ns    *netns.NS
+	ns    *netns.NS // of the clients
+	addr  string    // where the proxy serves
 	agent *agenttest.Agent
 }
 
 func newTLSLab(t *testing.T, faults agenttest.Faults, keys ...*agenttest.Key) *tlsLab {
 	t.Helper()
-	l := &tlsLab{t: t, dir: workDir(t), ns: netns.New(t, "tls"), agent: agenttest.New(t, keys...)}
+	return newTLSLabAt(t, workDir(t), netns.New(t, "tls"), tlsAddr, faults, keys...)
+}
+
+// newTLSLabAt is newTLSLab in a place that is there already.
+func newTLSLabAt(t *testing.T, dir string, ns *netns.NS, addr string, faults agenttest.Faults, keys ...*agenttest.Key) *tlsLab {
+	t.Helper()
+	l := &tlsLab{t: t, dir: dir, ns: ns, addr: addr, agent: agenttest.New(t, keys...)}
 	l.agent.Path = filepath.Join(l.dir, "agent.sock")
 	l.agent.Faults = faults
 	l.startAgent()
@@ -80,7 +86,7 @@ func trusting(version uint16, keys ...*agenttest.Key) *tls.Config {
 func (l *tlsLab) dial(cfg *tls.Config) (*tls.Conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	raw, err := l.ns.DialContext(ctx, "tcp", tlsAddr)
+	raw, err := l.ns.DialContext(ctx, "tcp", l.addr)
 	if err != nil {
 		return nil, err
 	}

@@ -57,7 +57,7 @@ http {
     location / { return 200 served; }
   }
 }
-`, workers, l.path("nginx.pid"), tmp, tlsAddr, pem))
+`, workers, l.path("nginx.pid"), tmp, l.addr, pem))
 	return spawn(l.t, l.dir, "nginx", l.ns, []string{"nginx", "-e", "stderr", "-p", l.dir, "-c", nginx},
 		spawnOptions{env: []string{"OPENSSL_CONF=" + conf}})
 }
