@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -95,6 +96,23 @@ func TestKillReader(t *testing.T) {
 		t.Errorf("the peer of the killed program got %v, not a reset", err)
 	}
 	l.checkGone(p)
+}
+
+// TestLastWords has programs send, and exit before the DPU can have taken all
+// of it: it arrives.
+func TestLastWords(t *testing.T) {
+	const runs, conns, size = 20, 16, 60000
+	l := newLab(t)
+	s := l.scripted()
+	for i := range runs {
+		out, err := l.runApp("talker", 20*time.Second, script(l, "last_words.py", backendAddr, "7000", strconv.Itoa(conns), strconv.Itoa(size))...)
+		if err != nil {
+			t.Fatalf("run %d: %v\n%s", i, err, out)
+		}
+	}
+	if !poll(5*time.Second, func() bool { return s.tally.Load() == runs*conns*size }) {
+		t.Errorf("%d of %d bytes arrived", s.tally.Load(), runs*conns*size)
+	}
 }
 
 // TestKillWorker kills one of two workers in traffic. Only its own connections

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -51,7 +52,7 @@ func probe(l *lab) string {
 }
 
 // scripted starts the scripted server in the back end, on port 7000.
-func (l *lab) scripted() {
+func (l *lab) scripted() *scriptedServer {
 	l.t.Helper()
 	s := &scriptedServer{l: l, ends: map[string]string{}}
 	ln, err := l.backend.Listen("tcp", backendAddr+":7000")
@@ -60,6 +61,7 @@ func (l *lab) scripted() {
 	}
 	l.t.Cleanup(func() { ln.Close() })
 	go s.serve(ln)
+	return s
 }
 
 type transcript struct {
@@ -106,7 +108,7 @@ func sideBySide(a, b string) string {
 // peer whose view of a close cannot be had from the inside.
 type scriptedServer struct {
 	l     *lab
-	watch sync.WaitGroup
+	tally atomic.Int64 // bytes that came before an orderly end
 
 	mu   sync.Mutex
 	ends map[string]string
@@ -148,6 +150,11 @@ func (s *scriptedServer) handle(c *net.TCPConn) {
 	case "count":
 		n, _ := io.Copy(io.Discard, r)
 		fmt.Fprint(c, n)
+	case "tally":
+		n, err := io.Copy(io.Discard, r)
+		if err == nil {
+			s.tally.Add(n)
+		}
 	case "reset":
 		_ = c.SetLinger(0)
 	case "reset-later":
@@ -165,7 +172,8 @@ func (s *scriptedServer) handle(c *net.TCPConn) {
 	case "watch":
 		s.watchEnd(c, r, arg)
 	case "report":
-		s.watch.Wait()
+		n, _ := strconv.Atoi(arg)
+		poll(5*time.Second, func() bool { return s.ended() >= n })
 		s.report(c)
 	case "try":
 		d, err := s.l.backend.DialContext(s.l.t.Context(), "tcp", net.JoinHostPort(servedAddr, arg))
@@ -191,8 +199,6 @@ func (s *scriptedServer) handle(c *net.TCPConn) {
 
 // watchEnd records what arrived and how the connection ended.
 func (s *scriptedServer) watchEnd(c *net.TCPConn, r *bufio.Reader, name string) {
-	s.watch.Add(1)
-	defer s.watch.Done()
 	_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
 	text := ""
 	for {
@@ -218,6 +224,12 @@ func (s *scriptedServer) watchEnd(c *net.TCPConn, r *bufio.Reader, name string) 
 		s.mu.Unlock()
 		return
 	}
+}
+
+func (s *scriptedServer) ended() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.ends)
 }
 
 func (s *scriptedServer) report(w io.Writer) {

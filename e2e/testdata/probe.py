@@ -457,7 +457,7 @@ def close_as_peer_sees_it():
 
 @case
 def report_of_the_peer():
-    s = command("report")
+    s = command("report 7")
     text = b""
     while True:
         part = s.recv(4096)
