@@ -128,7 +128,8 @@ func (c *Cluster) Close() error {
 func (c *Cluster) pick(tried []*worker) *worker {
 	all := *c.workers.Load()
 	now := time.Now()
-	var good, rest []*worker
+	var room [2][8]*worker // keeps the usual cluster off the heap
+	good, rest := room[0][:0], room[1][:0]
 	for _, w := range all {
 		if slices.Contains(tried, w) || !w.up() {
 			continue
@@ -162,6 +163,9 @@ func (c *Cluster) pick(tried []*worker) *worker {
 
 // ready waits until a worker is connected.
 func (c *Cluster) ready(until time.Time) bool {
+	if slices.ContainsFunc(*c.workers.Load(), (*worker).up) {
+		return true
+	}
 	timer := time.NewTimer(time.Until(until))
 	defer timer.Stop()
 	for {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"time"
 
@@ -79,11 +80,11 @@ func dial(ctx context.Context, w *worker) (*link, error) {
 	return l, nil
 }
 
-// send queues an attempt; false when the link takes none.
-func (l *link) send(op *Op, timeout time.Duration, to chan<- answer) bool {
+// send queues an attempt; false when the link takes none, or has most already.
+func (l *link) send(op *Op, timeout time.Duration, to chan<- answer, most int) bool {
 	now := time.Now()
 	l.mu.Lock()
-	if l.dead || l.draining || len(l.open) >= l.inflight {
+	if l.dead || l.draining || len(l.open) >= min(l.inflight, most) {
 		l.mu.Unlock()
 		return false
 	}
@@ -122,6 +123,7 @@ func (l *link) run(ctx context.Context) error {
 				return err
 			}
 		case <-l.some:
+			runtime.Gosched() // whoever is about to queue something, may
 			l.mu.Lock()
 			all := l.queue
 			l.queue = spare[:0]

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -32,7 +33,6 @@ type worker struct {
 	breaker     breaker
 	outstanding atomic.Int64
 	links       []atomic.Pointer[link] // nil while not connected
-	turn        atomic.Uint32
 	stop        context.CancelFunc
 	done        sync.WaitGroup
 }
@@ -112,14 +112,18 @@ func (w *worker) up() bool {
 	return false
 }
 
-// send gives an attempt to one of the streams, in turn.
+// enough is how many operations a stream has before the next one is used as
+// well: what travels together is cheap, what queues behind much is late.
+const enough = 64
+
+// send gives an attempt to the first stream that is not busy, or else to any.
 func (w *worker) send(op *Op, timeout time.Duration, to chan<- answer) bool {
-	n := len(w.links)
-	first := int(w.turn.Add(1)) % n
-	for i := range n {
-		if l := w.links[(first+i)%n].Load(); l != nil && l.send(op, timeout, to) {
-			w.breaker.asked(time.Now())
-			return true
+	for _, most := range []int{enough, math.MaxInt} {
+		for i := range w.links {
+			if l := w.links[i].Load(); l != nil && l.send(op, timeout, to, most) {
+				w.breaker.asked(time.Now())
+				return true
+			}
 		}
 	}
 	return false

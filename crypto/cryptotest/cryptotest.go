@@ -111,6 +111,12 @@ func New(t testing.TB, n int, rules string, kinds ...string) *Cluster {
 // Start starts one more worker, at an address or anywhere.
 func (c *Cluster) Start(t testing.TB, name, rules, addr string) *Worker {
 	t.Helper()
+	return c.StartWith(t, name, rules, addr, Software)
+}
+
+// StartWith is Start with other engines.
+func (c *Cluster) StartWith(t testing.TB, name, rules, addr string, engines ...server.Opener) *Worker {
+	t.Helper()
 	parsed, err := acl.Parse("acl", []byte(rules))
 	if err != nil {
 		t.Fatal(err)
@@ -120,9 +126,13 @@ func (c *Cluster) Start(t testing.TB, name, rules, addr string) *Worker {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var openers []server.Opener
+	for _, open := range engines {
+		openers = append(openers, func(sink engine.Sink) (engine.Engine, error) { return open(w.Fault.Sink(sink)) })
+	}
 	w.Server, err = server.New(server.Config{Name: name, Identity: Identity(t, c.CA, "spiffe://pno.test/cryptod/"+name), Rules: parsed,
 		Audit: log, Log: slog.New(slog.DiscardHandler), CheckEvery: 50 * time.Millisecond,
-		Engines: []server.Opener{func(sink engine.Sink) (engine.Engine, error) { return Software(w.Fault.Sink(sink)) }}})
+		Engines: openers})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -46,29 +46,38 @@ func (f *Fault) Clear() {
 // Sink is a sink with the faults.
 func (f *Fault) Sink(next engine.Sink) engine.Sink {
 	return func(done []*engine.Op) {
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		if f.wrong {
-			for _, op := range done {
-				if len(op.Out) > 8 {
-					op.Out[len(op.Out)-3] ^= 0x10
-				}
+		if f.keep(done, next) {
+			return
+		}
+		next(done)
+	}
+}
+
+// keep applies the faults; true means that next is called later.
+func (f *Fault) keep(done []*engine.Op, next engine.Sink) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.wrong {
+		for _, op := range done {
+			if len(op.Out) > 8 {
+				op.Out[len(op.Out)-3] ^= 0x10
 			}
 		}
-		kept := append([]*engine.Op(nil), done...)
-		switch {
-		case f.stall:
-			f.held = append(f.held, func() { next(kept) })
-		case f.delay > 0:
-			f.late.Add(1)
-			time.AfterFunc(f.delay, func() {
-				defer f.late.Done()
-				next(kept)
-			})
-		default:
-			next(done)
-		}
 	}
+	kept := append([]*engine.Op(nil), done...)
+	switch {
+	case f.stall:
+		f.held = append(f.held, func() { next(kept) })
+	case f.delay > 0:
+		f.late.Add(1)
+		time.AfterFunc(f.delay, func() {
+			defer f.late.Done()
+			next(kept)
+		})
+	default:
+		return false
+	}
+	return true
 }
 
 // Link is a TCP relay to a worker, which can be cut.

@@ -4,6 +4,7 @@ package server
 
 import (
 	"errors"
+	"runtime"
 	"sync"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 
 // complete is the sink of engine i.
 func (s *Server) complete(i int, done []*engine.Op) {
+	s.out[i].Add(-int64(len(done)))
 	for _, op := range done {
 		p := op.Owner.(*pending)
 		if op.Err == nil && op.Task.Scheme.RSA() && !s.infos[i].Verifies {
@@ -35,9 +37,9 @@ func (s *Server) complete(i int, done []*engine.Op) {
 		if e.Status == signing.Internal {
 			s.metrics.faults.WithLabelValues(s.infos[i].Kind).Inc()
 			s.cfg.Log.Error("engine failed", "engine", s.infos[i].Kind, "key", p.key.name, "reason", e.Text)
-			if s.next(p) {
+			if s.choose(p) {
 				op.Err, op.Out = nil, nil
-				if s.engines[p.engine].Submit([]*engine.Op{op}) == 1 {
+				if s.give(p.engine, []*engine.Op{op}) == 1 {
 					continue
 				}
 			}
@@ -123,6 +125,7 @@ type sender interface {
 func (o *outbox) run(g sender, slots chan struct{}) error {
 	var spare []*cryptov1.Result
 	for range o.some {
+		runtime.Gosched() // whoever is about to add something, may
 		o.mu.Lock()
 		if o.closed {
 			o.mu.Unlock()

@@ -52,6 +52,7 @@ type Server struct {
 	cfg     Config
 	engines []engine.Engine
 	infos   []engine.Info
+	out     []atomic.Int64 // operations that each engine has
 	rules   atomic.Pointer[acl.Rules]
 	table   atomic.Pointer[table]
 	loading sync.Mutex // one LoadKeys at a time
@@ -66,6 +67,9 @@ type Server struct {
 	streams  map[*stream]struct{}
 }
 
+// maxEngines is how many bits pending.tried has.
+const maxEngines = 64
+
 // New starts the engines of a worker without keys.
 func New(cfg Config) (*Server, error) {
 	if cfg.MaxInflight == 0 {
@@ -74,10 +78,14 @@ func New(cfg Config) (*Server, error) {
 	if cfg.MaxTimeout == 0 {
 		cfg.MaxTimeout = 10 * time.Second
 	}
+	if len(cfg.Engines) == 0 || len(cfg.Engines) > maxEngines {
+		return nil, fmt.Errorf("start worker: %d engines, want 1 to %d", len(cfg.Engines), maxEngines)
+	}
 	if cfg.CheckEvery == 0 {
 		cfg.CheckEvery = time.Second
 	}
-	s := &Server{cfg: cfg, metrics: newMetrics(), streams: map[*stream]struct{}{}, health: health.NewServer()}
+	s := &Server{cfg: cfg, metrics: newMetrics(), streams: map[*stream]struct{}{}, health: health.NewServer(),
+		out: make([]atomic.Int64, len(cfg.Engines))}
 	s.rules.Store(cfg.Rules)
 	s.table.Store(&table{})
 	for i, open := range cfg.Engines {
@@ -86,9 +94,6 @@ func New(cfg Config) (*Server, error) {
 			return nil, errors.Join(fmt.Errorf("start worker: %w", err), s.closeEngines())
 		}
 		s.engines, s.infos = append(s.engines, e), append(s.infos, e.Info())
-	}
-	if len(s.engines) == 0 {
-		return nil, errors.New("start worker: no engine")
 	}
 	s.grpc = grpc.NewServer(
 		grpc.Creds(cfg.Identity.Server(s.handshakeFailed)),

@@ -25,10 +25,12 @@ import (
 	"pno/crypto/acl"
 	"pno/crypto/audit"
 	"pno/crypto/cryptotest"
+	"pno/crypto/engine"
 	"pno/crypto/engine/enginetest"
 	"pno/crypto/keystore"
 	"pno/crypto/mtls"
 	"pno/crypto/mtls/mtlstest"
+	"pno/crypto/server"
 	"pno/crypto/signing"
 	"pno/crypto/wire"
 	cryptov1 "pno/proto/pno/crypto/v1"
@@ -424,5 +426,70 @@ func TestAudit(t *testing.T) {
 	}
 	if v.Statuses["ok"] != 1 || v.Statuses["unknown_key"] != 1 {
 		t.Errorf("%+v", v.Summary)
+	}
+}
+
+// broken fails, or signs wrongly, and can hold so much.
+type broken struct {
+	sink engine.Sink
+	room int
+	out  []byte
+	err  error
+}
+
+type noKey struct{}
+
+func (noKey) Close() {}
+
+func (b broken) Info() engine.Info                        { return engine.Info{Kind: "broken", Capacity: b.room} }
+func (b broken) Load(engine.Material) (engine.Key, error) { return noKey{}, nil }
+func (b broken) Close() error                             { return nil }
+
+func (b broken) Submit(ops []*engine.Op) int {
+	n := min(b.room, len(ops))
+	for _, op := range ops[:n] {
+		op.Out, op.Err = b.out, b.err
+	}
+	b.sink(ops[:n])
+	return n
+}
+
+// An engine that is full, fails or signs wrongly is made up for by the next, and
+// nothing wrong leaves the worker when there is none.
+func TestEngineFailures(t *testing.T) {
+	c := cryptotest.New(t, 0, cryptotest.AllowAll, "RSA-2048")
+	id := cryptotest.Identity(t, c.CA, cryptotest.ProxyURI)
+	fault := func(room int, out []byte, err error) server.Opener {
+		return func(sink engine.Sink) (engine.Engine, error) { return broken{sink, room, out, err}, nil }
+	}
+	wrong := fault(100, make([]byte, 256), nil)
+	for name, tt := range map[string]struct {
+		engines []server.Opener
+		want    cryptov1.Status
+	}{
+		"full, good":        {[]server.Opener{fault(0, nil, nil), cryptotest.Software}, cryptov1.Status_STATUS_OK},
+		"fails, good":       {[]server.Opener{fault(100, nil, errors.New("dead")), cryptotest.Software}, cryptov1.Status_STATUS_OK},
+		"wrong, good":       {[]server.Opener{wrong, cryptotest.Software}, cryptov1.Status_STATUS_OK},
+		"wrong, fails, bad": {[]server.Opener{wrong, fault(100, nil, errors.New("dead"))}, cryptov1.Status_STATUS_INTERNAL},
+		"wrong alone":       {[]server.Opener{wrong}, cryptov1.Status_STATUS_INTERNAL},
+		"full alone":        {[]server.Opener{fault(0, nil, nil)}, cryptov1.Status_STATUS_OVERLOADED},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := c.StartWith(t, "x", cryptotest.AllowAll, "", tt.engines...)
+			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+			defer cancel()
+			s, err := cryptov1.NewCryptoServiceClient(dial(t, w, id)).Operate(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.Recv(); err != nil {
+				t.Fatal(err)
+			}
+			for _, r := range ask(t, s, operation(t, 1, "RSA-2048"), operation(t, 2, "RSA-2048")) {
+				if r.Status != tt.want || r.Status != cryptov1.Status_STATUS_OK && r.Data != nil {
+					t.Errorf("got %v, want %v", r, tt.want)
+				}
+			}
+		})
 	}
 }

@@ -55,7 +55,8 @@ type pending struct {
 	key     *key
 	req     signing.Request
 	arrived time.Time
-	engine  int // that has it
+	engine  int    // that has it
+	tried   uint64 // engines that had it, or had no room
 }
 
 // Operate implements the service.
@@ -212,14 +213,11 @@ func (s *Server) accept(st *stream, in *cryptov1.Operation, now time.Time) {
 		return
 	}
 	p.op.Owner = p
-	for i, k := range p.key.loaded {
-		if k != nil {
-			p.engine, p.op.Key = i, k
-			st.batch[i] = append(st.batch[i], &p.op)
-			return
-		}
+	if !s.choose(p) {
+		s.answer(p, signing.Errorf(signing.Internal, "no engine has the key"))
+		return
 	}
-	s.answer(p, signing.Errorf(signing.Internal, "no engine has the key"))
+	st.batch[p.engine] = append(st.batch[p.engine], &p.op)
 }
 
 func (s *Server) prepare(p *pending, in *cryptov1.Operation, now time.Time) *signing.Error {
@@ -263,32 +261,54 @@ func (s *Server) prepare(p *pending, in *cryptov1.Operation, now time.Time) *sig
 // submit hands each engine its batch. What does not fit goes to the next engine
 // that has the key, and is refused when there is none.
 func (s *Server) submit(st *stream) {
-	for i := range st.batch {
-		ops := st.batch[i]
-		if len(ops) == 0 {
-			continue
-		}
-		n := s.engines[i].Submit(ops)
-		for _, op := range ops[n:] {
-			p := op.Owner.(*pending)
-			if !s.next(p) {
-				s.answer(p, signing.Errorf(signing.Overloaded, "the queues are full"))
-			} else if p.engine > i {
-				st.batch[p.engine] = append(st.batch[p.engine], op)
+	for again := true; again; {
+		again = false
+		for i := range st.batch {
+			ops := st.batch[i]
+			if len(ops) == 0 {
+				continue
 			}
+			for _, op := range ops[s.give(i, ops):] {
+				p := op.Owner.(*pending)
+				if !s.choose(p) {
+					s.answer(p, signing.Errorf(signing.Overloaded, "the queues are full"))
+					continue
+				}
+				st.batch[p.engine] = append(st.batch[p.engine], op)
+				again = true
+			}
+			clear(ops)
+			st.batch[i] = st.batch[i][:0]
 		}
-		clear(ops)
-		st.batch[i] = ops[:0]
 	}
 }
 
-// next moves an operation to the next engine that has its key.
-func (s *Server) next(p *pending) bool {
-	for i := p.engine + 1; i < len(p.key.loaded); i++ {
-		if k := p.key.loaded[i]; k != nil {
-			p.engine, p.op.Key = i, k
-			return true
+// give submits to engine i, and says how many it took.
+func (s *Server) give(i int, ops []*engine.Op) int {
+	s.out[i].Add(int64(len(ops)))
+	n := s.engines[i].Submit(ops)
+	s.out[i].Add(int64(n - len(ops)))
+	return n
+}
+
+// choose moves an operation to the engine that should have it next: the first
+// that has its key and was not tried, or of several of that kind, as cards are,
+// the one with least to do.
+func (s *Server) choose(p *pending) bool {
+	best := -1
+	for i, k := range p.key.loaded {
+		switch {
+		case k == nil || p.tried&(1<<i) != 0:
+		case best < 0:
+			best = i
+		case s.infos[i].Kind == s.infos[best].Kind && s.out[i].Load() < s.out[best].Load():
+			best = i
 		}
 	}
-	return false
+	if best < 0 {
+		return false
+	}
+	p.engine, p.op.Key = best, p.key.loaded[best]
+	p.tried |= 1 << best
+	return true
 }
