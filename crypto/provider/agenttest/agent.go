@@ -169,12 +169,8 @@ func (a *Agent) op(c *net.UnixConn, m *agent.Op) {
 			_, _ = c.Write(answer) // a client that is gone has no use for it
 		}
 	}
-	if a.Faults.Latency > 0 {
-		time.AfterFunc(a.Faults.Latency, finish)
-		return
-	}
 	a.wg.Add(1)
-	go func() { defer a.wg.Done(); finish() }()
+	time.AfterFunc(a.Faults.Latency, func() { defer a.wg.Done(); finish() })
 }
 
 func (a *Agent) compute(m *agent.Op) []byte {
