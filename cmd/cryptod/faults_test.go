@@ -3,7 +3,6 @@
 package main
 
 import (
-	"bytes"
 	"fmt"
 	"net"
 	"os"
@@ -14,13 +13,11 @@ import (
 	"testing"
 	"time"
 
-	"pno/crypto/agent"
 	"pno/crypto/client"
 	"pno/crypto/cryptotest"
 	"pno/crypto/engine/enginetest"
 	"pno/crypto/keystore"
 	"pno/crypto/mtls/mtlstest"
-	"pno/crypto/signing"
 )
 
 // process is a worker of its own.
@@ -173,68 +170,4 @@ func TestWorkersDie(t *testing.T) {
 		t.Error("no word of keys in the log")
 	}
 	t.Logf("%+v", cluster.Stats())
-}
-
-// The agent as a program, from its configuration, between the provider's socket
-// and a worker; the worker's audit log verifies after that.
-func TestAgentProgram(t *testing.T) {
-	_, dir, kek := cryptotest.NewStore(t, "P-256")
-	ca := mtlstest.NewAuthority(t)
-	w := newProcess(t, ca, "a", dir, kek, cryptotest.AllowAll)
-	files := ca.Issue(t, cryptotest.ProxyURI, time.Hour)
-	here := t.TempDir()
-	conf, sock := filepath.Join(here, "agent.yaml"), filepath.Join(here, "s")
-	write(t, conf, fmt.Sprintf("agent:\n  listen: [{path: %s}]\n  tls: {cert: %s, key: %s, ca: %s}\n  clusters:\n    - {workers: [%q], worker_identity: %q}\n",
-		sock, files.Cert, files.Key, files.CA, w.addr, cryptotest.WorkerURI))
-	cmd := exec.Command("cryptod", "agent", "--config", conf)
-	var log bytes.Buffer
-	cmd.Stderr = &log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = cmd.Process.Kill() }()
-	var c net.Conn
-	var err error
-	for range 500 {
-		if c, err = net.Dial("unixpacket", sock); err == nil {
-			break
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	if err != nil {
-		t.Fatalf("%v\n%s", err, log.String())
-	}
-	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
-	buf := make([]byte, agent.MaxPacket)
-	ask := func(b []byte) any {
-		t.Helper()
-		if _, err := c.Write(b); err != nil {
-			t.Fatal(err)
-		}
-		n, err := c.Read(buf)
-		if err != nil {
-			t.Fatal(err)
-		}
-		msg, _, err := agent.Next(buf[:n])
-		if err != nil {
-			t.Fatal(err)
-		}
-		return msg
-	}
-	ask(agent.AppendHello(nil, uint32(os.Getpid()), "test"))
-	req := &signing.Request{Key: enginetest.Key(t, "P-256").ID, Scheme: signing.ECDSAP256SHA256, Input: signing.Digest, Data: make([]byte, 32)}
-	if r := ask(agent.AppendOp(nil, 1, req, 0)).(*agent.Result); signing.Status(r.Status) != signing.OK {
-		t.Errorf("got %v\n%s", signing.Status(r.Status), log.String())
-	}
-	_ = cmd.Process.Signal(syscall.SIGTERM)
-	if err := cmd.Wait(); err != nil {
-		t.Errorf("end of the agent: %v\n%s", err, log.String())
-	}
-	w.end(t, syscall.SIGTERM)
-	// One operation, and the probe of the port that start made.
-	out, err := exec.Command("cryptod", "audit", "verify", filepath.Join(w.dir, "audit")).CombinedOutput()
-	if err != nil || !strings.HasPrefix(string(out), "good: 2 operations and refusals, 0 lost") {
-		t.Errorf("%v\n%s", err, out)
-	}
 }
