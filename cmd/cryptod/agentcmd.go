@@ -56,6 +56,7 @@ func loadAgent(file string) (agentSettings, error) {
 }
 
 func runAgent(ctx context.Context, set agentSettings) error {
+	calmGC()
 	log := daemon.NewLog(os.Stderr, set.Log)
 	if err := holdMemory(set.LockMemory, log); err != nil {
 		return err

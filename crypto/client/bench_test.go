@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -17,6 +18,7 @@ import (
 	"pno/crypto/cryptotest"
 	"pno/crypto/engine"
 	"pno/crypto/engine/enginetest"
+	"pno/crypto/engine/simcard"
 	"pno/crypto/server"
 	"pno/crypto/signing"
 )
@@ -88,6 +90,24 @@ func BenchmarkCluster(b *testing.B) {
 				benchmark(b, cl, inflight, func() *client.Op { op := opFor(b, kind, scheme); op.Public = pub; return op })
 			})
 		}
+	}
+}
+
+// BenchmarkSimulatedCards is the way to 1, 2 and 4 simulated cards of 40,000
+// operations a second each: what the path carries, not what hardware does.
+func BenchmarkSimulatedCards(b *testing.B) {
+	for _, cards := range []int{1, 2, 4} {
+		b.Run(fmt.Sprint(cards), func(b *testing.B) {
+			c := cryptotest.New(b, 0, cryptotest.AllowAll, "RSA-2048")
+			card := func(sink engine.Sink) (engine.Engine, error) {
+				return simcard.New(simcard.Config{}, cryptotest.Software, sink)
+			}
+			w := c.StartWith(b, "cards", cryptotest.AllowAll, "", slices.Repeat([]server.Opener{card}, cards)...)
+			cl := connect(b, c, func(cfg *client.Config) {
+				cfg.Workers, cfg.Verify = []string{w.Addr}, client.VerifyOff
+			})
+			benchmark(b, cl, 256, func() *client.Op { return opFor(b, "RSA-2048", signing.RSAPSSSHA256) })
+		})
 	}
 }
 

@@ -47,7 +47,8 @@ type Cluster struct {
 type Worker struct {
 	Server *server.Server
 	Fault  *Fault
-	Link   *Link // what clients connect to
+	Link   *Link  // what clients connect to
+	Addr   string // past the link
 	Audit  string
 }
 
@@ -146,7 +147,8 @@ func (c *Cluster) StartWith(t testing.TB, name, rules, addr string, engines ...s
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.Link = NewLink(t, lis.Addr().String())
+	w.Addr = lis.Addr().String()
+	w.Link = NewLink(t, w.Addr)
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
 	go w.Server.Watch(ctx)
