@@ -240,10 +240,12 @@ func (l *lab) mustClientRun(timeout time.Duration, argv ...string) string {
 	return out
 }
 
-// waitListening waits until addr accepts a connection from the client.
+// waitListening waits until addr accepts connections from the client. Twice:
+// the first may have been taken by a predecessor that is just dying.
 func (l *lab) waitListening(p *proc, addr string) {
 	l.t.Helper()
 	var last error
+	good := 0
 	ok := poll(10*time.Second, func() bool {
 		if p.ended() {
 			l.t.Fatalf("%s ended instead of listening on %s: %v", p.name, addr, p.err)
@@ -253,8 +255,12 @@ func (l *lab) waitListening(p *proc, addr string) {
 		var c net.Conn
 		if c, last = l.client.DialContext(ctx, "tcp", addr); last == nil {
 			c.Close()
+			time.Sleep(20 * time.Millisecond)
 		}
-		return last == nil
+		if good++; last != nil {
+			good = 0
+		}
+		return good == 2
 	})
 	if !ok {
 		l.t.Fatalf("%s does not listen on %s: %v", p.name, addr, last)

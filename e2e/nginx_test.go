@@ -211,12 +211,12 @@ func testCurl(l *lab) {
 func testPages(l *lab) {
 	pages := testSite(l.t).pick("64b", "1k", "64k", "1b", "1k", "64b", "1m", "1b")
 	addr := servedAddr + ":80"
-	keep := l.runLoad("keep-alive", loadSpec{Addr: addr, Objects: pages, Conns: 32, Requests: 3000})
+	keep := l.runLoad("keep-alive", loadSpec{Addr: addr, Objects: pages, Conns: 32, Requests: 1500})
 	if keep.Connections > 32 || keep.Again > 0 {
 		l.t.Errorf("kept connections were closed: %d made, %d requests sent again", keep.Connections, keep.Again)
 	}
-	l.runLoad("close", loadSpec{Addr: addr, Objects: pages, Conns: 32, Requests: 1000, Close: true})
-	l.runLoad("client closes", loadSpec{Addr: addr, Objects: pages, Conns: 32, Requests: 1000, Hangup: true})
+	l.runLoad("close", loadSpec{Addr: addr, Objects: pages, Conns: 32, Requests: 500, Close: true})
+	l.runLoad("client closes", loadSpec{Addr: addr, Objects: pages, Conns: 32, Requests: 500, Hangup: true})
 }
 
 // testWrk runs a stock load generator, which knows socket errors of its own.

@@ -55,6 +55,7 @@ func TestWildcardListen(t *testing.T) {
 			l.download(servedAddr+":80", "1m")
 			l.runLoad("load", loadSpec{Addr: servedAddr + ":80", Objects: testSite(l.t).pick("1k", "64k"), Conns: 8, Requests: 400, Close: true})
 			p.kill9()
+			l.checkGone(p)
 		})
 	}
 	l.checkOffloaded()
