@@ -63,14 +63,14 @@ static void after_fork(void)
 	pthread_mutex_unlock(&all_lock);
 }
 
-static void forget_calls(struct pno_calls *list)
+static void forget_calls(struct pno_calls *list, const char *why)
 {
 	struct pno_call *c;
 
 	while ((c = TAILQ_FIRST(list))) {
 		TAILQ_REMOVE(list, c, at);
 		c->wait = NULL;
-		pno_call_complete(c, PNO_CALL_GONE, "the process has forked");
+		pno_call_complete(c, PNO_CALL_GONE, why);
 		pno_call_unref(c);
 	}
 }
@@ -88,8 +88,8 @@ static void in_child(void)
 		a->wake = a->fd = -1;
 		a->running = a->dozing = a->broken = a->full = false;
 		a->gone_since = a->retry_at = a->backoff_ms = 0;
-		forget_calls(&a->queued);
-		forget_calls(&a->sent);
+		forget_calls(&a->queued, "the process has forked");
+		forget_calls(&a->sent, "the process has forked");
 		for (uint32_t i = 0; i < a->nslots; i++)
 			a->slots[i].call = NULL;
 		a->nslots = a->inflight = 0;
@@ -173,8 +173,8 @@ void pno_agent_free(struct pno_agent *a)
 	if (a->fd >= 0)
 		close(a->fd);
 	a->wake = a->fd = -1;
-	forget_calls(&a->queued);
-	forget_calls(&a->sent);
+	forget_calls(&a->queued, "the provider ends");
+	forget_calls(&a->sent, "the provider ends");
 	pno_agent_unref_locked(a);
 }
 
@@ -211,7 +211,7 @@ struct pno_call *pno_call_new(const struct pno_request *r)
 
 void pno_call_unref(struct pno_call *c)
 {
-	if (--c->refs)
+	if (atomic_fetch_sub_explicit(&c->refs, 1, memory_order_acq_rel) != 1)
 		return;
 	sem_destroy(&c->done);
 	OPENSSL_cleanse(c->out, c->len); /* may be a premaster secret */
@@ -246,8 +246,6 @@ static uint64_t deadline(const struct pno_agent *a, uint64_t now)
 void pno_call_start(struct pno_agent *a, struct pno_call *c)
 {
 	pthread_mutex_lock(&a->lock);
-	if (c->wait)
-		c->wait->call = c;
 	if (a->stop || (!a->running && !pno_link_start(a))) {
 		pno_call_complete(c, PNO_CALL_BROKEN, a->stop ? "the provider ends" : a->why);
 		pthread_mutex_unlock(&a->lock);
@@ -255,7 +253,7 @@ void pno_call_start(struct pno_agent *a, struct pno_call *c)
 	}
 	c->started = pno_now();
 	c->deadline = deadline(a, c->started);
-	c->refs++;
+	atomic_fetch_add_explicit(&c->refs, 1, memory_order_relaxed);
 	TAILQ_INSERT_TAIL(&a->queued, c, at);
 	if (a->fd >= 0)
 		pno_agent_flush(a);

@@ -33,14 +33,15 @@ struct pno_answer {
 /* What an async job waits for, one an SSL connection: lives in its ASYNC_WAIT_CTX. */
 struct pno_wait {
 	struct pno_agent *agent;
-	struct pno_call *call; /* the one that is waited for; under the agent's lock */
-	int fd;                /* an eventfd; -1 when the ASYNC_WAIT_CTX is gone; likewise */
+	struct pno_call *call; /* the one that is waited for: the connection's */
+	int fd;                /* an eventfd; -1 when the ASYNC_WAIT_CTX is gone; under the agent's lock */
 };
 
-/* One operation. Counted: the caller holds one reference, the agent's lists another. */
+/* One operation. Counted: the caller holds one reference, the agent's lists another.
+ * The lock guards it while its status is PENDING; after that nothing changes. */
 struct pno_call {
 	TAILQ_ENTRY(pno_call) at; /* in the list that it is in: agent's queued or sent */
-	unsigned refs;            /* under the agent's lock */
+	atomic_uint refs;
 	bool sent;
 	uint32_t slot;           /* while sent */
 	uint64_t started;        /* CLOCK_MONOTONIC, ns */
@@ -86,6 +87,7 @@ struct pno_agent {
 	uint32_t max_inflight, max_timeout_us;
 	uint64_t gone_since; /* when the agent was lost or first not found; 0: it is there */
 	uint64_t retry_at;
+	uint64_t looked;     /* at deadlines, last */
 	uint32_t backoff_ms;
 	char why[PNO_AGENT_TEXT + 1]; /* what went wrong last */
 
@@ -105,7 +107,7 @@ void pno_agent_unref_locked(struct pno_agent *a); /* unlocks */
 struct pno_call *pno_call_new(const struct pno_request *r);
 void pno_call_start(struct pno_agent *a, struct pno_call *c);
 void pno_call_complete(struct pno_call *c, int status, const char *text); /* locked */
-void pno_call_unref(struct pno_call *c); /* locked */
+void pno_call_unref(struct pno_call *c);
 void pno_agent_here(struct pno_agent *a);
 void pno_agent_requeue(struct pno_agent *a);
 void pno_agent_flush(struct pno_agent *a);

@@ -180,13 +180,18 @@ static void turn(struct pno_agent *a, uint64_t *busy)
 	uint64_t now = pno_now(), seen;
 	int ms;
 
-	if (!pno_agent_expire(a, now) && a->fd >= 0)
-		disconnect(a, "the agent owes answers");
-	if (a->fd < 0 && !TAILQ_EMPTY(&a->queued) && now >= a->retry_at)
+	if (now - a->looked >= TICK * PNO_MS) {
+		a->looked = now;
+		if (!pno_agent_expire(a, now) && a->fd >= 0)
+			disconnect(a, "the agent owes answers");
+	}
+	if (a->fd < 0 && !TAILQ_EMPTY(&a->queued) && now >= a->retry_at) {
 		dial(a);
+		now = pno_now();
+	}
 	if (a->fd >= 0)
 		pno_agent_flush(a);
-	ms = nap(a, pno_now(), busy);
+	ms = nap(a, now, busy);
 	if (a->fd >= 0)
 		p[1] = (struct pollfd){ .fd = a->fd, .events = (short)(POLLIN | (a->full ? POLLOUT : 0)) };
 	if (!a->broken) {

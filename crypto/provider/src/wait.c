@@ -103,6 +103,19 @@ static void pause_job(struct pno_call *c, int fd)
 	} while (status_of(c) == PNO_CALL_PENDING);
 }
 
+/* So that the connection's next operation does not find the eventfd readable.
+ * It is written after the status, under the lock. */
+static void reset(struct pno_wait *w)
+{
+	uint64_t seen;
+
+	if (read(w->fd, &seen, sizeof seen) > 0)
+		return;
+	pthread_mutex_lock(&w->agent->lock);
+	(void)!read(w->fd, &seen, sizeof seen);
+	pthread_mutex_unlock(&w->agent->lock);
+}
+
 /* The agent's thread ends a call whose time is over. */
 static void sleep_on(struct pno_call *c)
 {
@@ -112,16 +125,18 @@ static void sleep_on(struct pno_call *c)
 
 void pno_agent_call(struct pno_agent *a, const struct pno_request *r, struct pno_answer *out)
 {
-	struct pno_wait *w = job_wait(a);
 	struct pno_call *c = pno_call_new(r);
-	uint64_t seen;
+	struct pno_wait *w;
 
 	out->len = 0;
 	out->text[0] = 0;
 	out->status = PNO_CALL_BROKEN;
 	if (!c)
 		return;
+	w = job_wait(a); /* from here on a job must pause */
 	c->wait = w;
+	if (w)
+		w->call = c;
 	pno_call_start(a, c);
 	if (w)
 		pause_job(c, w->fd);
@@ -131,13 +146,9 @@ void pno_agent_call(struct pno_agent *a, const struct pno_request *r, struct pno
 	out->len = c->len;
 	memcpy(out->data, c->out, c->len);
 	memcpy(out->text, c->text, sizeof out->text);
-	/* The status is there before the eventfd is written, the lock after that. */
-	pthread_mutex_lock(&a->lock);
 	if (w) {
 		w->call = NULL;
-		(void)!read(w->fd, &seen, sizeof seen);
+		reset(w);
 	}
-	c->wait = NULL;
 	pno_call_unref(c);
-	pthread_mutex_unlock(&a->lock);
 }
