@@ -108,13 +108,23 @@ type file struct {
 // Validate is called by the loader.
 func (f *file) Validate() error {
 	for _, r := range f.Revoked {
-		kind, digits, _ := strings.Cut(r, ":")
-		b, err := hex.DecodeString(digits)
+		kind, b, err := revokedEntry(r)
 		if err != nil || len(b) == 0 || kind != "serial" && (kind != "sha256" || len(b) != sha256.Size) {
 			return config.At("revoked", fmt.Errorf("%q names no certificate; write serial:HEX or sha256:HEX of its DER", r))
 		}
 	}
 	return nil
+}
+
+// revokedEntry takes an entry apart. A serial number is a number: tools print
+// it with or without its leading zero.
+func revokedEntry(entry string) (kind string, b []byte, err error) {
+	kind, digits, _ := strings.Cut(entry, ":")
+	if kind == "serial" && len(digits)%2 == 1 {
+		digits = "0" + digits
+	}
+	b, err = hex.DecodeString(digits)
+	return kind, b, err
 }
 
 // Rules is a file of rules in force.
@@ -184,8 +194,7 @@ func (r *Rules) Revoked(cert *x509.Certificate) bool {
 	sum := sha256.Sum256(cert.Raw)
 	serial := bytes.TrimLeft(cert.SerialNumber.Bytes(), "\x00")
 	for _, entry := range r.revoked {
-		kind, digits, _ := strings.Cut(entry, ":")
-		b, err := hex.DecodeString(digits)
+		kind, b, err := revokedEntry(entry)
 		if err != nil {
 			continue // Validate has seen them all
 		}

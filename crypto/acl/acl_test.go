@@ -105,7 +105,7 @@ func TestRate(t *testing.T) {
 func TestRevoked(t *testing.T) {
 	cert := &x509.Certificate{Raw: []byte("der"), SerialNumber: big.NewInt(0xabcd)}
 	for text, want := range map[string]bool{
-		"serial:abcd": true, "serial:00ABCD": true, "serial:abce": false,
+		"serial:abcd": true, "serial:0abcd": true, "serial:000abcd": true, "serial:00ABCD": true, "serial:abce": false,
 		fmt.Sprintf("sha256:%x", sha256.Sum256([]byte("der"))): true, fmt.Sprintf("sha256:%x", sha256.Sum256(nil)): false,
 	} {
 		if got := parse(t, "revoked: [\""+text+"\"]\n").Revoked(cert); got != want {
