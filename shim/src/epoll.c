@@ -48,7 +48,7 @@ static void ready_append(struct pno_epoll *ep, struct pno_item *it)
 	ep->ready_tail = it;
 }
 
-static void ready_remove(struct pno_epoll *ep, struct pno_item *it)
+void pno_epoll_unready(struct pno_epoll *ep, struct pno_item *it)
 {
 	if (it->ready_prev)
 		it->ready_prev->ready = it->ready;
@@ -99,7 +99,7 @@ static int collect(struct pno_epoll *ep, struct epoll_event *events, int max)
 	while (n < max && (it = ep->ready_head)) {
 		uint32_t m;
 
-		ready_remove(ep, it);
+		pno_epoll_unready(ep, it);
 		m = it->events ? item_events(it) : 0;
 		if (m) {
 			events[n].events = m;

@@ -31,6 +31,8 @@ struct pno_epoll {
 
 /* Puts an item on its ready list and wakes the instance's sleepers. */
 void pno_epoll_push(struct pno_item *it);
+/* Takes a queued item off the ready list. Called with the instance's lock. */
+void pno_epoll_unready(struct pno_epoll *ep, struct pno_item *it);
 /* Takes an item out: its socket is locked. */
 void pno_epoll_remove(struct pno_item *it);
 /* The socket is going to the DPU: registrations move from the kernel to us. */

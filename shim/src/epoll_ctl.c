@@ -164,16 +164,8 @@ void pno_epoll_remove(struct pno_item *it)
 		;
 	*p = it->in_sock;
 	pno_lock(&ep->lock);
-	if (it->queued) {
-		if (it->ready_prev)
-			it->ready_prev->ready = it->ready;
-		else
-			ep->ready_head = it->ready;
-		if (it->ready)
-			it->ready->ready_prev = it->ready_prev;
-		else
-			ep->ready_tail = it->ready_prev;
-	}
+	if (it->queued)
+		pno_epoll_unready(ep, it);
 	at_home(it, NULL);
 	*it->in_ep_link = it->in_ep;
 	if (it->in_ep)
