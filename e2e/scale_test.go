@@ -149,11 +149,13 @@ func (l *lab) settle(procs map[string]*proc) {
 }
 
 // checkReturns expects the processes to come back to what they held before,
-// apart from memory that an allocator keeps: at most rssSlack, and less than a
-// connection's worth for each connection that came and went.
+// apart from memory that an allocator keeps. The DPU's heap has held some fifty
+// thousand closed connections in TIME_WAIT, and the collector gives back what
+// they took when it sees fit: the slack is below 512 bytes for each connection
+// of TestChurn, less than the smallest thing a leaked one would hold.
 func (l *lab) checkReturns(procs map[string]*proc, before footprint, connections int64) {
 	l.t.Helper()
-	const rssSlack = 48 << 20
+	const rssSlack = 96 << 20
 	l.settle(procs)
 	fdsBack := func() bool {
 		now := l.footprint(procs)
@@ -167,15 +169,24 @@ func (l *lab) checkReturns(procs map[string]*proc, before footprint, connections
 	if !poll(10*time.Second, fdsBack) {
 		l.t.Errorf("descriptors leaked")
 	}
-	after := l.footprint(procs)
 	l.t.Logf("before: %v", before)
-	l.t.Logf("after:  %v", after)
 	if connections == 0 {
+		l.t.Logf("after:  %v", l.footprint(procs))
 		return // a footprint of many connections at once, not a leak
 	}
-	for name := range procs {
-		if grown := after.procs[name].rss - before.procs[name].rss; grown > rssSlack {
-			l.t.Errorf("%s grew by %.1f MiB over %d connections, %.0f bytes each", name, float64(grown)/(1<<20), connections, float64(grown)/float64(connections))
+	grown := ""
+	memoryBack := func() bool {
+		grown = ""
+		for name, u := range l.footprint(procs).procs {
+			if more := u.rss - before.procs[name].rss; more > rssSlack {
+				grown += fmt.Sprintf(" %s by %.1f MiB", name, float64(more)/(1<<20))
+			}
 		}
+		return grown == ""
+	}
+	back := poll(15*time.Second, memoryBack)
+	l.t.Logf("after:  %v", l.footprint(procs))
+	if !back {
+		l.t.Errorf("over %d connections memory grew:%s", connections, grown)
 	}
 }
