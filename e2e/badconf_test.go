@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"pno/host/attach"
+	"pno/internal/attach"
 	"pno/offload"
 )
 

@@ -9,8 +9,8 @@ import (
 	"os"
 	"time"
 
-	"pno/host/attach"
 	"pno/host/policy"
+	"pno/internal/attach"
 	"pno/offload"
 )
 

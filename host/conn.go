@@ -12,9 +12,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"pno/host/attach"
 	"pno/host/control"
 	"pno/host/policy"
+	"pno/internal/attach"
 	"pno/offload"
 )
 

@@ -13,8 +13,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"pno/host/attach"
 	"pno/host/report"
+	"pno/internal/attach"
 	"pno/offload"
 )
 

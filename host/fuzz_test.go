@@ -9,8 +9,8 @@ import (
 	"testing"
 	"time"
 
-	"pno/host/attach"
 	"pno/host/control/controltest"
+	"pno/internal/attach"
 	"pno/offload"
 )
 

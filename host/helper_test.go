@@ -16,7 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"pno/host/attach"
+	"pno/internal/attach"
 )
 
 // The helper is this test binary as another process: a program that attaches,

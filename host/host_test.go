@@ -17,9 +17,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"pno/host/attach"
 	"pno/host/control/controltest"
 	"pno/host/policy"
+	"pno/internal/attach"
 	"pno/offload"
 )
 

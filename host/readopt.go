@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"pno/host/attach"
+	"pno/internal/attach"
 	"pno/offload"
 )
 

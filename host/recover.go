@@ -12,8 +12,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"pno/host/attach"
 	"pno/host/control"
+	"pno/internal/attach"
 	"pno/offload"
 )
 

@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"pno/host/attach"
+	"pno/internal/attach"
 	"pno/offload"
 )
 

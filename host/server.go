@@ -14,9 +14,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"pno/host/attach"
 	"pno/host/control"
 	"pno/host/policy"
+	"pno/internal/attach"
 	"pno/offload"
 )
 

@@ -16,7 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"pno/host/attach"
+	"pno/internal/attach"
 	"pno/offload"
 )
 

@@ -14,8 +14,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"pno/host/attach"
 	"pno/host/policy"
+	"pno/internal/attach"
 	"pno/internal/config"
 )
 

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"pno/host"
-	"pno/host/attach"
+	"pno/internal/attach"
 	"pno/internal/config"
 	"pno/internal/daemon"
 	"pno/offload"

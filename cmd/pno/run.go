@@ -14,8 +14,8 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
-	"pno/host/attach"
 	"pno/host/policy"
+	"pno/internal/attach"
 	"pno/offload"
 )
 
