@@ -199,8 +199,7 @@ func (t *topology) kernelNginx(ctx context.Context, o NginxOptions) (*subject, e
 	if err := t.veth(client, "198.18.1.1/24", host, kernelAddr+"/24"); err != nil {
 		return nil, err
 	}
-	// Core 0 does the receive work of the proxy's machine.
-	if err := run("ip", "netns", "exec", host, "sh", "-c", "echo 1 > /sys/class/net/eth0/queues/rx-0/rps_cpus"); err != nil {
+	if err := errors.Join(t.steer(client, 1<<1), t.steer(host, 1<<0)); err != nil {
 		return nil, err
 	}
 	conf, err := t.nginxConf("kernel", kernelAddr, o)

@@ -35,6 +35,9 @@ func (t *topology) offload(ctx context.Context, clientAddr, dpuAddr string) (*of
 	if err := run("ip", "netns", "exec", o.clientNS, "ethtool", "-K", "eth0", "tx", "off"); err != nil {
 		return nil, err
 	}
+	if err := t.thread(o.clientNS, dpuNS); err != nil {
+		return nil, err
+	}
 	control := filepath.Join(t.dir, "dpud.sock")
 	dpudConf := fmt.Sprintf(`shards: 1
 control: %[1]s

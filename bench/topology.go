@@ -106,6 +106,51 @@ func (t *topology) veth(nsA, addrA, nsB, addrB string) error {
 	return nil
 }
 
+// steer has core do the receive work of a namespace's end of a veth pair (RPS),
+// given as a mask. Left alone, it runs inside whoever sends to that end and is
+// charged to them; on a wire it is another machine's.
+func (t *topology) steer(ns string, mask int) error {
+	return run("ip", "netns", "exec", ns, "sh", "-c",
+		fmt.Sprintf("echo %x > /sys/class/net/eth0/queues/rx-0/rps_cpus", mask))
+}
+
+// thread gives the receive work of client's end of a veth pair to a kernel
+// thread on the core that the sender runs on too, which steer could not.
+func (t *topology) thread(client, sender string) error {
+	before := napiThreads()
+	for _, s := range [][]string{
+		{"ip", "netns", "exec", client, "ethtool", "-K", "eth0", "gro", "on"},
+		// veth polls only for frames of a sender that leaves segmentation to
+		// nobody.
+		{"ip", "netns", "exec", sender, "ethtool", "-K", "eth0", "tso", "off"},
+		{"ip", "netns", "exec", client, "sh", "-c", "echo 1 > /sys/class/net/eth0/threaded"},
+	} {
+		if err := run(s...); err != nil {
+			return err
+		}
+	}
+	for pid := range napiThreads() {
+		if !before[pid] {
+			if err := run("taskset", "-p", "-c", otherCore, pid); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// napiThreads are the process numbers of the kernel threads that receive.
+func napiThreads() map[string]bool {
+	names, _ := filepath.Glob("/proc/[0-9]*/comm")
+	threads := map[string]bool{}
+	for _, name := range names {
+		if b, _ := os.ReadFile(name); strings.HasPrefix(string(b), "napi/") {
+			threads[filepath.Base(filepath.Dir(name))] = true
+		}
+	}
+	return threads
+}
+
 // start runs a program inside a namespace, pinned to a core; its output goes
 // to a log of its own name.
 func (t *topology) start(ns, core, name string, args ...string) (*exec.Cmd, error) {
