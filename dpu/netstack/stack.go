@@ -119,6 +119,7 @@ type Options struct {
 // Stack is a shard's network stack.
 type Stack struct {
 	*stack.Stack
+	clock *clock
 	local map[netip.Addr]bool
 	flows *flows
 	ports []*Endpoint
@@ -133,11 +134,12 @@ var creating sync.Mutex
 // goroutines as GOMAXPROCS says; a shard wants exactly one, so that one
 // hand-over a batch is enough and flows do not spread over the cores of other
 // shards.
-func newStack() *stack.Stack {
+func newStack(c *clock) *stack.Stack {
 	creating.Lock()
 	defer creating.Unlock()
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	return stack.New(stack.Options{
+		Clock: c,
 		NetworkProtocols: []stack.NetworkProtocolFactory{
 			ipv4.NewProtocol,
 			// Addresses are configured by hand, so detecting duplicates would
@@ -155,7 +157,8 @@ func newStack() *stack.Stack {
 
 // New builds a stack with its ports, addresses and routes.
 func New(o Options) (*Stack, error) {
-	s := &Stack{Stack: newStack(), local: make(map[netip.Addr]bool), flows: &flows{table: make(map[flowKey]*flow)}}
+	c := newClock()
+	s := &Stack{Stack: newStack(c), clock: c, local: make(map[netip.Addr]bool), flows: &flows{table: make(map[flowKey]*flow)}}
 	s.flows.tcp, _ = s.TransportProtocolInstance(tcp.ProtocolNumber).(queuer)
 	if err := s.tune(o.TCP.withDefaults()); err != nil {
 		s.Close()

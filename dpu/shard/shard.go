@@ -274,6 +274,7 @@ const pollEvery = 50_000
 
 // turn does what there is to do, once round.
 func (s *Shard) turn(now int64) bool {
+	s.Stack.HoldClock()
 	s.ackDue = s.Stack.Tick(now)
 	busy := s.receive()
 	// The TCP processor goroutine takes over what was delivered; when there
@@ -322,6 +323,7 @@ func (s *Shard) sleep() bool {
 		return false
 	}
 	s.stats.Parks++
+	s.Stack.ReleaseClock()
 	rung := s.sleeper.park(again)
 	slept := s.now() - now
 	s.stats.ParkedNS += uint64(slept)
@@ -372,6 +374,7 @@ func (s *Shard) rung(sessions []uint64) {
 
 // shutdown ends what the loop owns.
 func (s *Shard) shutdown() {
+	s.Stack.ReleaseClock()
 	s.readMail()
 	s.mu.Lock()
 	s.stopped = true
