@@ -21,9 +21,10 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 LDFLAGS := -X pno/internal/buildinfo.version=$(VERSION)
 GOBUILD := $(GO) build -trimpath -ldflags '$(LDFLAGS)'
 
-# The end-to-end suite needs the binaries, and root: it is not a unit test.
-UNIT_PKGS = $$($(GO) list ./... | grep -v '^pno/e2e')
-RACE_PKGS = $$($(GO) list ./... | grep -E '^pno/(offload|shim|host|dpu|sim|crypto|internal)(/|$$)')
+# The end-to-end and the conformance suite need the binaries, and the first
+# root, too: they are not unit tests.
+UNIT_PKGS = $$($(GO) list ./... | grep -Ev '^pno/(e2e|shim/conformance)')
+RACE_PKGS = $$($(GO) list ./... | grep -E '^pno/(offload|shim|host|dpu|sim|crypto|internal)(/|$$)' | grep -v '^pno/shim/conformance')
 ARM64_PKGS = ./offload/... ./dpu/...
 
 export FUZZTIME ?= 10s
@@ -63,6 +64,7 @@ arm64: ## cross-build every command and libpno.so for the DPU, into bin/arm64/
 .PHONY: clean
 clean: ## remove what was built
 	-$(MAKE) -C shim clean OUT=$(BIN)
+	-$(MAKE) -C shim/conformance clean OUT=$(BIN)/conformance
 	-$(MAKE) -C crypto/provider clean OUT=$(BIN)
 	rm -rf $(BIN) $(TOOLS)
 
@@ -93,6 +95,10 @@ test-shim: ## the C tests of the shim, plain and under the sanitizers
 	$(MAKE) -C shim test OUT=$(BIN) CC="$(CC)"
 	$(MAKE) -C shim asan OUT=$(BIN) CC="$(CC)"
 	$(MAKE) -C shim tsan OUT=$(BIN) CC="$(CC)"
+
+.PHONY: conformance
+conformance: build ## small C programs on kernel sockets and on offloaded ones, transcripts compared
+	$(GO) test -count=1 -v ./shim/conformance
 
 .PHONY: test-provider
 test-provider: ## the C tests of the OpenSSL provider, plain and under the sanitizers

@@ -35,6 +35,7 @@ section_race() {
 }
 
 section_shim() { make --no-print-directory test-shim; }
+section_conformance() { "${go_test[@]}" -count=1 -timeout 8m ./shim/conformance; }
 section_provider() { make --no-print-directory test-provider; }
 
 section_arm64-unit() {
@@ -58,10 +59,11 @@ section_e2e() {
   "${go_test[@]}" -count=1 -timeout 15m -v ./e2e/...
 }
 
-# packages REGEX: the Go packages that match, without the end-to-end suite.
-packages() { go list ./... | grep -v '^pno/e2e' | grep -E -- "${1:-.}"; }
+# packages REGEX: the Go packages that match, without those that need the
+# binaries.
+packages() { go list ./... | grep -Ev '^pno/(e2e|shim/conformance)' | grep -E -- "${1:-.}"; }
 
-all=(build format-vet unit race shim provider arm64-build arm64-unit fuzz bench-once e2e)
+all=(build format-vet unit race shim conformance provider arm64-build arm64-unit fuzz bench-once e2e)
 selected=("$@")
 ((${#selected[@]} == 0)) && selected=("${all[@]}")
 for name in "${selected[@]}"; do
