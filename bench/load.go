@@ -15,33 +15,30 @@ import (
 	"time"
 )
 
-// load is one run of h2load over HTTP/1.1.
-type load struct {
-	netns    string
-	core     int
-	url      string
-	conns    int
-	rate     int // requests a second over all connections; 0: as many as go
-	duration time.Duration
-	dir      string
+// h2load loads a web server over HTTP/1.1.
+type h2load struct {
+	*site
+	url   string
+	conns int
+	close bool // the server closes after each answer
 }
 
-// loadResult is what the clients saw.
-type loadResult struct {
-	requests int
-	failed   int
-	elapsed  time.Duration
-	p50, p99 time.Duration
+func (s *site) h2load(port int, w Web) *h2load {
+	return &h2load{site: s, url: fmt.Sprintf("http://%s:%d/", s.hostAddr, port), conns: w.Conns, close: w.Close}
 }
 
-func (l load) run(ctx context.Context) (loadResult, error) {
-	log := filepath.Join(l.dir, "h2load.log")
+// steady is false where connections end: h2load keeps to a rate only on
+// connections that last.
+func (l *h2load) steady() bool { return !l.close }
+
+func (l *h2load) run(ctx context.Context, d time.Duration, rate int) (loadResult, error) {
+	log := filepath.Join(l.t.dir, "h2load.log")
 	_ = os.Remove(log)
-	args := []string{"netns", "exec", l.netns, "taskset", "-c", strconv.Itoa(l.core), "h2load", "--h1",
-		"-t", "1", "-c", strconv.Itoa(l.conns), "-D", strconv.FormatFloat(l.duration.Seconds(), 'f', -1, 64),
+	args := []string{"netns", "exec", l.clientNS, "taskset", "-c", otherCore, "h2load", "--h1",
+		"-t", "1", "-c", strconv.Itoa(l.conns), "-D", strconv.FormatFloat(d.Seconds(), 'f', -1, 64),
 		"--log-file=" + log}
-	if l.rate > 0 {
-		args = append(args, "--rps="+strconv.FormatFloat(float64(l.rate)/float64(l.conns), 'f', 3, 64))
+	if rate > 0 {
+		args = append(args, "--rps="+strconv.FormatFloat(float64(rate)/float64(l.conns), 'f', 3, 64))
 	}
 	start := time.Now()
 	out, err := exec.CommandContext(ctx, "ip", append(args, l.url)...).CombinedOutput()
@@ -49,7 +46,7 @@ func (l load) run(ctx context.Context) (loadResult, error) {
 		return loadResult{}, fmt.Errorf("run h2load against %s: %w\n%s", l.url, err, out)
 	}
 	r, err := readLog(log)
-	r.elapsed = min(time.Since(start), l.duration)
+	r.elapsed = min(time.Since(start), d)
 	if err == nil && r.requests == 0 {
 		err = fmt.Errorf("h2load completed no request against %s\n%s", l.url, out)
 	}

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -35,7 +34,7 @@ func newTopology(bin string) (*topology, error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("a benchmark makes network namespaces: run it as root")
 	}
-	for _, tool := range []string{"ip", "taskset", "ethtool", "h2load", "nginx", "curl"} {
+	for _, tool := range []string{"ip", "taskset", "ethtool", "h2load", "nginx", "haproxy", "redis-server", "redis-benchmark"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			return nil, fmt.Errorf("%s is not installed: run scripts/deps.sh test", tool)
 		}
@@ -186,28 +185,6 @@ func (t *topology) waitSocket(ctx context.Context, name, path string) error {
 		case <-ctx.Done():
 			return fmt.Errorf("%s did not come up: %w\n%s", name, ctx.Err(), t.log(name))
 		case <-time.After(20 * time.Millisecond):
-		}
-	}
-}
-
-// waitHTTP waits until a server answers inside a client's namespace.
-func (t *topology) waitHTTP(ctx context.Context, ns, addr, name string) error {
-	ctx, cancel := context.WithTimeout(ctx, startLimit)
-	defer cancel()
-	host, port, err := net.SplitHostPort(addr)
-	if err != nil {
-		return fmt.Errorf("server address %q: %w", addr, err)
-	}
-	for {
-		c := exec.CommandContext(ctx, "ip", "netns", "exec", ns, "curl", "-sf", "-o", "/dev/null",
-			"--max-time", "1", "http://"+net.JoinHostPort(host, port)+"/")
-		if err = c.Run(); err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("%s does not answer at %s: %w\n%s", name, addr, err, t.log(name))
-		case <-time.After(50 * time.Millisecond):
 		}
 	}
 }

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -23,63 +24,129 @@ func newBenchCmd() *cobra.Command {
 		Long: "Measure a program over kernel sockets and over the offload, in turn, in network namespaces\n" +
 			"of its own on this machine. Needs root and two cores.",
 	}
-	c.AddCommand(newBenchNginxCmd())
+	c.AddCommand(
+		newWebBenchCmd("nginx", "One nginx worker answering from memory, at equal offered load", bench.Nginx,
+			bench.Web{Size: 64, Conns: 64}),
+		newWebBenchCmd("conns", "One nginx worker with a new connection for each request", bench.Conns,
+			bench.Web{Size: 64, Conns: 64}),
+		newWebBenchCmd("bulk", "One nginx worker sending large bodies from a file", bench.Bulk,
+			bench.Web{Size: 1 << 20, Conns: 8}),
+		newWebBenchCmd("haproxy", "HAProxy in http mode, client and back end on the other machine", bench.HAProxy,
+			bench.Web{Size: 64, Conns: 64}),
+		newWebBenchCmd("splice", "HAProxy in tcp mode moving large bodies by splice", bench.Splice,
+			bench.Web{Size: 1 << 20, Conns: 8, Sendfile: true}),
+		newRedisBenchCmd(),
+	)
 	return c
 }
 
-func newBenchNginxCmd() *cobra.Command {
-	var o bench.NginxOptions
-	var output string
+// webBench is a benchmark of answers over HTTP.
+type webBench func(context.Context, bench.Options, bench.Web) (*bench.Comparison, error)
+
+// benchFlags are those that every comparing benchmark has.
+type benchFlags struct {
+	bench.Options
+	output string
+}
+
+func (b *benchFlags) add(c *cobra.Command) {
+	f := c.Flags()
+	f.DurationVar(&b.Duration, "duration", 5*time.Second, "length of one measured run")
+	f.IntVar(&b.Pairs, "pairs", 3, "kernel and offload runs, in turn; medians are reported")
+	f.StringVarP(&b.output, "output", "o", "table", "table or json")
+}
+
+// prepare checks the flags and finds the other programs.
+func (b *benchFlags) prepare(cmd *cobra.Command) error {
+	if b.output != "json" && b.output != "table" {
+		return fmt.Errorf("unknown output format %q: use table or json", b.output)
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find the other programs: %w", err)
+	}
+	b.Bin = filepath.Dir(exe)
+	b.Log = func(format string, args ...any) { fmt.Fprintf(cmd.ErrOrStderr(), format+"\n", args...) }
+	return nil
+}
+
+func (b *benchFlags) print(w io.Writer, c *bench.Comparison) error {
+	if b.output == "json" {
+		e := json.NewEncoder(w)
+		e.SetIndent("", "  ")
+		return e.Encode(c)
+	}
+	return printComparison(w, c)
+}
+
+func newWebBenchCmd(name, short string, measure webBench, w bench.Web) *cobra.Command {
+	var b benchFlags
 	c := &cobra.Command{
-		Use:   "nginx",
-		Short: "One nginx worker answering from memory, at equal offered load",
+		Use:   name,
+		Short: short,
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if output != "json" && output != "table" {
-				return fmt.Errorf("unknown output format %q: use table or json", output)
+			if err := b.prepare(cmd); err != nil {
+				return err
 			}
-			exe, err := os.Executable()
-			if err != nil {
-				return fmt.Errorf("find the other programs: %w", err)
-			}
-			o.Bin = filepath.Dir(exe)
-			o.Log = func(format string, args ...any) { fmt.Fprintf(cmd.ErrOrStderr(), format+"\n", args...) }
-			r, err := bench.Nginx(cmd.Context(), o)
+			r, err := measure(cmd.Context(), b.Options, w)
 			if err != nil {
 				return err
 			}
-			if output == "json" {
-				e := json.NewEncoder(cmd.OutOrStdout())
-				e.SetIndent("", "  ")
-				return e.Encode(r)
-			}
-			return printComparison(cmd.OutOrStdout(), r)
+			return b.print(cmd.OutOrStdout(), r)
 		},
 	}
+	b.add(c)
 	f := c.Flags()
-	f.IntVar(&o.Size, "size", 64, "response body in bytes")
-	f.IntVar(&o.Conns, "conns", 64, "client connections")
-	f.DurationVar(&o.Duration, "duration", 5*time.Second, "length of one measured run")
-	f.IntVar(&o.Pairs, "pairs", 3, "kernel and offload runs, in turn; medians are reported")
-	f.IntVar(&o.Rate, "rate", 0, "requests a second offered to both (0: three quarters of the lower maximum)")
-	f.BoolVar(&o.Close, "close", false, "a new connection for each request")
-	f.StringVarP(&output, "output", "o", "table", "table or json")
+	f.IntVar(&b.Rate, "rate", 0, "requests a second offered to both (0: three quarters of the lower maximum)")
+	f.IntVar(&w.Size, "size", w.Size, "response body in bytes")
+	f.IntVar(&w.Conns, "conns", w.Conns, "client connections")
+	f.BoolVar(&w.Close, "close", w.Close, "a new connection for each request")
+	f.BoolVar(&w.Sendfile, "sendfile", w.Sendfile, "have nginx send a body from a file by sendfile")
+	return c
+}
+
+func newRedisBenchCmd() *cobra.Command {
+	var b benchFlags
+	var size, conns int
+	c := &cobra.Command{
+		Use:   "redis",
+		Short: "redis-server answering GET, one request at a time on each connection",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := b.prepare(cmd); err != nil {
+				return err
+			}
+			r, err := bench.Redis(cmd.Context(), b.Options, size, conns)
+			if err != nil {
+				return err
+			}
+			return b.print(cmd.OutOrStdout(), r)
+		},
+	}
+	b.add(c)
+	c.Flags().IntVar(&size, "size", 64, "value in bytes")
+	c.Flags().IntVar(&conns, "conns", 50, "client connections")
 	return c
 }
 
 func printComparison(w io.Writer, c *bench.Comparison) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintf(t, "\treq/s\thost µs/req\tspread\tDPU µs/req\tp50 µs\tp99 µs\tfailed\t\n")
+	fmt.Fprintf(t, "\treq/s\tGbit/s\thost µs/req\tspread\tDPU µs/req\tp50 µs\tp99 µs\tfailed\t\n")
 	for _, r := range []struct {
 		name string
 		run  bench.Run
 	}{{"kernel", c.Kernel}, {"offload", c.Offload}} {
-		fmt.Fprintf(t, "%s\t%.0f\t%.2f\t%.0f %%\t%.2f\t%.0f\t%.0f\t%d\t\n", r.name, r.run.RPS, r.run.HostCPU,
+		fmt.Fprintf(t, "%s\t%.0f\t%.2f\t%.2f\t%.0f %%\t%.2f\t%.0f\t%.0f\t%d\t\n", r.name, r.run.RPS, r.run.Gbits, r.run.HostCPU,
 			100*r.run.Spread, r.run.DPUCPU, r.run.P50, r.run.P99, r.run.Failed)
 	}
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(w, "offered %d req/s; kernel ÷ offload host CPU: %.2f\n", c.RateOffered, c.Ratio)
+	offered := "as many requests as go"
+	if c.RateOffered > 0 {
+		offered = fmt.Sprintf("%d req/s", c.RateOffered)
+	}
+	_, err := fmt.Fprintf(w, "offered: %s; kernel ÷ offload host CPU: %.2f\n", offered, c.Ratio)
 	return err
 }
