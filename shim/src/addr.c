@@ -10,13 +10,12 @@
 #include <netinet/in.h>
 #include <string.h>
 
+#include "fault.h"
 #include "sock.h"
 
 int pno_addr_from(const struct sockaddr *sa, socklen_t len, struct pno_addr *a)
 {
 	memset(a, 0, sizeof *a);
-	if (!sa)
-		return EFAULT;
 	if (len < sizeof(sa_family_t))
 		return EINVAL;
 	if (sa->sa_family == AF_INET) {
@@ -51,7 +50,7 @@ int pno_addr_from(const struct sockaddr *sa, socklen_t len, struct pno_addr *a)
 	return EAFNOSUPPORT;
 }
 
-void pno_addr_to(const struct pno_addr *a, int domain, struct sockaddr *sa, socklen_t *len)
+int pno_addr_to(const struct pno_addr *a, int domain, struct sockaddr *sa, socklen_t *len)
 {
 	union {
 		struct sockaddr_in in;
@@ -59,8 +58,6 @@ void pno_addr_to(const struct pno_addr *a, int domain, struct sockaddr *sa, sock
 	} u;
 	socklen_t size, room;
 
-	if (!sa || !len)
-		return;
 	memset(&u, 0, sizeof u);
 	if (domain == AF_INET6) {
 		u.in6.sin6_family = AF_INET6;
@@ -79,7 +76,9 @@ void pno_addr_to(const struct pno_addr *a, int domain, struct sockaddr *sa, sock
 		memcpy(&u.in.sin_addr, a->ip, 4);
 		size = sizeof u.in;
 	}
-	room = *len;
-	memcpy(sa, &u, room < size ? room : size);
-	*len = size;
+	if (!pno_get32(len, &room))
+		return EFAULT;
+	if ((int)room < 0)
+		return EINVAL;
+	return pno_copy(sa, &u, room < size ? room : size) && pno_put32(len, size) ? 0 : EFAULT;
 }

@@ -260,11 +260,15 @@ static int64_t send_deadline(const struct pno_sock *s)
 
 static int wait_connected(struct pno_sock *s)
 {
+	int64_t deadline = send_deadline(s);
 	int rc;
 
 	if (s->nonblock)
 		return EINPROGRESS;
-	rc = pno_sock_wait(s, EPOLLOUT, send_deadline(s));
+	pno_interrupts_begin();
+	do
+		rc = pno_sock_wait(s, EPOLLOUT, deadline);
+	while (pno_wait_again(rc, deadline));
 	if (rc == -EAGAIN)
 		return EINPROGRESS;
 	return rc < 0 ? -rc : finish_connect(s);

@@ -27,6 +27,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "fault.h"
 #include "log.h"
 #include "real.h"
 #include "stats.h"
@@ -102,8 +103,12 @@ static int collect(struct pno_epoll *ep, struct epoll_event *events, int max)
 		pno_epoll_unready(ep, it);
 		m = it->events ? item_events(it) : 0;
 		if (m) {
-			events[n].events = m;
-			events[n++].data.u64 = it->data;
+			if (unlikely(!pno_put32(&events[n].events, m) || !pno_put64(&events[n].data, it->data))) {
+				ready_append(ep, it);
+				n = n ? n : -EFAULT;
+				break;
+			}
+			n++;
 			if (it->events & EPOLLONESHOT)
 				it->events = 0;
 			else if (!(it->events & EPOLLET))
@@ -137,8 +142,12 @@ static int kernel_wait(struct pno_epoll *ep, struct epoll_event *events, int max
 	/* Timeouts below a millisecond round up; a wait that ends early by
 	 * rounding down would spin. */
 	ms = ns < 0 ? -1 : ns >= INT_MAX * 1000000ll ? INT_MAX : (int)((ns + 999999) / 1000000);
-	n = sigmask ? real.epoll_pwait(ep->fd, events, max, ms, sigmask)
-		    : real.epoll_wait(ep->fd, events, max, ms);
+	n = ms ? pno_sleep_epoll(ep->fd, events, max, ms, sigmask)
+	       : real.epoll_pwait(ep->fd, events, max, ms, sigmask);
+	if (ms && n < 0) {
+		errno = -n;
+		n = -1;
+	}
 	for (int i = 0; i < n; i++) {
 		if (events[i].data.ptr == &pno_epoll_ours) {
 			*woken = true;
@@ -273,7 +282,7 @@ int pno_epoll_wait(struct pno_epoll *ep, struct epoll_event *events, int max, in
 	bool again = false;
 	int saved = errno, n, more;
 
-	if (unlikely(max <= 0 || !events))
+	if (unlikely(max <= 0 || max > (int)(INT_MAX / sizeof *events)))
 		return kernel_wait(ep, events, max, 0, sigmask, &again);
 	if (likely(ep->chan))
 		pno_thread_set_chan(ep->chan);
@@ -285,6 +294,10 @@ int pno_epoll_wait(struct pno_epoll *ep, struct epoll_event *events, int max, in
 		n = gather(ep, events, max);
 		if (n > 0)
 			break;
+		if (unlikely(n < 0)) {
+			errno = -n;
+			return -1;
+		}
 		if (again)
 			pno_count(wakeups_empty);
 		if (ns == 0) {
@@ -293,8 +306,10 @@ int pno_epoll_wait(struct pno_epoll *ep, struct epoll_event *events, int max, in
 		}
 		if (unlikely(ep->nitems && (!ep->ses || atomic_load_explicit(&ep->ses->lost, memory_order_relaxed))))
 			pno_listener_revive();
-		if (ns > 0 && !deadline)
-			deadline = pno_now() + ns;
+		if (!deadline) {
+			deadline = ns > 0 ? pno_now() + ns : PNO_NEVER;
+			pno_interrupts_begin();
+		}
 		n = sleep_in_kernel(ep, events, max, ns, sigmask, &again);
 		if (n < 0)
 			return n;

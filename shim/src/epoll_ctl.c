@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "epoll.h"
+#include "fault.h"
 #include "log.h"
 #include "real.h"
 #include "stats.h"
@@ -274,8 +275,9 @@ static int ctl_foreign(struct pno_epoll *ep, int op, int fd, struct epoll_event 
 	return rc;
 }
 
-int pno_epoll_ctl(struct pno_epoll *ep, int op, int fd, struct epoll_event *e)
+int pno_epoll_ctl(struct pno_epoll *ep, int op, int fd, struct epoll_event *theirs)
 {
+	struct epoll_event event = { 0 }, *e = theirs;
 	struct pno_sock *s;
 	int err;
 
@@ -291,7 +293,9 @@ int pno_epoll_ctl(struct pno_epoll *ep, int op, int fd, struct epoll_event *e)
 		pno_sock_unlock(s);
 		adopt(ep, ses, pno_chan_open(ses));
 	}
-	if (!e && op != EPOLL_CTL_DEL)
+	if (op != EPOLL_CTL_DEL && s->state >= PNO_LISTENING)
+		e = &event;
+	if (e == &event && !pno_copy(e, theirs, sizeof *e))
 		err = EFAULT;
 	else if (s->state < PNO_LISTENING)
 		err = ctl_in_kernel(s, ep, op, fd, e);

@@ -7,12 +7,14 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/close_range.h>
 #include <linux/sockios.h>
 #include <stdarg.h>
 #include <sys/ioctl.h>
 
 #include "epoll.h"
+#include "fault.h"
 #include "real.h"
 #include "stats.h"
 
@@ -206,30 +208,36 @@ PNO_EXPORT int fcntl64(int fd, int cmd, ...)
 	return do_fcntl(fd, cmd, arg);
 }
 
+static int answer(int *arg, uint64_t v)
+{
+	return pno_put32(arg, v < INT_MAX ? v : INT_MAX) ? 0 : bad(EFAULT);
+}
+
 /* 0, -1 with errno, or 1: the kernel's to answer. */
 static int sock_ioctl(struct pno_sock *s, int fd, unsigned long request, int *arg)
 {
+	uint32_t on;
+
 	switch (request) {
 	case FIONBIO:
 		if (s->own_file && real.ioctl(fd, request, arg) < 0)
 			return -1;
-		s->nonblock = *arg;
+		if (!pno_get32(arg, &on))
+			return bad(EFAULT);
+		s->nonblock = on;
 		return 0;
 	case FIONREAD:
 		if (s->state <= PNO_BOUND)
 			return 1;
 		if (s->state == PNO_LISTENING)
 			return bad(EINVAL);
-		*arg = pno_sock_unread(s) > 0x7fffffff ? 0x7fffffff : (int)pno_sock_unread(s);
-		return 0;
+		return answer(arg, pno_sock_unread(s));
 	case SIOCOUTQ:
 		if (s->state <= PNO_BOUND)
 			return 1;
-		*arg = (int)(s->tx_sent - s->tx_acked);
-		return 0;
+		return answer(arg, s->tx_sent - s->tx_acked);
 	case SIOCATMARK:
-		*arg = 0;
-		return 0;
+		return answer(arg, 0);
 	}
 	return 1;
 }

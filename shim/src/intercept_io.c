@@ -11,9 +11,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "fault.h"
 #include "real.h"
 #include "sock.h"
 #include "stats.h"
+#include "wait.h"
 
 /* An offloaded socket, locked. Fresh and merely bound ones answer as the
  * kernel's placeholder does. */
@@ -35,13 +37,35 @@ static inline ssize_t give(ssize_t rc)
 	return -1;
 }
 
-static inline bool iov_ok(struct pno_sock *s, long n)
+static int bad_iov(const struct iovec *iov, size_t n, int too_many)
 {
-	if (likely(n >= 0 && n <= IOV_MAX))
+	if (n > IOV_MAX)
+		return too_many;
+	if (!pno_readable(iov, n * sizeof *iov))
+		return EFAULT;
+	for (size_t i = 0; i < n; i++)
+		if ((ssize_t)iov[i].iov_len < 0)
+			return EINVAL;
+	return 0;
+}
+
+/* Unlocks the socket if the call ends here. */
+static inline bool iov_ok(struct pno_sock *s, const struct iovec *iov, size_t n, int too_many)
+{
+	int err = bad_iov(iov, n, too_many);
+
+	if (likely(!err))
 		return true;
 	pno_sock_unlock(s);
-	errno = EINVAL;
+	errno = err;
 	return false;
+}
+
+/* read() of nothing does nothing; recv() of nothing waits for something. */
+static ssize_t read_nothing(struct pno_sock *s)
+{
+	pno_sock_unlock(s);
+	return 0;
 }
 
 PNO_EXPORT ssize_t read(int fd, void *buf, size_t len)
@@ -51,7 +75,9 @@ PNO_EXPORT ssize_t read(int fd, void *buf, size_t len)
 
 	PNO_ENTER();
 	s = io_sock(fd);
-	return s ? give(pno_sock_recv(s, &v, 1, 0)) : real.read(fd, buf, len);
+	if (!s)
+		return real.read(fd, buf, len);
+	return likely(len) ? give(pno_sock_recv(s, &v, 1, 0)) : read_nothing(s);
 }
 
 PNO_EXPORT ssize_t readv(int fd, const struct iovec *iov, int n)
@@ -62,7 +88,13 @@ PNO_EXPORT ssize_t readv(int fd, const struct iovec *iov, int n)
 	s = io_sock(fd);
 	if (!s)
 		return real.readv(fd, iov, n);
-	return iov_ok(s, n) ? give(pno_sock_recv(s, iov, n, 0)) : -1;
+	if (!iov_ok(s, iov, n, EINVAL))
+		return -1;
+	while (n && !iov->iov_len) {
+		iov++;
+		n--;
+	}
+	return likely(n) ? give(pno_sock_recv(s, iov, n, 0)) : read_nothing(s);
 }
 
 PNO_EXPORT ssize_t recv(int fd, void *buf, size_t len, int flags)
@@ -79,14 +111,52 @@ PNO_EXPORT ssize_t recvfrom(int fd, void *buf, size_t len, int flags, struct soc
 {
 	struct iovec v = { buf, len };
 	struct pno_sock *s;
+	ssize_t rc;
 
 	PNO_ENTER();
 	s = io_sock(fd);
 	if (!s)
 		return real.recvfrom(fd, buf, len, flags, addr, alen);
-	if (addr && alen)
-		*alen = 0; /* a stream names no sender */
-	return give(pno_sock_recv(s, &v, 1, flags));
+	rc = pno_sock_recv(s, &v, 1, flags);
+	if (rc >= 0 && addr && !pno_put32(alen, 0)) /* a stream names no sender */
+		rc = -EFAULT;
+	return give(rc);
+}
+
+/* Control messages to a stream: none that says anything to TCP. */
+static int bad_control(const struct msghdr *m)
+{
+	if (m->msg_controllen > INT_MAX)
+		return ENOBUFS;
+	if (!pno_readable(m->msg_control, m->msg_controllen))
+		return EFAULT;
+	for (struct cmsghdr *c = CMSG_FIRSTHDR(m); c; c = CMSG_NXTHDR((struct msghdr *)m, c)) {
+		if (c->cmsg_len < sizeof *c || c->cmsg_len > m->msg_controllen)
+			return EINVAL;
+		if (c->cmsg_level == SOL_SOCKET && c->cmsg_type != SCM_RIGHTS && c->cmsg_type != SCM_CREDENTIALS)
+			return EINVAL;
+	}
+	return 0;
+}
+
+static bool head_ok(struct pno_sock *s, const struct msghdr *m, bool send)
+{
+	int err = 0;
+
+	if (!pno_readable(m, sizeof *m))
+		err = EFAULT;
+	else if (m->msg_name && (int)m->msg_namelen < 0)
+		err = EINVAL;
+	else if (unlikely(send && m->msg_name && m->msg_namelen) &&
+		 !pno_readable(m->msg_name, m->msg_namelen < 128 ? m->msg_namelen : 128))
+		err = EFAULT;
+	else if (unlikely(send && m->msg_controllen))
+		err = bad_control(m);
+	if (likely(!err))
+		return true;
+	pno_sock_unlock(s);
+	errno = err;
+	return false;
 }
 
 PNO_EXPORT ssize_t recvmsg(int fd, struct msghdr *m, int flags)
@@ -102,20 +172,44 @@ PNO_EXPORT ssize_t recvmsg(int fd, struct msghdr *m, int flags)
 			pno_inherit_message(m);
 		return n;
 	}
-	if (!iov_ok(s, m->msg_iovlen))
+	if (!head_ok(s, m, false) || !iov_ok(s, m->msg_iov, m->msg_iovlen, EMSGSIZE))
 		return -1;
 	n = pno_sock_recv(s, m->msg_iov, m->msg_iovlen, flags);
-	if (n >= 0) {
-		m->msg_namelen = 0;
-		m->msg_controllen = 0;
-		m->msg_flags = 0;
-	}
+	if (n >= 0 && ((m->msg_name && !pno_put32(&m->msg_namelen, 0)) ||
+		       !pno_put32(&m->msg_flags, flags & MSG_CMSG_CLOEXEC) || !pno_put64(&m->msg_controllen, 0)))
+		n = -EFAULT;
 	return give(n);
+}
+
+/* The time that recvmmsg may take: looked at after each message. */
+static bool until(const struct timespec *t, int64_t *end)
+{
+	struct timespec v;
+
+	if (!pno_copy(&v, t, sizeof v)) {
+		errno = EFAULT;
+		return false;
+	}
+	if (v.tv_sec < 0 || v.tv_nsec < 0 || v.tv_nsec > 999999999) {
+		errno = EINVAL;
+		return false;
+	}
+	*end = v.tv_sec > INT64_MAX / 2000000000 ? PNO_NEVER : pno_now() + v.tv_sec * 1000000000ll + v.tv_nsec;
+	return true;
+}
+
+static bool left(struct timespec *t, int64_t end)
+{
+	int64_t ns = end - pno_now();
+
+	*t = (struct timespec){ ns > 0 ? ns / 1000000000 : 0, ns > 0 ? ns % 1000000000 : 0 };
+	return ns > 0;
 }
 
 PNO_EXPORT int recvmmsg(int fd, struct mmsghdr *v, unsigned n, int flags, struct timespec *timeout)
 {
 	struct pno_sock *s;
+	int64_t end = 0;
 	unsigned i;
 
 	PNO_ENTER();
@@ -123,16 +217,25 @@ PNO_EXPORT int recvmmsg(int fd, struct mmsghdr *v, unsigned n, int flags, struct
 	if (!s)
 		return real.recvmmsg(fd, v, n, flags, timeout);
 	pno_sock_unlock(s);
-	for (i = 0; i < n; i++) {
-		ssize_t got = recvmsg(fd, &v[i].msg_hdr, (flags & ~MSG_WAITFORONE) | (i ? MSG_DONTWAIT : 0));
+	if (timeout && !until(timeout, &end))
+		return -1;
+	for (i = 0; i < n && i < UIO_MAXIOV; i++) {
+		ssize_t got = recvmsg(fd, &v[i].msg_hdr, flags & ~MSG_WAITFORONE);
 
-		if (got <= 0 && (got < 0 || i))
+		if (got < 0)
 			break;
-		v[i].msg_len = got;
-		if (!got)
-			return i + 1;
+		if (!pno_put32(&v[i].msg_len, got)) {
+			errno = EFAULT;
+			break;
+		}
+		if (flags & MSG_WAITFORONE)
+			flags |= MSG_DONTWAIT;
+		if (timeout && !left(timeout, end)) {
+			i++;
+			break;
+		}
 	}
-	return i ? (int)i : -1;
+	return i || !n ? (int)i : -1;
 }
 
 PNO_EXPORT ssize_t write(int fd, const void *buf, size_t len)
@@ -153,7 +256,7 @@ PNO_EXPORT ssize_t writev(int fd, const struct iovec *iov, int n)
 	s = io_sock(fd);
 	if (!s)
 		return real.writev(fd, iov, n);
-	return iov_ok(s, n) ? give(pno_sock_send(s, iov, n, 0)) : -1;
+	return iov_ok(s, iov, n, EINVAL) ? give(pno_sock_send(s, iov, n, 0)) : -1;
 }
 
 PNO_EXPORT ssize_t send(int fd, const void *buf, size_t len, int flags)
@@ -173,7 +276,13 @@ PNO_EXPORT ssize_t sendto(int fd, const void *buf, size_t len, int flags, const 
 
 	PNO_ENTER();
 	s = io_sock(fd);
-	return s ? give(pno_sock_send(s, &v, 1, flags)) : real.sendto(fd, buf, len, flags, addr, alen);
+	if (!s)
+		return real.sendto(fd, buf, len, flags, addr, alen);
+	if (unlikely(addr) && (alen > sizeof(struct sockaddr_storage) || !pno_readable(addr, alen))) {
+		pno_sock_unlock(s);
+		return give(alen > sizeof(struct sockaddr_storage) ? -EINVAL : -EFAULT);
+	}
+	return give(pno_sock_send(s, &v, 1, flags));
 }
 
 PNO_EXPORT ssize_t sendmsg(int fd, const struct msghdr *m, int flags)
@@ -184,7 +293,9 @@ PNO_EXPORT ssize_t sendmsg(int fd, const struct msghdr *m, int flags)
 	s = io_sock(fd);
 	if (!s)
 		return real.sendmsg(fd, m, flags);
-	return iov_ok(s, m->msg_iovlen) ? give(pno_sock_send(s, m->msg_iov, m->msg_iovlen, flags)) : -1;
+	if (!head_ok(s, m, true) || !iov_ok(s, m->msg_iov, m->msg_iovlen, EMSGSIZE))
+		return -1;
+	return give(pno_sock_send(s, m->msg_iov, m->msg_iovlen, flags));
 }
 
 PNO_EXPORT int sendmmsg(int fd, struct mmsghdr *v, unsigned n, int flags)
@@ -197,14 +308,17 @@ PNO_EXPORT int sendmmsg(int fd, struct mmsghdr *v, unsigned n, int flags)
 	if (!s)
 		return real.sendmmsg(fd, v, n, flags);
 	pno_sock_unlock(s);
-	for (i = 0; i < n; i++) {
+	for (i = 0; i < n && i < UIO_MAXIOV; i++) {
 		ssize_t sent = sendmsg(fd, &v[i].msg_hdr, flags);
 
 		if (sent < 0)
 			break;
-		v[i].msg_len = sent;
+		if (!pno_put32(&v[i].msg_len, sent)) {
+			errno = EFAULT;
+			break;
+		}
 	}
-	return i ? (int)i : -1;
+	return i || !n ? (int)i : -1;
 }
 
 /* The source may be an offloaded socket, which no file read can serve. */

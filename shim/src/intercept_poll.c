@@ -5,27 +5,34 @@
  * cost little more than the kernel's until an offloaded socket is added);
  * poll and select only when such a socket is in their set.
  */
+#include <dirent.h>
 #include <errno.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include "epoll.h"
+#include "fault.h"
 #include "pollset.h"
 #include "real.h"
 #include "stats.h"
 #include "wait.h"
+
+#define ORDINARY 256 /* descriptors; more are worth a look at the limit */
 
 static int64_t ms_to_ns(int ms)
 {
 	return ms < 0 ? -1 : ms * 1000000ll;
 }
 
-/* -2: not a time. */
+/* -2: not a time; -3: not there. */
 static int64_t ts_to_ns(const struct timespec *t)
 {
 	if (!t)
 		return -1;
+	if (!pno_readable(t, sizeof *t))
+		return -3;
 	if (t->tv_sec < 0 || t->tv_nsec < 0 || t->tv_nsec > 999999999)
 		return -2;
 	return t->tv_sec > INT64_MAX / 2000000000 ? -1 : t->tv_sec * 1000000000ll + t->tv_nsec;
@@ -92,13 +99,21 @@ PNO_EXPORT int epoll_pwait2(int epfd, struct epoll_event *events, int max, const
 	ep = pno_epoll_at(epfd);
 	if (!ep)
 		return real.epoll_pwait2(epfd, events, max, timeout, mask);
-	ns = ts_to_ns(timeout);
-	return ns == -2 ? give(-EINVAL) : pno_epoll_wait(ep, events, max, ns, mask);
+	if ((ns = ts_to_ns(timeout)) < -1)
+		return give(ns == -2 ? -EINVAL : -EFAULT);
+	return pno_epoll_wait(ep, events, max, ns, mask);
 }
 
+/* What cannot be, the kernel refuses best. */
 static bool concerns(const struct pollfd *fds, nfds_t n)
 {
-	for (nfds_t i = 0; fds && i < n; i++)
+	struct rlimit lim;
+
+	if (unlikely(n > ORDINARY) && (n > INT_MAX || (getrlimit(RLIMIT_NOFILE, &lim) == 0 && n > lim.rlim_cur)))
+		return false;
+	if (unlikely(!pno_readable(fds, n * sizeof *fds)))
+		return false;
+	for (nfds_t i = 0; i < n; i++)
 		if (pno_poll_concerns(fds[i].fd))
 			return true;
 	return false;
@@ -119,8 +134,9 @@ PNO_EXPORT int ppoll(struct pollfd *fds, nfds_t n, const struct timespec *timeou
 	PNO_ENTER();
 	if (likely(!concerns(fds, n)))
 		return real.ppoll(fds, n, timeout, mask);
-	ns = ts_to_ns(timeout);
-	return ns == -2 ? give(-EINVAL) : give(pno_poll(fds, n, ns, mask));
+	if ((ns = ts_to_ns(timeout)) < -1)
+		return give(ns == -2 ? -EINVAL : -EFAULT);
+	return give(pno_poll(fds, n, ns, mask));
 }
 
 PNO_EXPORT int __poll_chk(struct pollfd *fds, nfds_t n, int timeout, size_t have)
@@ -155,8 +171,44 @@ static void put(fd_set *set, int fd, bool on)
 	*word = on ? *word | bit : *word & ~bit;
 }
 
+static size_t set_size(int n)
+{
+	return (n + 8 * sizeof(long) - 1) / (8 * sizeof(long)) * sizeof(long);
+}
+
+static bool there(int n, const fd_set *set)
+{
+	return !set || pno_readable(set, set_size(n));
+}
+
+/*
+ * select(getdtablesize(), …) is common, with sets of FD_SETSIZE: the kernel
+ * looks no further than its table of descriptors goes, which the shim's own
+ * ones, far up, have made larger. So n ends where the program's end.
+ */
+static int clamp(int n)
+{
+	int top = FD_SETSIZE;
+	struct dirent *e;
+	DIR *d;
+
+	if (likely(n <= FD_SETSIZE) || !(d = opendir("/proc/self/fd")))
+		return n;
+	while ((e = readdir(d))) {
+		int fd = atoi(e->d_name);
+		struct pno_obj *o = pno_fd_obj(fd);
+
+		if (fd >= top && fd < n && fd != dirfd(d) && (!o || o->kind != PNO_KIND_OWN))
+			top = fd + 1;
+	}
+	closedir(d);
+	return top;
+}
+
 static bool select_concerns(int n, const fd_set *r, const fd_set *w, const fd_set *e)
 {
+	if (n <= 0 || !there(n, r) || !there(n, w) || !there(n, e))
+		return false;
 	for (int fd = 0; fd < n; fd++)
 		if ((has(r, fd) || has(w, fd) || has(e, fd)) && pno_poll_concerns(fd))
 			return true;
@@ -169,10 +221,14 @@ static bool select_concerns(int n, const fd_set *r, const fd_set *w, const fd_se
 /* select by poll: the same readiness, other clothes. */
 static int select_by_poll(int n, fd_set *r, fd_set *w, fd_set *e, int64_t ns, const sigset_t *mask)
 {
-	struct pollfd *fds = calloc(n, sizeof *fds);
+	struct pollfd *fds;
 	int rc, count = 0;
 	nfds_t k = 0;
 
+	if ((r && !pno_writable(r, set_size(n))) || (w && !pno_writable(w, set_size(n))) ||
+	    (e && !pno_writable(e, set_size(n))))
+		return -EFAULT;
+	fds = calloc(n, sizeof *fds);
 	if (!fds)
 		return -ENOMEM;
 	for (int fd = 0; fd < n; fd++) {
@@ -207,9 +263,12 @@ PNO_EXPORT int select(int n, fd_set *r, fd_set *w, fd_set *e, struct timeval *ti
 	int rc;
 
 	PNO_ENTER();
+	n = clamp(n);
 	if (likely(!select_concerns(n, r, w, e)))
 		return real.select(n, r, w, e, timeout);
 	if (timeout) {
+		if (!pno_readable(timeout, sizeof *timeout))
+			return give(-EFAULT);
 		if (timeout->tv_sec < 0 || timeout->tv_usec < 0)
 			return give(-EINVAL);
 		ns = timeout->tv_sec > INT64_MAX / 2000000000 ? INT64_MAX / 4
@@ -232,8 +291,10 @@ PNO_EXPORT int pselect(int n, fd_set *r, fd_set *w, fd_set *e, const struct time
 	int64_t ns;
 
 	PNO_ENTER();
+	n = clamp(n);
 	if (likely(!select_concerns(n, r, w, e)))
 		return real.pselect(n, r, w, e, timeout, mask);
-	ns = ts_to_ns(timeout);
-	return ns == -2 ? give(-EINVAL) : give(select_by_poll(n, r, w, e, ns, mask));
+	if ((ns = ts_to_ns(timeout)) < -1)
+		return give(ns == -2 ? -EINVAL : -EFAULT);
+	return give(select_by_poll(n, r, w, e, ns, mask));
 }

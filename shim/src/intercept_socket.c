@@ -7,8 +7,10 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <unistd.h>
 
 #include "epoll.h"
+#include "fault.h"
 #include "log.h"
 #include "real.h"
 #include "stats.h"
@@ -60,8 +62,23 @@ static bool ours(int fd)
 	return o && o->kind == PNO_KIND_SOCK;
 }
 
+union address {
+	struct sockaddr sa;
+	struct sockaddr_storage storage;
+};
+
+/* The program's address, out of its hands. */
+static int fetch(union address *to, const struct sockaddr *addr, socklen_t len)
+{
+	if (len > sizeof *to)
+		return EINVAL;
+	to->sa.sa_family = AF_UNSPEC;
+	return pno_copy(to, addr, len) ? 0 : EFAULT;
+}
+
 PNO_EXPORT int bind(int fd, const struct sockaddr *addr, socklen_t len)
 {
+	union address sa;
 	struct pno_session *ses;
 	struct pno_sock *s;
 	int err;
@@ -73,7 +90,9 @@ PNO_EXPORT int bind(int fd, const struct sockaddr *addr, socklen_t len)
 	s = pno_sock_lock(fd);
 	if (!s)
 		return real.bind(fd, addr, len);
-	err = pno_sock_bind(s, fd, ses, addr, len);
+	err = fetch(&sa, addr, len);
+	if (!err)
+		err = pno_sock_bind(s, fd, ses, &sa.sa, len);
 	pno_sock_unlock(s);
 	return give(err);
 }
@@ -102,6 +121,7 @@ PNO_EXPORT int listen(int fd, int backlog)
 
 PNO_EXPORT int connect(int fd, const struct sockaddr *addr, socklen_t len)
 {
+	union address sa;
 	struct pno_session *ses;
 	struct pno_sock *s;
 	int err;
@@ -113,7 +133,9 @@ PNO_EXPORT int connect(int fd, const struct sockaddr *addr, socklen_t len)
 	s = pno_sock_lock(fd);
 	if (!s)
 		return real.connect(fd, addr, len);
-	err = pno_sock_connect(s, fd, ses, addr, len);
+	err = fetch(&sa, addr, len);
+	if (!err)
+		err = pno_sock_connect(s, fd, ses, &sa.sa, len);
 	if (err < 0) {
 		pno_sock_to_kernel(s, fd);
 		return real.connect(fd, addr, len);
@@ -154,6 +176,7 @@ void pno_placeholder_child(void)
 static int take(struct pno_sock *l, struct sockaddr *addr, socklen_t *len, int flags, int fd)
 {
 	struct pno_sock *c = pno_listener_take(l);
+	int err;
 
 	if (!c)
 		return -EAGAIN;
@@ -163,14 +186,14 @@ static int take(struct pno_sock *l, struct sockaddr *addr, socklen_t *len, int f
 	c->parent = NULL;
 	c->nfds = 1;
 	c->nonblock = flags & SOCK_NONBLOCK;
-	pno_addr_to(&c->peer, c->domain, addr, len);
+	err = addr ? pno_addr_to(&c->peer, c->domain, addr, len) : 0;
 	pno_sock_record(c, c->qp, (struct pno_record){ .op = PNO_OP_ACCEPTED, .sock = c->handle }, NULL);
 	pno_sock_refresh(c);
 	pno_fd_set(fd, (struct pno_obj *)c);
 	pno_unlock(&c->lock);
 	pno_count(sockets_offloaded);
 	pno_count(sockets_accepted);
-	return fd;
+	return err ? -err : fd; /* with an error, the connection is closed */
 }
 
 static bool subscribed(const struct pno_sock *l)
@@ -223,10 +246,12 @@ static int wait_connection(struct pno_sock *l, bool *looked, int64_t *deadline)
 	}
 	if (l->nonblock)
 		return -EAGAIN;
-	if (!*deadline)
+	if (!*deadline) {
 		*deadline = accept_deadline(l);
+		pno_interrupts_begin();
+	}
 	rc = pno_sock_wait(l, EPOLLIN, *deadline);
-	return rc;
+	return pno_wait_again(rc, *deadline) ? 0 : rc;
 }
 
 static int do_accept(int fd, struct sockaddr *addr, socklen_t *len, int flags)
@@ -259,7 +284,7 @@ static int do_accept(int fd, struct sockaddr *addr, socklen_t *len, int flags)
 	}
 	pno_sock_unlock(l);
 	if (rc < 0 && got >= 0)
-		real.close(got);
+		close(got);
 	if (rc >= 0)
 		return rc;
 	errno = -rc;
@@ -326,6 +351,7 @@ PNO_EXPORT int shutdown(int fd, int how)
 PNO_EXPORT int getsockname(int fd, struct sockaddr *addr, socklen_t *len)
 {
 	struct pno_sock *s;
+	int err;
 
 	PNO_ENTER();
 	s = pno_sock_peek(fd);
@@ -334,9 +360,9 @@ PNO_EXPORT int getsockname(int fd, struct sockaddr *addr, socklen_t *len)
 			pno_sock_unlock(s);
 		return real.getsockname(fd, addr, len);
 	}
-	pno_addr_to(&s->local, s->domain, addr, len);
+	err = pno_addr_to(&s->local, s->domain, addr, len);
 	pno_sock_unlock(s);
-	return addr && len ? 0 : give(EFAULT);
+	return give(err);
 }
 
 PNO_EXPORT int getpeername(int fd, struct sockaddr *addr, socklen_t *len)
@@ -353,13 +379,14 @@ PNO_EXPORT int getpeername(int fd, struct sockaddr *addr, socklen_t *len)
 	}
 	if (s->state != PNO_OPEN || over(s))
 		err = ENOTCONN;
-	else if (!addr || !len)
-		err = EFAULT;
 	else
-		pno_addr_to(&s->peer, s->domain, addr, len);
+		err = pno_addr_to(&s->peer, s->domain, addr, len);
 	pno_sock_unlock(s);
 	return give(err);
 }
+
+/* What is looked at, at most; longer values are for the kernel. */
+#define LONGEST_OPTION 64u
 
 PNO_EXPORT int setsockopt(int fd, int level, int name, const void *val, socklen_t len)
 {
@@ -370,21 +397,39 @@ PNO_EXPORT int setsockopt(int fd, int level, int name, const void *val, socklen_
 	s = pno_sock_lock(fd);
 	if (!s)
 		return real.setsockopt(fd, level, name, val, len);
-	err = pno_sock_setopt(s, fd, level, name, val, len);
+	if ((int)len < 0)
+		err = EINVAL;
+	else if (!pno_readable(val, len < LONGEST_OPTION ? len : LONGEST_OPTION))
+		err = EFAULT;
+	else
+		err = pno_sock_setopt(s, fd, level, name, val, len);
 	pno_sock_unlock(s);
 	return give(err);
 }
 
 PNO_EXPORT int getsockopt(int fd, int level, int name, void *val, socklen_t *len)
 {
+	uint8_t value[512];
 	struct pno_sock *s;
+	socklen_t n;
 	int err;
 
 	PNO_ENTER();
 	s = pno_sock_lock(fd);
 	if (!s)
 		return real.getsockopt(fd, level, name, val, len);
-	err = pno_sock_getopt(s, level, name, val, len);
+	if (!pno_get32(len, &n))
+		err = EFAULT;
+	else if ((int)n < 0)
+		err = EINVAL;
+	else {
+		n = n < sizeof value ? n : sizeof value;
+		err = pno_sock_getopt(s, level, name, value, &n);
+	}
 	pno_sock_unlock(s);
-	return err < 0 ? real.getsockopt(fd, level, name, val, len) : give(err);
+	if (err < 0)
+		return real.getsockopt(fd, level, name, val, len);
+	if (!err && !(pno_copy(val, value, n) && pno_put32(len, n)))
+		err = EFAULT;
+	return give(err);
 }

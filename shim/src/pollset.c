@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "epoll.h"
+#include "fault.h"
 #include "real.h"
 #include "stats.h"
 #include "wait.h"
@@ -163,6 +164,12 @@ static int wait_set(struct set *t, int64_t ns, const sigset_t *sigmask)
 
 	for (;;) {
 		rc = look(t);
+		if (!rc && ns == 0 && sigmask) {
+			/* Nothing but, perhaps, a signal that the mask lets in. */
+			struct timespec none = { 0 };
+
+			rc = real.ppoll(t->kernel, t->nkernel, &none, sigmask) < 0 ? -errno : merge(t);
+		}
 		if (rc || ns == 0)
 			return rc;
 		for (nfds_t k = 0; k < t->nkernel; k++)
@@ -172,7 +179,8 @@ static int wait_set(struct set *t, int64_t ns, const sigset_t *sigmask)
 		} else {
 			struct timespec turn = { .tv_nsec = 100000000 };
 
-			rc = real.ppoll(t->kernel, t->nkernel, &turn, sigmask) < 0 ? -errno : 0;
+			rc = pno_sleep_ppoll(t->kernel, t->nkernel, &turn, sigmask);
+			rc = rc < 0 ? rc : 0;
 			if (!rc && pno_now() >= deadline)
 				rc = -ETIMEDOUT;
 		}
@@ -201,9 +209,15 @@ int pno_poll(struct pollfd *fds, nfds_t n, int64_t ns, const sigset_t *sigmask)
 			return -ENOMEM;
 		}
 	}
+	if (!pno_writable(fds, n * sizeof *fds)) {
+		rc = -EFAULT;
+		goto out;
+	}
+	pno_interrupts_begin();
 	split(&t);
 	rc = wait_set(&t, ns, sigmask);
 	leave(&t);
+out:
 	if (t.kernel != stack_fds) {
 		free(t.kernel);
 		free(t.index);

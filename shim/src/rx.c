@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "fault.h"
 #include "real.h"
 #include "sock.h"
 #include "stats.h"
@@ -27,6 +28,7 @@ struct cursor {
 	const struct iovec *iov;
 	size_t n, at;
 	bool discard; /* MSG_TRUNC: count, do not copy */
+	bool fault;   /* met memory that is not there */
 };
 
 static size_t put(struct cursor *c, const uint8_t *data, size_t len)
@@ -37,8 +39,10 @@ static size_t put(struct cursor *c, const uint8_t *data, size_t len)
 		size_t room = c->iov->iov_len - c->at;
 		size_t k = room < len - done ? room : len - done;
 
-		if (!c->discard)
-			memcpy((char *)c->iov->iov_base + c->at, data + done, k);
+		if (!c->discard && unlikely(!pno_copy((char *)c->iov->iov_base + c->at, data + done, k))) {
+			c->fault = true;
+			return 0;
+		}
 		done += k;
 		c->at += k;
 		if (c->at == c->iov->iov_len) {
@@ -65,6 +69,8 @@ static size_t take(struct pno_sock *s, struct cursor *c)
 		}
 		len = g->len - skip;
 		k = put(c, g->data + skip, len);
+		if (unlikely(c->fault))
+			break; /* the whole segment stays */
 		s->rx_read += k;
 		if (k < len)
 			break;
@@ -84,6 +90,8 @@ static size_t peek(const struct pno_sock *s, struct cursor *c)
 		if (skip >= g->len)
 			continue;
 		k = put(c, g->data + skip, g->len - skip);
+		if (unlikely(c->fault))
+			break;
 		at += k;
 		if (k < g->len - skip)
 			break;
@@ -139,8 +147,10 @@ static int wait_data(struct pno_sock *s, bool nowait, bool *looked, int64_t *dea
 		pno_lock(&s->lock);
 		return s->generation == generation ? 0 : -EBADF;
 	}
-	if (!*deadline)
+	if (!*deadline) {
 		*deadline = recv_deadline(s);
+		pno_interrupts_begin();
+	}
 	return pno_sock_wait(s, EPOLLIN | EPOLLRDHUP, *deadline);
 }
 
@@ -154,7 +164,7 @@ static void consumed(struct pno_sock *s, size_t n)
 
 ssize_t pno_sock_recv(struct pno_sock *s, const struct iovec *iov, size_t n, int flags)
 {
-	struct cursor c = { iov, n, 0, flags & MSG_TRUNC };
+	struct cursor c = { iov, n, 0, flags & MSG_TRUNC, false };
 	bool nowait = s->nonblock || (flags & MSG_DONTWAIT);
 	bool looked = false;
 	int64_t deadline = 0;
@@ -170,23 +180,28 @@ ssize_t pno_sock_recv(struct pno_sock *s, const struct iovec *iov, size_t n, int
 	}
 	for (;;) {
 		if (unlikely(flags & MSG_PEEK)) {
-			struct cursor from_start = { iov, n, 0, c.discard };
+			struct cursor from_start = { iov, n, 0, c.discard, false };
 
 			got = peek(s, &from_start);
+			c.fault = from_start.fault;
 		} else {
 			got += take(s, &c);
 		}
+		if (unlikely(c.fault)) {
+			rc = -EFAULT;
+			break;
+		}
 		if (got && ((size_t)got >= enough || nowait))
 			break;
-		if (!want && s->state == PNO_OPEN)
-			break;
+		if (unlikely(!want) && pno_sock_unread(s))
+			break; /* waits for data, and takes none */
 		rc = instead(s);
 		if (rc <= 0)
 			break;
 		if (got && !(flags & MSG_PEEK))
 			consumed(s, 0);
 		rc = wait_data(s, nowait, &looked, &deadline);
-		if (rc < 0)
+		if (rc < 0 && (got || !pno_wait_again(rc, deadline)))
 			break;
 	}
 	if (likely(got > 0)) {

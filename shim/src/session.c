@@ -15,6 +15,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "fault.h"
 #include "fdtable.h"
 #include "hostd.h"
 #include "log.h"
@@ -128,6 +129,7 @@ static struct pno_session *session_make(const struct pno_msg_welcome *w, struct 
 		return NULL;
 	atomic_store(&ses->nchan, 1);
 	pno_stats_move((uint64_t *)(ses->base + PNO_STATS_OFFSET));
+	pno_fault_start();
 	return ses;
 }
 
@@ -393,15 +395,19 @@ int pno_call_wait(struct pno_session *ses, struct pno_call *c)
 	int64_t deadline = pno_now() + REPLY_SECONDS * 1000000000ll;
 	uint64_t channel = 1ull << c->chan->index;
 	struct pno_call **p;
+	unsigned handled = 0;
 	sigset_t all;
 	int rc = 0;
 
 	sigfillset(&all);
 	while (!call_done(c) && rc != -ETIMEDOUT && !pno_session_check(ses)) {
 		pno_chan_drain(c->chan);
+		/* The wait that this may be a part of has to know. */
+		handled |= __atomic_exchange_n(&pno_handled, 0, __ATOMIC_RELAXED);
 		if (!call_done(c) && !pno_spin(ses, channel, call_done, c))
 			rc = pno_sleep(ses, channel, call_done, c, NULL, 0, &all, deadline);
 	}
+	pno_handled |= handled;
 	pno_lock(&ses->call_lock);
 	for (p = &ses->calls; *p && *p != c; p = &(*p)->next)
 		;

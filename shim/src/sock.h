@@ -263,9 +263,10 @@ void pno_drain_finish(struct pno_session *ses, struct pno_drain *d);
 struct pno_chan *pno_thread_chan(struct pno_session *ses);
 void pno_thread_set_chan(struct pno_chan *c);
 
-/* addr.c: 0 or an errno; a v4-mapped address is an IPv4 one on the DPU. */
+/* addr.c: 0 or an errno; a v4-mapped address is an IPv4 one on the DPU. The
+ * first wants memory that is there, the second copes. */
 int pno_addr_from(const struct sockaddr *sa, socklen_t len, struct pno_addr *a);
-void pno_addr_to(const struct pno_addr *a, int domain, struct sockaddr *sa, socklen_t *len);
+int pno_addr_to(const struct pno_addr *a, int domain, struct sockaddr *sa, socklen_t *len);
 
 /* listener.c: true if connections wait that came by one of the channels. */
 static inline bool pno_listener_ready(const struct pno_sock *s, uint64_t channels)

@@ -13,6 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "fault.h"
 #include "real.h"
 #include "sock.h"
 #include "stats.h"
@@ -69,7 +70,7 @@ struct source {
 	off_t offset;
 	bool seek; /* offset counts; else read() */
 	bool more;
-	ssize_t err; /* 0 at the end of the file, or -errno */
+	ssize_t err; /* why it gave nothing: 0 at the end of the file, or -errno */
 };
 
 static size_t from_iov(struct source *src, uint8_t *to, size_t len)
@@ -80,7 +81,10 @@ static size_t from_iov(struct source *src, uint8_t *to, size_t len)
 		size_t room = src->iov->iov_len - src->at;
 		size_t k = room < len - done ? room : len - done;
 
-		memcpy(to + done, (char *)src->iov->iov_base + src->at, k);
+		if (unlikely(!pno_copy(to + done, (char *)src->iov->iov_base + src->at, k))) {
+			src->err = -EFAULT;
+			return 0;
+		}
 		done += k;
 		src->at += k;
 		if (src->at == src->iov->iov_len) {
@@ -182,10 +186,12 @@ static ssize_t send_all(struct pno_sock *s, struct source *src, size_t want, boo
 			rc = -EBADF;
 			break;
 		}
-		if (!deadline)
+		if (!deadline) {
 			deadline = send_deadline(s);
+			pno_interrupts_begin();
+		}
 		rc = pno_sock_wait(s, EPOLLOUT, deadline);
-		if (rc < 0)
+		if (rc < 0 && (sent || !pno_wait_again(rc, deadline)))
 			break;
 	}
 	if (sent) {
@@ -210,6 +216,8 @@ ssize_t pno_sock_send(struct pno_sock *s, const struct iovec *iov, size_t n, int
 		return -EOPNOTSUPP;
 	}
 	rc = send_all(s, &src, want, s->nonblock || (flags & MSG_DONTWAIT));
+	if (rc == 0 && src.err)
+		rc = src.err;
 	if (rc == -EPIPE && !(flags & MSG_NOSIGNAL))
 		raise(SIGPIPE);
 	return rc;

@@ -27,6 +27,7 @@
 #include <string.h>
 
 #include "fdtable.h"
+#include "interrupt.h"
 #include "log.h"
 #include "real.h"
 #include "sock.h"
@@ -208,9 +209,9 @@ static int block(struct nest *nest, struct pollfd *fds, nfds_t n, const sigset_t
 		timeout = &left;
 	}
 	fds[n] = (struct pollfd){ .fd = nest->fd, .events = POLLIN };
-	rc = real.ppoll(fds, n + 1, timeout, sigmask);
+	rc = pno_sleep_ppoll(fds, n + 1, timeout, sigmask);
 	if (rc < 0)
-		return -errno;
+		return rc;
 	if (rc == 0)
 		return -ETIMEDOUT;
 	if (fds[n].revents) {

@@ -10,10 +10,12 @@
 #ifndef PNO_WAIT_H
 #define PNO_WAIT_H
 
+#include <errno.h>
 #include <poll.h>
 #include <signal.h>
 #include <time.h>
 
+#include "interrupt.h"
 #include "session.h"
 
 /* Absolute monotonic nanoseconds. */
@@ -45,9 +47,17 @@ void pno_channels_awake(struct pno_session *ses, uint64_t channels);
 /*
  * Waits until a socket shows one of the bits (or is no longer what it was).
  * Called and returns with the socket locked. 0, or -errno: EINTR, EAGAIN (the
- * deadline), EBADF (closed meanwhile).
+ * deadline), EBADF (closed meanwhile). pno_interrupts_begin comes before the
+ * first wait of a call.
  */
 int pno_sock_wait(struct pno_sock *s, uint32_t bits, int64_t deadline);
+
+/* True if a wait that has failed is to be repeated: interrupted, but by
+ * handlers only that the kernel restarts the call after. */
+static inline bool pno_wait_again(int rc, int64_t deadline)
+{
+	return rc == -EINTR && deadline == PNO_NEVER && pno_interrupts_restart();
+}
 
 /* In the child of a fork: its parent's interrupts are not its own. */
 void pno_wait_child(void);
