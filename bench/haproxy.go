@@ -50,6 +50,6 @@ listen p
 			}
 			return s.serve(ctx, 80, "haproxy", "-db", "-f", conf)
 		},
-		load: func(s *site) generator { return s.h2load(80, w) },
+		load: func(s *site) generator { return s.web(w) },
 	})
 }

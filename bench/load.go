@@ -20,16 +20,18 @@ type h2load struct {
 	*site
 	url   string
 	conns int
-	close bool // the server closes after each answer
 }
 
-func (s *site) h2load(port int, w Web) *h2load {
-	return &h2load{site: s, url: fmt.Sprintf("http://%s:%d/", s.hostAddr, port), conns: w.Conns, close: w.Close}
+// web loads the server on the host's port 80.
+func (s *site) web(w Web) generator {
+	url := fmt.Sprintf("http://%s:80/", s.hostAddr)
+	if w.Close {
+		return &wrk{site: s, url: url, conns: w.Conns}
+	}
+	return &h2load{site: s, url: url, conns: w.Conns}
 }
 
-// steady is false where connections end: h2load keeps to a rate only on
-// connections that last.
-func (l *h2load) steady() bool { return !l.close }
+func (*h2load) steady() bool { return true }
 
 func (l *h2load) run(ctx context.Context, d time.Duration, rate int) (loadResult, error) {
 	log := filepath.Join(l.t.dir, "h2load.log")

@@ -49,7 +49,7 @@ func nginx(ctx context.Context, o Options, w Web, name string) (*Comparison, err
 			}
 			return s.serve(ctx, 80, "nginx", "-c", conf)
 		},
-		load: func(s *site) generator { return s.h2load(80, w) },
+		load: func(s *site) generator { return s.web(w) },
 	})
 }
 

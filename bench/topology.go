@@ -34,7 +34,7 @@ func newTopology(bin string) (*topology, error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("a benchmark makes network namespaces: run it as root")
 	}
-	for _, tool := range []string{"ip", "taskset", "ethtool", "h2load", "nginx", "haproxy", "redis-server", "redis-benchmark"} {
+	for _, tool := range []string{"ip", "taskset", "ethtool", "h2load", "wrk", "nginx", "haproxy", "redis-server", "redis-benchmark"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			return nil, fmt.Errorf("%s is not installed: run scripts/deps.sh test", tool)
 		}
