@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"path/filepath"
+	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -23,6 +25,12 @@ func newBenchCmd() *cobra.Command {
 		Short: "Measure a program over kernel sockets and over the offload, in turn",
 		Long: "Measure a program over kernel sockets and over the offload, in turn, in network namespaces\n" +
 			"of its own on this machine. Needs root and two cores.",
+		// Whoever interrupts it wants the namespaces and processes gone too.
+		PersistentPreRun: func(cmd *cobra.Command, _ []string) {
+			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+			context.AfterFunc(ctx, stop)
+			cmd.SetContext(ctx)
+		},
 	}
 	c.AddCommand(
 		newWebBenchCmd("nginx", "One nginx worker answering from memory, at equal offered load", bench.Nginx,
