@@ -159,6 +159,28 @@ func TestSlowReaderDoesNotStallOthers(t *testing.T) {
 	bulk(t, l.accept(), fast, 2<<20)
 }
 
+// A host that answers what it reads reports consumption by its Sends alone. The
+// rest of what came, for which there was no credit, has to follow then.
+func TestSendOpensTheWindow(t *testing.T) {
+	r := newRig(t, rigOptions{})
+	h := newHost(t, r.agent, testLayout(1))
+	l := h.listen(0, dpuAddr+":80")
+	c := r.remote.dial(t, dpuAddr+":80")
+	s := l.accept()
+	window := int(h.l.RxWindow)
+	if _, err := c.Write(pattern(1, window+1000)); err != nil {
+		t.Fatal(err)
+	}
+	h.until("the window is full", func() bool { return len(s.rx) == window })
+	time.Sleep(100 * time.Millisecond) // the rest waits in the stack, and nothing else happens
+	h.do(func() {
+		s.consumed = uint64(window)
+		s.emit(offload.OpSend, 0, 0, uint32(window), []byte{1})
+		s.tx++
+	})
+	h.until("the rest has come", func() bool { return len(s.rx) == window+1000 })
+}
+
 func TestClose(t *testing.T) {
 	r := newRig(t, rigOptions{})
 	h := newHost(t, r.agent, testLayout(1))

@@ -211,6 +211,9 @@ func (t *Table) consume(s *socket, ack uint32) bool {
 	if s.consumed+uint64(d) > s.sent {
 		return false
 	}
+	if s.at != nil && s.credit() == 0 {
+		t.later(s) // more may wait in the stack for this
+	}
 	s.consumed += uint64(d)
 	t.trim(s)
 	return true
