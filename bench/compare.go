@@ -6,15 +6,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 )
 
-// Options are common to the benchmarks that compare.
+// Options are common to all benchmarks.
 type Options struct {
-	Bin      string        // folder of dpud, hostd, pno and libpno.so
+	Bin      string        // folder of the programs and libraries
 	Duration time.Duration // of one measured run
-	Pairs    int           // kernel and offload runs, in turn; medians are reported
+	Pairs    int           // runs of each kind, in turn; medians are reported
 	Rate     int           // requests a second offered; 0: chosen from the two maxima
 	Log      func(format string, args ...any)
 }
@@ -95,7 +94,7 @@ func compare(ctx context.Context, o Options, sc scenario) (*Comparison, error) {
 	if sc.Conns < 1 || sc.Size < 0 {
 		return nil, errors.New("there must be a connection, and the size must not be negative")
 	}
-	t, err := newTopology(o.Bin)
+	t, err := newTopology(o.Bin, "ethtool", "h2load", "wrk", "nginx", "haproxy", "redis-server", "redis-benchmark")
 	if err != nil {
 		return nil, err
 	}
@@ -199,14 +198,7 @@ func (s *subject) measure(ctx context.Context, d time.Duration, rate, size int) 
 
 // median takes the median of each field.
 func median(runs []Run) Run {
-	field := func(get func(Run) float64) float64 {
-		v := make([]float64, len(runs))
-		for i, r := range runs {
-			v[i] = get(r)
-		}
-		slices.Sort(v)
-		return v[len(v)/2]
-	}
+	field := func(get func(Run) float64) float64 { return medianOf(runs, get) }
 	m := Run{
 		RPS:         field(func(r Run) float64 { return r.RPS }),
 		HostCPU:     field(func(r Run) float64 { return r.HostCPU }),
@@ -216,15 +208,11 @@ func median(runs []Run) Run {
 		P50:         field(func(r Run) float64 { return r.P50 }),
 		P99:         field(func(r Run) float64 { return r.P99 }),
 		Gbits:       field(func(r Run) float64 { return r.Gbits }),
+		Spread:      spreadOf(runs, func(r Run) float64 { return r.HostCPU }),
 		Runs:        runs,
 	}
-	lo, hi := runs[0].HostCPU, runs[0].HostCPU
 	for _, r := range runs {
 		m.Failed += r.Failed
-		lo, hi = min(lo, r.HostCPU), max(hi, r.HostCPU)
-	}
-	if m.HostCPU > 0 {
-		m.Spread = (hi - lo) / m.HostCPU
 	}
 	return m
 }

@@ -24,6 +24,24 @@ func processCPU(pid int) (time.Duration, error) {
 	return time.Duration(ts.Nano()), nil
 }
 
+// userCPU is how much of processCPU was spent in user mode, as far as ticks tell.
+func userCPU(pid int) (time.Duration, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, fmt.Errorf("read CPU times of process %d: %w", pid, err)
+	}
+	const utime = 14 - 3 // the first field after the name, which may hold spaces, is the third
+	f := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
+	if len(f) <= utime {
+		return 0, fmt.Errorf("read CPU times of process %d: %d fields", pid, len(f))
+	}
+	n, err := strconv.ParseInt(f[utime], 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("read CPU times of process %d: %w", pid, err)
+	}
+	return time.Duration(n) * time.Second / 100, nil // USER_HZ
+}
+
 // treeCPU sums processCPU over a process and its living descendants.
 func treeCPU(root int) (time.Duration, error) {
 	sum, err := processCPU(root)

@@ -8,6 +8,10 @@
 // on a small machine the load generator, the DPU and the proxy share the
 // cores, so both sides are compared at the same offered rate.
 //
+// Handshakes and CryptoRPC measure the crypto cluster in the same way: HAProxy
+// with its keys at hand and with its keys in the cluster, in turn, and the way to
+// a worker alone.
+//
 // Placement: the proxy and hostd run on core 0, the DPU and the load on core
 // 1. In the kernel's case the receive work of the proxy's machine is steered
 // to core 0 (RPS), since the client is another machine.

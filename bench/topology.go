@@ -30,11 +30,13 @@ type topology struct {
 	procs  []*exec.Cmd
 }
 
-func newTopology(bin string) (*topology, error) {
+// newTopology makes the scratch folder of a benchmark that needs these programs,
+// besides those that every one does.
+func newTopology(bin string, tools ...string) (*topology, error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("a benchmark makes network namespaces: run it as root")
 	}
-	for _, tool := range []string{"ip", "taskset", "ethtool", "h2load", "wrk", "nginx", "haproxy", "redis-server", "redis-benchmark"} {
+	for _, tool := range append([]string{"ip", "taskset"}, tools...) {
 		if _, err := exec.LookPath(tool); err != nil {
 			return nil, fmt.Errorf("%s is not installed: run scripts/deps.sh test", tool)
 		}
@@ -150,15 +152,21 @@ func napiThreads() map[string]bool {
 	return threads
 }
 
-// start runs a program inside a namespace, pinned to a core; its output goes
-// to a log of its own name.
+// start runs a program inside a namespace, pinned to a core, unless these are
+// empty; its output goes to a log of its own name.
 func (t *topology) start(ns, core, name string, args ...string) (*exec.Cmd, error) {
 	logfile, err := os.Create(filepath.Join(t.dir, name+".log"))
 	if err != nil {
 		return nil, fmt.Errorf("open a log for %s: %w", name, err)
 	}
 	defer logfile.Close()
-	c := exec.Command("ip", append([]string{"netns", "exec", ns, "taskset", "-c", core}, args...)...)
+	if core != "" {
+		args = append([]string{"taskset", "-c", core}, args...)
+	}
+	if ns != "" {
+		args = append([]string{"ip", "netns", "exec", ns}, args...)
+	}
+	c := exec.Command(args[0], args[1:]...)
 	c.Stdout, c.Stderr = logfile, logfile
 	if err := c.Start(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)

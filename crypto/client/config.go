@@ -19,6 +19,9 @@ type Op struct {
 	// Public is the public half, to verify with. When it is nil, and
 	// verification is on, the cluster is asked for it once.
 	Public crypto.PublicKey
+	// Exec is set by Do: how long the worker that answered has computed, as it
+	// says. 0 when no worker of a cluster did.
+	Exec time.Duration
 }
 
 // Tier is a place that has operations done: one of a Client's fallbacks.

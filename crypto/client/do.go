@@ -210,6 +210,7 @@ func (t *try) take(a answer) (out []byte, done bool) {
 		if t.hedged && len(t.tried) > 1 && a.w != t.tried[0] {
 			st.hedgeWins.Add(1)
 		}
+		t.op.Exec = a.exec
 		return a.data, true
 	}
 	return nil, false

@@ -130,34 +130,34 @@ static void dial(struct pno_agent *a)
 	pno_agent_here(a);
 }
 
-/* Reads what is there. NULL, or why the connection is over. Called with the
- * lock, lets go of it meanwhile. */
+/* Reads one packet; the agent puts all that it has into one, and poll tells of
+ * more. NULL, or why the connection is over. Called with the lock, lets go of it
+ * meanwhile. */
 static const char *receive(struct pno_agent *a)
 {
-	for (;;) {
-		struct pno_message m;
-		size_t size, at = 0;
-		ssize_t n;
+	struct pno_message m;
+	size_t size, at = 0;
+	ssize_t n;
 
-		pthread_mutex_unlock(&a->lock);
-		n = recv(a->fd, a->packet, PNO_AGENT_PACKET, MSG_DONTWAIT | MSG_TRUNC);
-		pthread_mutex_lock(&a->lock);
-		if (n < 0)
-			return errno == EAGAIN || errno == EINTR ? NULL : strerrordesc_np(errno);
-		if (!n)
-			return "the agent has closed the connection";
-		if (n > PNO_AGENT_PACKET)
-			return "the agent sent a packet that is too long";
-		for (; at < (size_t)n; at += size) {
-			size = pno_wire_next(a->packet + at, (size_t)n - at, &m);
-			if (!size || m.type != PNO_AGENT_RESULT)
-				return "the agent sent what is no answer";
-			if (!pno_agent_result(a, &m))
-				return "the agent answered what nobody asked";
-			a->backoff_ms = 0;
-		}
-		OPENSSL_cleanse(a->packet, (size_t)n);
+	pthread_mutex_unlock(&a->lock);
+	n = recv(a->fd, a->packet, PNO_AGENT_PACKET, MSG_DONTWAIT | MSG_TRUNC);
+	pthread_mutex_lock(&a->lock);
+	if (n < 0)
+		return errno == EAGAIN || errno == EINTR ? NULL : strerrordesc_np(errno);
+	if (!n)
+		return "the agent has closed the connection";
+	if (n > PNO_AGENT_PACKET)
+		return "the agent sent a packet that is too long";
+	for (; at < (size_t)n; at += size) {
+		size = pno_wire_next(a->packet + at, (size_t)n - at, &m);
+		if (!size || m.type != PNO_AGENT_RESULT)
+			return "the agent sent what is no answer";
+		if (!pno_agent_result(a, &m))
+			return "the agent answered what nobody asked";
+		a->backoff_ms = 0;
 	}
+	OPENSSL_cleanse(a->packet, (size_t)n);
+	return NULL;
 }
 
 /* How long the thread may sleep, in ms; -1 without limit. */

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"pno/bench"
+)
+
+func newHandshakeBenchCmd() *cobra.Command {
+	var o bench.HandshakeOptions
+	var b benchFlags
+	c := &cobra.Command{
+		Use:   "handshake",
+		Short: "HAProxy's full TLS handshakes, with a local key and with the key in a cluster",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := b.prepare(cmd); err != nil {
+				return err
+			}
+			o.Options = b.Options
+			r, err := bench.Handshakes(cmd.Context(), o)
+			if err != nil {
+				return err
+			}
+			return printResult(cmd.OutOrStdout(), b.output, r, printHandshakes)
+		},
+	}
+	b.add(c)
+	f := c.Flags()
+	f.StringSliceVar(&o.Keys, "keys", []string{"rsa2048", "p256"}, "types of key: rsa2048, rsa3072, rsa4096, p256, p384")
+	f.StringSliceVar(&o.Versions, "tls", []string{"1.3", "1.2"}, "versions of TLS")
+	f.IntVar(&o.Clients, "clients", 64, "clients, each with one handshake at a time")
+	f.IntVar(&o.Workers, "workers", 2, "workers of the cluster")
+	f.IntVar(&b.Rate, "rate", 0, "handshakes a second offered to both (0: as many as go)")
+	return c
+}
+
+func printHandshakes(w io.Writer, c *bench.HandshakeComparison) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintf(t, "\tkey\thandshakes/s\tproxy µs\tspread\tagent µs\tworkers µs\tp50 µs\tp99 µs\tfailed\t\n")
+	for _, row := range c.Rows {
+		for _, r := range []struct {
+			name string
+			run  bench.HandshakeRun
+		}{{"local", row.Local}, {"cluster", row.Cluster}} {
+			fmt.Fprintf(t, "%s TLS %s\t%s\t%.0f\t%.1f\t%.0f %%\t%.1f\t%.1f\t%.0f\t%.0f\t%d\t\n", row.Key, row.TLS, r.name, r.run.Rate,
+				r.run.ProxyCPU, 100*r.run.Spread, r.run.AgentCPU, r.run.WorkerCPU, r.run.P50, r.run.P99, r.run.Failed)
+		}
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	for _, row := range c.Rows {
+		if _, err := fmt.Fprintf(w, "%s TLS %s: local ÷ cluster proxy CPU %.2f, with the agent's %.2f\n",
+			row.Key, row.TLS, row.Ratio, row.HostRatio); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// newTLSLoadCmd is the load of newHandshakeBenchCmd, which runs it where the
+// clients are.
+func newTLSLoadCmd() *cobra.Command {
+	var l bench.TLSLoad
+	c := &cobra.Command{
+		Use:    "tls-load",
+		Short:  "Full TLS handshakes with a server that closes after them",
+		Hidden: true,
+		Args:   cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			r, err := l.Run(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return json.NewEncoder(cmd.OutOrStdout()).Encode(r)
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&l.Addr, "addr", "", "server, as 198.18.1.2:443; its certificate is for this IP address")
+	f.StringVar(&l.Roots, "roots", "", "`file` of the authority that issued it")
+	f.StringVar(&l.Version, "tls", "1.3", "version of TLS")
+	f.IntVar(&l.Clients, "clients", 32, "handshakes at once")
+	f.IntVar(&l.Rate, "rate", 0, "handshakes a second (0: as many as go)")
+	f.DurationVar(&l.Duration, "duration", 5*time.Second, "no handshake begins after it")
+	return c
+}
+
+func newCryptoRPCBenchCmd() *cobra.Command {
+	var o bench.RPCOptions
+	var b benchFlags
+	c := &cobra.Command{
+		Use:   "cryptorpc",
+		Short: "The way to a worker of the crypto cluster: its cost, its latency, and simulated cards behind it",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := b.prepare(cmd); err != nil {
+				return err
+			}
+			o.Options = b.Options
+			r, err := bench.CryptoRPC(cmd.Context(), o)
+			if err != nil {
+				return err
+			}
+			return printResult(cmd.OutOrStdout(), b.output, r, printCryptoRPC)
+		},
+	}
+	b.add(c)
+	f := c.Flags()
+	f.IntSliceVar(&o.Inflight, "inflight", []int{1, 32, 256}, "operations at once")
+	f.IntSliceVar(&o.Cards, "cards", []int{1, 2, 4}, "simulated cards of a worker")
+	f.Float64Var(&o.CardRate, "card-rate", 40_000, "operations a second of a simulated card")
+	f.IntVar(&b.Rate, "rate", 200, "operations a second, one at a time, that added latency is measured at")
+	return c
+}
+
+func printCryptoRPC(w io.Writer, c *bench.RPCComparison) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	line := func(name string, r bench.RPCRun) {
+		fmt.Fprintf(t, "%s\t%.0f\t%.2f\t%.0f %%\t%.0f\t%.0f\t\n", name, r.Ops, r.CPU, 100*r.Spread, r.P50, r.P99)
+	}
+	fmt.Fprintf(t, "\tops/s\tCPU µs/op\tspread\tp50 µs\tp99 µs\t\n")
+	for _, r := range c.RPC {
+		line(fmt.Sprintf("%d in flight", r.Inflight), r.RPCRun)
+	}
+	for _, r := range c.Cards {
+		line(fmt.Sprintf("%d simulated cards", r.Cards), r.RPCRun)
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	for _, r := range c.Latency {
+		if _, err := fmt.Fprintf(w, "%s at %d/s: signature %.0f µs, in all %.0f µs; added p50 %.0f µs (spread %.0f %%), p99 %.0f µs\n",
+			r.Key, r.Rate, r.ExecP50, r.TotalP50, r.P50, 100*r.Spread, r.P99); err != nil {
+			return err
+		}
+	}
+	return nil
+}

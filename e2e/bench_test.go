@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"testing"
+	"time"
+
+	"pno/bench"
+)
+
+// benchmark runs one of pno's, shortly: that it works, not what it measures. CPU
+// time holds on a busy machine, too, so that much of it is judged.
+func benchmark(t *testing.T, into any, args ...string) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("benchmarks need root, for their network namespaces")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	c := exec.CommandContext(ctx, binary(t, "pno"), append([]string{"bench"}, append(args, "-o", "json")...)...)
+	said, err := c.Output()
+	if err != nil {
+		if e, ok := err.(*exec.ExitError); ok {
+			t.Fatalf("%v: %v\n%s", c.Args, err, e.Stderr)
+		}
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(said, into); err != nil {
+		t.Fatalf("%v: %v\n%s", c.Args, err, said)
+	}
+}
+
+func TestBenchHandshake(t *testing.T) {
+	var r bench.HandshakeComparison
+	benchmark(t, &r, "handshake", "--keys", "rsa2048", "--tls", "1.3", "--duration", "700ms", "--pairs", "1")
+	row := r.Rows[0]
+	t.Logf("proxy CPU a handshake: %.0f µs with the local key, %.0f µs with the cluster (agent %.0f µs): ratio %.2f",
+		row.Local.ProxyCPU, row.Cluster.ProxyCPU, row.Cluster.AgentCPU, row.Ratio)
+	if row.Local.Failed+row.Cluster.Failed > 0 || row.Ratio < 1.2 || row.Cluster.WorkerCPU < 50 {
+		t.Errorf("%+v", row)
+	}
+}
+
+func TestBenchCryptoRPC(t *testing.T) {
+	var r bench.RPCComparison
+	benchmark(t, &r, "cryptorpc", "--inflight", "1,32", "--cards", "1,2", "--duration", "300ms", "--pairs", "1")
+	t.Logf("CPU an operation: %.1f µs at 1, %.1f µs at 32 in flight; added p50 %.0f µs; %.0f and %.0f operations/s of simulated cards",
+		r.RPC[0].CPU, r.RPC[1].CPU, r.Latency[0].P50, r.Cards[0].Ops, r.Cards[1].Ops)
+	if len(r.RPC) != 2 || len(r.Latency) != 2 || len(r.Cards) != 2 || r.RPC[1].CPU <= 0 || r.RPC[1].CPU > 20 || r.RPC[0].CPU < r.RPC[1].CPU {
+		t.Errorf("%+v", r)
+	}
+	for _, c := range r.Cards { // a card is not faster than it is said to be
+		if c.Ops <= 0 || c.Efficient > 1.1 {
+			t.Errorf("%+v", c)
+		}
+	}
+}
