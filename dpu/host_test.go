@@ -93,6 +93,8 @@ type agent struct {
 	id   uint64
 	note chan *offload.Control
 	back chan *offload.Control
+
+	transparent bool // what it says of the next session's process
 }
 
 func dialAgent(t testing.TB, path string) *agent {
@@ -206,7 +208,7 @@ func newHost(t testing.TB, a *agent, l offload.Layout) *host {
 	}
 	if _, err := a.call(&offload.Control{
 		Type: offload.CtlSessionOpen, Session: h.id, Layout: &l,
-		Process: &offload.Process{PID: os.Getpid(), Name: "test"},
+		Process: &offload.Process{PID: os.Getpid(), Name: "test", Transparent: a.transparent},
 	}, fds...); err != nil {
 		t.Fatal(err)
 	}
@@ -522,7 +524,12 @@ func (h *host) bind(shard int, addr string, flags uint32) (*hsock, uint32) {
 // listen binds, listens and subscribes on one shard.
 func (h *host) listen(shard int, addr string) *hsock {
 	h.t.Helper()
-	s, errno := h.bind(shard, addr, offload.BindReuseAddr)
+	return h.listenWith(shard, addr, offload.BindReuseAddr)
+}
+
+func (h *host) listenWith(shard int, addr string, flags uint32) *hsock {
+	h.t.Helper()
+	s, errno := h.bind(shard, addr, flags)
 	if errno != 0 {
 		h.t.Fatalf("bind %s: errno %d", addr, errno)
 	}
@@ -553,8 +560,13 @@ func (s *hsock) accept() (c *hsock) {
 
 func (h *host) connect(shard int, peer, local string) *hsock {
 	h.t.Helper()
+	return h.connectWith(shard, peer, local, 0)
+}
+
+func (h *host) connectWith(shard int, peer, local string, flags uint32) *hsock {
+	h.t.Helper()
 	s := &hsock{h: h, shard: shard, handle: h.handle()}
-	req := offload.ConnectReq{Peer: offload.AddrFrom(netip.MustParseAddrPort(peer)), Proto: offload.ProtoTCP}
+	req := offload.ConnectReq{Peer: offload.AddrFrom(netip.MustParseAddrPort(peer)), Proto: offload.ProtoTCP, Flags: flags}
 	if local != "" {
 		req.Local = offload.AddrFrom(netip.MustParseAddrPort(local))
 	}

@@ -25,6 +25,7 @@ type daemonConf struct {
 	noDPU                   bool   // hostd is alone
 	shards                  int    // of the DPU; default 1
 	preload                 bool   // the shim without pno run, which refuses early
+	network                 string // more lines of the DPU's configuration
 }
 
 // startDaemons starts dpud in the DPU's namespace and hostd on the host, as
@@ -48,9 +49,9 @@ control: %s
 admin: %s
 metrics: 127.0.0.1:9464
 link: {interface: eth0}
-addresses: [%s/24]
+addresses: [%s/24, %s/64]
 log: {format: text}
-`, max(l.conf.shards, 1), l.conf.dpudSocket, l.conf.dpudAdmin, servedAddr))
+%s`, max(l.conf.shards, 1), l.conf.dpudSocket, l.conf.dpudAdmin, servedAddr, servedAddr6, l.conf.network))
 	l.dpud = spawn(l.t, l.dir, "dpud", l.dpu, []string{binary(l.t, "dpud"), "--config", conf}, spawnOptions{})
 	l.waitDaemon(l.dpud, l.conf.dpudAdmin, func(s *adminv1.Status) bool { return true })
 }

@@ -32,6 +32,7 @@ const (
 	clientAddr  = "198.18.0.10"
 	backendAddr = "198.18.0.20"
 	nobodyAddr  = "198.18.0.99" // on the segment, but nobody has it
+	servedAddr6 = "2001:2::2"
 
 	clientAddrs = 8
 )

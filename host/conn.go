@@ -122,7 +122,7 @@ func (s *Server) hello(ctx context.Context, c *attach.Conn, peer attach.Peer, m 
 	if m.Session != 0 {
 		o, err = s.readopt(ctx, peer, m, p)
 	} else {
-		o, err = s.open(ctx, peer, attach.Text(m.Name[:]), token)
+		o, err = s.open(ctx, peer, attach.Text(m.Name[:]), pol, token)
 	}
 	if err != nil {
 		return nil, &refusal{openErrno(err), "open", err.Error(), fallback}
@@ -192,7 +192,7 @@ func (s *Server) mayAttach(ctx context.Context, peer attach.Peer, m *attach.Hell
 }
 
 // open makes a new session, and settles what the same process had before.
-func (s *Server) open(ctx context.Context, peer attach.Peer, name, token string) (*opening, error) {
+func (s *Server) open(ctx context.Context, peer attach.Peer, name string, pol *policy.Policy, token string) (*opening, error) {
 	s.mu.Lock()
 	for _, x := range s.sessions {
 		if x.peer.PID == peer.PID {
@@ -203,7 +203,7 @@ func (s *Server) open(ctx context.Context, peer attach.Peer, name, token string)
 	if token == "" {
 		s.leaveGrants(ctx, peer)
 	}
-	o, err := s.newSession(ctx, peer, name, 0)
+	o, err := s.newSession(ctx, peer, name, s.mayBeTransparent(peer.PID, name, pol), 0)
 	if err != nil {
 		return nil, err
 	}
@@ -227,6 +227,9 @@ func (s *Server) welcome(o *opening, pol *policy.Policy) *attach.Welcome {
 		Session: o.id, TotalSize: l.TotalSize(), ChannelStride: l.ChannelStride(),
 		H2DSize: l.H2DSize, D2HSize: l.D2HSize, Channels: uint32(l.Channels), Shards: uint32(l.Shards),
 		RxWindow: l.RxWindow, TxWindow: l.TxWindow, SpinNanos: s.cfg.SpinNanos, ABIMinor: offload.VersionMinor,
+	}
+	if o.foreign {
+		w.Features |= attach.FeatureForeign
 	}
 	c := pol.Compile(o.name)
 	w.DefaultAction = uint8(c.Default)

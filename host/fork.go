@@ -167,7 +167,7 @@ func (s *Server) leaveGrants(ctx context.Context, peer attach.Peer) {
 }
 
 func (s *Server) leaveGrant(ctx context.Context, peer attach.Peer, g *grant) error {
-	o, err := s.newSession(ctx, peer, g.parent.name+" (before exec)", 1)
+	o, err := s.newSession(ctx, peer, g.parent.name+" (before exec)", false, 1)
 	if err != nil {
 		return err
 	}

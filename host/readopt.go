@@ -79,7 +79,7 @@ func (s *Server) readoptAtDPU(ctx context.Context, o *opening, memfd int, intr [
 	}
 	l := o.layout
 	_, err := s.ask(ctx, &offload.Control{Type: offload.CtlSessionOpen, Session: o.id, Layout: &l,
-		Process: &offload.Process{PID: o.peer.PID, Name: o.name}}, memfd)
+		Process: &offload.Process{PID: o.peer.PID, Name: o.name}}, memfd) // which knows what it may
 	if err != nil {
 		return err
 	}

@@ -25,6 +25,7 @@ type session struct {
 	peer       attach.Peer
 	name       string
 	policyFrom string
+	foreign    bool           // may use addresses that are not the DPU's
 	runPolicy  *policy.Policy // its own, if it named a file
 	layout     offload.Layout
 	generation uint64 // of the DPU link that it was opened on
@@ -142,7 +143,7 @@ func (o *opening) closeFDs() {
 
 // newSession makes the memory, doorbells and the interrupt of channel 0, and
 // opens the session at the DPU. On error nothing is left anywhere.
-func (s *Server) newSession(ctx context.Context, peer attach.Peer, name string, channels int) (*opening, error) {
+func (s *Server) newSession(ctx context.Context, peer attach.Peer, name string, foreign bool, channels int) (*opening, error) {
 	status := s.link.Status()
 	l := s.cfg.Layout
 	l.Shards = status.Shards
@@ -153,7 +154,7 @@ func (s *Server) newSession(ctx context.Context, peer attach.Peer, name string, 
 		return nil, err
 	}
 	o := &opening{memfd: -1, intr0: -1, session: &session{
-		id: newID(), peer: peer, name: name, layout: l, generation: status.Generation, attached: time.Now(),
+		id: newID(), peer: peer, name: name, foreign: foreign, layout: l, generation: status.Generation, attached: time.Now(),
 		intr: make([]int, l.Channels), sockets: make(map[uint64]*attach.SocketInfo),
 	}}
 	for i := range o.intr {
@@ -195,7 +196,7 @@ func (o *opening) makeFDs(spin uint32) error {
 func (s *Server) openAtDPU(ctx context.Context, o *opening) error {
 	l := o.layout
 	open := &offload.Control{Type: offload.CtlSessionOpen, Session: o.id, Layout: &l,
-		Process: &offload.Process{PID: o.peer.PID, Name: o.name}}
+		Process: &offload.Process{PID: o.peer.PID, Name: o.name, Transparent: o.foreign}}
 	if _, err := s.ask(ctx, open, append([]int{o.memfd}, o.doorbells...)...); err != nil {
 		return err
 	}

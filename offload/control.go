@@ -50,10 +50,14 @@ type Control struct {
 	Error    string   `json:"error,omitempty"`
 }
 
-// Process describes the owner of a session, for logs and statistics.
+// Process describes the owner of a session. All but Transparent is for logs
+// and statistics only.
 type Process struct {
 	PID  int    `json:"pid"`
 	Name string `json:"name"`
+	// Transparent says that it may bind to addresses which are not the DPU's.
+	// The DPU takes the agent's word, never the process's.
+	Transparent bool `json:"transparent,omitempty"`
 }
 
 // ErrControl is wrapped by every error about a malformed control message.

@@ -3,6 +3,7 @@
 package netstack
 
 import (
+	"net/netip"
 	"sync"
 	"sync/atomic"
 
@@ -26,7 +27,10 @@ type Endpoint struct {
 	mac   tcpip.LinkAddress
 	mtu   uint32
 	nic   tcpip.NICID
+	stack *Stack
 	flows *flows // of the stack
+
+	own4, own6 netip.Addr // by which it asks for its neighbours, if any
 
 	// wake is called when a packet is queued; it must be cheap and must not
 	// block.
@@ -71,6 +75,16 @@ func (e *Endpoint) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) 
 	}
 	e.wake()
 	return n, nil
+}
+
+// addOwn notes an address of the port.
+func (e *Endpoint) addOwn(a netip.Addr) {
+	switch {
+	case a.Is4() && !e.own4.IsValid():
+		e.own4 = a
+	case a.Is6() && !e.own6.IsValid():
+		e.own6 = a
+	}
 }
 
 // enqueue takes over a reference on p and queues it, unless too many wait.
@@ -177,22 +191,31 @@ func (e *Endpoint) Deliver(f []byte) {
 		e.flows.deliver(fl, f[:end], hdr, e.nic)
 		return
 	}
+	dst := eth.DestinationAddress()
+	kind := tcpip.PacketHost
+	switch {
+	case dst == e.mac:
+		if e.stack.foreign.Stack != nil && e.stack.offer(f, e.nic) {
+			return
+		}
+	case dst == header.EthernetBroadcastAddress:
+		kind = tcpip.PacketBroadcast
+	case header.IsMulticastEthernetAddress(dst):
+		kind = tcpip.PacketMulticast
+	default:
+		return // a promiscuous device: not ours
+	}
+	deliver(*d, f, kind)
+}
+
+// deliver hands a copy of a frame to a stack.
+func deliver(d stack.NetworkDispatcher, f []byte, kind tcpip.PacketType) {
 	p := stack.NewPacketBuffer(stack.PacketBufferOptions{
 		Payload: buffer.MakeWithView(buffer.NewViewWithData(f)),
 	})
 	p.LinkHeader().Consume(header.EthernetMinimumSize)
-	switch dst := eth.DestinationAddress(); {
-	case dst == e.mac:
-		p.PktType = tcpip.PacketHost
-	case dst == header.EthernetBroadcastAddress:
-		p.PktType = tcpip.PacketBroadcast
-	case header.IsMulticastEthernetAddress(dst):
-		p.PktType = tcpip.PacketMulticast
-	default:
-		p.DecRef() // a promiscuous device: not ours
-		return
-	}
-	(*d).DeliverNetworkPacket(eth.Type(), p)
+	p.PktType = kind
+	d.DeliverNetworkPacket(header.Ethernet(f).Type(), p)
 	p.DecRef()
 }
 

@@ -29,8 +29,9 @@ type flowKey struct {
 
 // flow is an established connection known to the fast path.
 type flow struct {
-	ep *tcp.Endpoint
-	id stack.TransportEndpointID
+	ep  *tcp.Endpoint
+	id  stack.TransportEndpointID
+	tcp queuer // of its stack
 
 	// Guarded by flows.mu.
 	acked uint32              // acknowledgement number last sent
@@ -51,7 +52,6 @@ type flow struct {
 // The loop adds and removes flows and looks them up in Deliver. The stack's
 // goroutines look them up as they send, under mu.
 type flows struct {
-	tcp queuer
 	mss uint32
 	now atomic.Int64 // the loop's clock, as of this turn
 
@@ -76,9 +76,10 @@ type queuer interface {
 // Track takes a connection into the fast path. Called by the loop.
 func (s *Stack) Track(ep tcpip.Endpoint) {
 	f, k, ok := flowOf(ep)
-	if !ok || s.flows.tcp == nil {
+	if !ok || s.queuer == nil {
 		return
 	}
+	f.tcp = s.queuer
 	s.flows.mu.Lock()
 	defer s.flows.mu.Unlock()
 	s.flows.table[k] = f
@@ -177,7 +178,7 @@ func (t *flows) deliver(fl *flow, frame []byte, tcpHdr int, nic tcpip.NICID) {
 	p.TransportHeader().Consume(tcpHdr)
 	p.NetworkProtocolNumber, p.TransportProtocolNumber = header.IPv4ProtocolNumber, header.TCPProtocolNumber
 	p.PktType, p.NICID, p.InputNICID = tcpip.PacketHost, nic, nic
-	t.tcp.QueuePacket(fl.ep, fl.id, p)
+	fl.tcp.QueuePacket(fl.ep, fl.id, p)
 	p.DecRef()
 }
 

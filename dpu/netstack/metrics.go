@@ -58,14 +58,19 @@ var metrics = []metric{
 // Counters adds the stack's counters to list, which is either empty or the
 // result for another shard.
 func (s *Stack) Counters(list []report.Counter) []report.Counter {
-	stats := s.Stats()
+	stats := []tcpip.Stats{s.Stats()}
+	if s.foreign.Stack != nil {
+		stats = append(stats, s.foreign.Stats())
+	}
 	if len(list) == 0 {
 		for _, m := range metrics {
 			list = append(list, report.Counter{Name: m.name, Help: m.help, Gauge: m.gauge})
 		}
 	}
 	for i, m := range metrics {
-		list[i].Value += m.value(&stats).Value()
+		for k := range stats {
+			list[i].Value += m.value(&stats[k]).Value()
+		}
 	}
 	return list
 }

@@ -119,10 +119,15 @@ type Options struct {
 // Stack is a shard's network stack.
 type Stack struct {
 	*stack.Stack
-	clock *clock
-	local map[netip.Addr]bool
-	flows *flows
-	ports []*Endpoint
+	clock   *clock
+	options Options
+	local   map[netip.Addr]bool
+	flows   *flows
+	queuer  queuer
+	ports   []*Endpoint
+
+	broadcast map[netip.Addr]bool // of the ports' networks
+	foreign   foreign
 
 	expired []*stack.PacketBuffer // Tick's scratch
 }
@@ -134,7 +139,7 @@ var creating sync.Mutex
 // goroutines as GOMAXPROCS says; a shard wants exactly one, so that one
 // hand-over a batch is enough and flows do not spread over the cores of other
 // shards.
-func newStack(c *clock) *stack.Stack {
+func newStack(c *clock, handleLocal bool) *stack.Stack {
 	creating.Lock()
 	defer creating.Unlock()
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
@@ -151,15 +156,19 @@ func newStack(c *clock) *stack.Stack {
 			tcp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6,
 		},
 		// Connections to an own address are looped inside the stack.
-		HandleLocal: true,
+		HandleLocal: handleLocal,
 	})
 }
 
 // New builds a stack with its ports, addresses and routes.
 func New(o Options) (*Stack, error) {
 	c := newClock()
-	s := &Stack{Stack: newStack(c), clock: c, local: make(map[netip.Addr]bool), flows: &flows{table: make(map[flowKey]*flow)}}
-	s.flows.tcp, _ = s.TransportProtocolInstance(tcp.ProtocolNumber).(queuer)
+	s := &Stack{
+		Stack: newStack(c, true), clock: c, options: o, local: make(map[netip.Addr]bool),
+		flows:     &flows{table: make(map[flowKey]*flow)},
+		broadcast: map[netip.Addr]bool{netip.AddrFrom4([4]byte{255, 255, 255, 255}): true},
+	}
+	s.queuer, _ = s.TransportProtocolInstance(tcp.ProtocolNumber).(queuer)
 	if err := s.tune(o.TCP.withDefaults()); err != nil {
 		s.Close()
 		return nil, err
@@ -245,12 +254,20 @@ func (s *Stack) addPort(id tcpip.NICID, p Port) error {
 		return fmt.Errorf("create network port %s: %s", p.Name, err)
 	}
 	s.ports = append(s.ports, p.Endpoint)
-	p.Endpoint.flows, p.Endpoint.nic = s.flows, id
+	p.Endpoint.stack, p.Endpoint.flows, p.Endpoint.nic = s, s.flows, id
 	s.flows.mss = max(s.flows.mss, p.Endpoint.mtu-ipv4Len-tcpLen)
 	for _, a := range p.Addresses {
 		if err := s.addAddress(id, a); err != nil {
 			return err
 		}
+		p.Endpoint.addOwn(a.Addr())
+	}
+	s.addRoutes(id, p)
+	return nil
+}
+
+func (s *Stack) addRoutes(id tcpip.NICID, p Port) {
+	for _, a := range p.Addresses {
 		s.AddRoute(tcpip.Route{Destination: Subnet(a.Masked()), NIC: id})
 	}
 	for _, r := range p.Routes {
@@ -260,7 +277,14 @@ func (s *Stack) addPort(id tcpip.NICID, p Port) error {
 		}
 		s.AddRoute(tcpip.Route{Destination: Subnet(r.To.Masked()), Gateway: gw, NIC: id})
 	}
-	return nil
+}
+
+// Close ends the stack's goroutines.
+func (s *Stack) Close() {
+	if s.foreign.Stack != nil {
+		s.foreign.Close()
+	}
+	s.Stack.Close()
 }
 
 func (s *Stack) addAddress(id tcpip.NICID, a netip.Prefix) error {
@@ -276,6 +300,9 @@ func (s *Stack) addAddress(id tcpip.NICID, a netip.Prefix) error {
 		return fmt.Errorf("add address %s: %s", a, err)
 	}
 	s.local[a.Addr()] = true
+	if sub := Subnet(a.Masked()); a.Addr().Is4() && a.Bits() < 31 {
+		s.broadcast[Addr(sub.Broadcast())] = true
+	}
 	return nil
 }
 

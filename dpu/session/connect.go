@@ -46,7 +46,7 @@ func (t *Table) connect(q *queue, rec offload.Record, payload []byte) string {
 		}
 		errno = t.connectFrom(s, req, true)
 	default:
-		s, errno = t.connectNew(req)
+		s, errno = t.connectNew(q.s, req)
 	}
 	if errno != 0 {
 		if errno&offload.ErrnoRedirect != 0 {
@@ -96,9 +96,14 @@ func peerOf(req offload.ConnectReq) netip.AddrPort {
 
 // connectNew makes a socket and connects it, from a local port that brings
 // the replies to this shard unless the host named one.
-func (t *Table) connectNew(req offload.ConnectReq) (*socket, uint32) {
+func (t *Table) connectNew(ss *Session, req offload.ConnectReq) (*socket, uint32) {
 	peer := peerOf(req)
 	local := req.Local.AddrPort()
+	if local.IsValid() {
+		if errno := t.mayBind(ss, local.Addr(), req.Flags); errno != 0 {
+			return nil, uint32(errno)
+		}
+	}
 	if !local.Addr().IsValid() || local.Addr().IsUnspecified() {
 		src, err := t.Stack.Source(peer.Addr())
 		if err != nil {
@@ -106,14 +111,21 @@ func (t *Table) connectNew(req offload.ConnectReq) (*socket, uint32) {
 		}
 		local = netip.AddrPortFrom(src, local.Port())
 	}
+	st, no := t.stackOf(local.Addr())
+	if no != 0 {
+		return nil, uint32(no)
+	}
 	if local.Port() != 0 {
-		return t.connectOnce(req, local)
+		return t.connectOnce(st, req, local)
 	}
 	if t.Stack.IsLocal(peer.Addr()) {
+		if t.foreign(local.Addr()) {
+			return nil, uint32(syscall.EHOSTUNREACH) // the reply would go astray
+		}
 		if req.Local.Family == 0 || req.Local.AddrPort().Addr().IsUnspecified() {
 			local = netip.AddrPort{} // the stack chooses
 		}
-		return t.connectOnce(req, local)
+		return t.connectOnce(st, req, local)
 	}
 	seed := rand.Uint32()
 	for try := range portTries {
@@ -122,10 +134,10 @@ func (t *Table) connectNew(req offload.ConnectReq) (*socket, uint32) {
 			break
 		}
 		from := netip.AddrPortFrom(local.Addr(), port)
-		if t.taken(from, peer) {
+		if t.taken(st, from, peer) {
 			continue
 		}
-		s, errno := t.connectOnce(req, from)
+		s, errno := t.connectOnce(st, req, from)
 		if errno == uint32(syscall.EADDRINUSE) || errno == uint32(syscall.EADDRNOTAVAIL) {
 			continue
 		}
@@ -134,20 +146,20 @@ func (t *Table) connectNew(req offload.ConnectReq) (*socket, uint32) {
 	return nil, uint32(syscall.EADDRNOTAVAIL)
 }
 
-// taken tells whether the stack has a connection with these addresses.
-func (t *Table) taken(local, peer netip.AddrPort) bool {
+// taken tells whether a stack has a connection with these addresses.
+func (t *Table) taken(st *netstack.Stack, local, peer netip.AddrPort) bool {
 	proto := netstack.NetProto(peer.Addr())
 	id := stack.TransportEndpointID{
 		LocalPort: local.Port(), LocalAddress: netstack.Address(local.Addr()),
 		RemotePort: peer.Port(), RemoteAddress: netstack.Address(peer.Addr()),
 	}
-	return t.Stack.CheckRegisterTransportEndpoint([]tcpip.NetworkProtocolNumber{proto}, tcp.ProtocolNumber,
+	return st.CheckRegisterTransportEndpoint([]tcpip.NetworkProtocolNumber{proto}, tcp.ProtocolNumber,
 		id, ports.Flags{TupleOnly: true}, 0) != nil
 }
 
 // connectOnce makes a socket, binds it unless local is invalid, and connects.
-func (t *Table) connectOnce(req offload.ConnectReq, local netip.AddrPort) (*socket, uint32) {
-	ep, wq, err := t.newEndpoint(req.Peer.Family == 6)
+func (t *Table) connectOnce(st *netstack.Stack, req offload.ConnectReq, local netip.AddrPort) (*socket, uint32) {
+	ep, wq, err := newEndpoint(st, req.Peer.Family == 6)
 	if err != nil {
 		return nil, uint32(netstack.Errno(err))
 	}
@@ -157,12 +169,17 @@ func (t *Table) connectOnce(req offload.ConnectReq, local netip.AddrPort) (*sock
 		// gVisor has that under this name for bound sockets.
 		o.SetReuseAddress(req.Local.Port == 0 || req.Flags&offload.BindReuseAddr != 0)
 		o.SetReusePort(req.Flags&offload.BindReusePort != 0)
-		if err := ep.Bind(netstack.Full(local)); err != nil {
+		to := netstack.Full(local)
+		if st != t.Stack {
+			to = st.LocalTowards(local, req.Peer.AddrPort().Addr())
+		}
+		if err := ep.Bind(to); err != nil {
 			ep.Close()
 			return nil, uint32(netstack.Errno(err))
 		}
 	}
-	s := t.newSocket(ep, wq, bound, req.Peer.Family == 6)
+	s := t.newSocket(st, ep, wq, bound, req.Peer.Family == 6)
+	s.transparent = req.Flags&offload.BindTransparent != 0
 	if errno := t.connectFrom(s, req, req.Local.Port != 0); errno != 0 {
 		t.destroy(s, false)
 		return nil, errno
@@ -174,6 +191,9 @@ func (t *Table) connectOnce(req offload.ConnectReq, local netip.AddrPort) (*sock
 // chose the local port, whose flows may belong to another shard.
 func (t *Table) connectFrom(s *socket, req offload.ConnectReq, explicit bool) uint32 {
 	peer := peerOf(req)
+	if s.stack != t.Stack && !s.transparent {
+		return uint32(syscall.ENETUNREACH) // IP_FREEBIND is for listening
+	}
 	if explicit && !t.Stack.IsLocal(peer.Addr()) && t.RSS.Shards() > 1 {
 		local := req.Local.AddrPort()
 		if local.Addr().IsUnspecified() {
@@ -213,7 +233,7 @@ func (t *Table) connectDone(s *socket) {
 		return
 	}
 	s.kind = connected
-	t.Stack.Track(s.ep)
+	s.stack.Track(s.ep)
 	t.stats.connected++
 	if s.at != nil {
 		var b [offload.AddrPairSize]byte

@@ -38,14 +38,14 @@ type subscription struct {
 	unaccepted []*socket
 }
 
-// newEndpoint makes a TCP endpoint of the stack.
-func (t *Table) newEndpoint(v6 bool) (tcpip.Endpoint, *waiter.Queue, tcpip.Error) {
+// newEndpoint makes a TCP endpoint of a stack.
+func newEndpoint(st *netstack.Stack, v6 bool) (tcpip.Endpoint, *waiter.Queue, tcpip.Error) {
 	wq := new(waiter.Queue)
 	addr := netip.IPv4Unspecified()
 	if v6 {
 		addr = netip.IPv6Unspecified()
 	}
-	ep, err := t.Stack.NewEndpoint(tcp.ProtocolNumber, netstack.NetProto(addr), wq)
+	ep, err := st.NewEndpoint(tcp.ProtocolNumber, netstack.NetProto(addr), wq)
 	return ep, wq, err
 }
 
@@ -69,9 +69,9 @@ func (t *Table) bind(q *queue, rec offload.Record, payload []byte) string {
 		t.reply(q, rec, uint32(syscall.ENFILE), nil)
 		return ""
 	}
-	s, terr := t.boundSocket(req.Local, req.Flags)
-	if terr != nil {
-		t.reply(q, rec, uint32(netstack.Errno(terr)), nil)
+	s, errno := t.boundSocket(q.s, req.Local, req.Flags)
+	if errno != 0 {
+		t.reply(q, rec, uint32(errno), nil)
 		return ""
 	}
 	if t.hold(q.s, s, rec.Sock) == nil {
@@ -86,11 +86,19 @@ func (t *Table) bind(q *queue, rec offload.Record, payload []byte) string {
 }
 
 // boundSocket makes a socket bound to an address.
-func (t *Table) boundSocket(local offload.Addr, flags uint32) (*socket, tcpip.Error) {
+func (t *Table) boundSocket(ss *Session, local offload.Addr, flags uint32) (*socket, syscall.Errno) {
+	if errno := t.mayBind(ss, local.AddrPort().Addr(), flags); errno != 0 {
+		return nil, errno
+	}
 	v6 := local.Family == 6
-	ep, wq, err := t.newEndpoint(v6)
+	addr := local.AddrPort()
+	st, errno := t.stackOf(addr.Addr())
+	if errno != 0 {
+		return nil, errno
+	}
+	ep, wq, err := newEndpoint(st, v6)
 	if err != nil {
-		return nil, err
+		return nil, netstack.Errno(err)
 	}
 	o := ep.SocketOptions()
 	o.SetReuseAddress(flags&offload.BindReuseAddr != 0)
@@ -98,11 +106,16 @@ func (t *Table) boundSocket(local offload.Addr, flags uint32) (*socket, tcpip.Er
 	if v6 {
 		o.SetV6Only(flags&offload.BindV6Only != 0)
 	}
-	if err := ep.Bind(netstack.Full(local.AddrPort())); err != nil {
-		ep.Close()
-		return nil, err
+	to := netstack.Full(addr)
+	if st != t.Stack {
+		to = st.LocalTowards(addr, netip.Addr{})
 	}
-	return t.newSocket(ep, wq, bound, v6), nil
+	if err := ep.Bind(to); err != nil {
+		ep.Close()
+		return nil, netstack.Errno(err)
+	}
+	s := t.newSocket(st, ep, wq, bound, v6)
+	return s, t.setTransparent(s, flags&offload.BindTransparent != 0)
 }
 
 // listen handles Listen, also to change the backlog.
@@ -115,6 +128,10 @@ func (t *Table) listen(q *queue, h *hold, rec offload.Record) {
 	backlog := min(max(int(int32(rec.Ack)), 1), maxBacklog)
 	if err := s.ep.Listen(backlog); err != nil {
 		t.reply(q, rec, uint32(netstack.Errno(err)), nil)
+		return
+	}
+	if errno := t.listenTwin(s, backlog); errno != 0 {
+		t.reply(q, rec, uint32(errno), nil)
 		return
 	}
 	if s.l == nil {
@@ -193,16 +210,31 @@ func (t *Table) accept(s *socket) {
 			t.announce(s, c, sub)
 			continue
 		}
-		ep, wq, err := s.ep.Accept(nil)
-		if err != nil {
+		c := t.acceptOne(s)
+		if c == nil {
 			return
 		}
-		c := t.newSocket(ep, wq, connected, s.v6)
-		t.Stack.Track(ep)
 		t.inheritOpts(s, c)
 		t.stats.accepted++
 		t.announce(s, c, sub)
 	}
+}
+
+// acceptOne takes a connection out of the stack's queue.
+func (t *Table) acceptOne(s *socket) *socket {
+	st := s.stack
+	ep, wq, err := s.ep.Accept(nil)
+	if err != nil && s.twin != nil {
+		st, _ = t.Stack.Foreign() // which is there
+		ep, wq, err = s.twin.Accept(nil)
+	}
+	if err != nil {
+		return nil
+	}
+	c := t.newSocket(st, ep, wq, connected, s.v6)
+	c.transparent = s.transparent
+	st.Track(ep)
+	return c
 }
 
 // announce gives a connection to a subscriber, with all that was received on

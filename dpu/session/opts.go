@@ -18,8 +18,15 @@ func (t *Table) setOpt(q *queue, h *hold, rec offload.Record, payload []byte) st
 	}
 	s := h.sock
 	errno := ebadf
-	if s.ep != nil {
+	switch {
+	case s.ep == nil:
+	case isTransparent(o.Level, o.Name):
+		errno = uint32(t.optTransparent(h, o.Val[0]|o.Val[1]|o.Val[2]|o.Val[3] != 0))
+	default:
 		errno = uint32(netstack.SetOption(s.ep, s.v6, o.Level, o.Name, o.Val[:o.Len]))
+		if s.twin != nil {
+			netstack.SetOption(s.twin, s.v6, o.Level, o.Name, o.Val[:o.Len])
+		}
 	}
 	if errno == 0 && (s.kind == bound || s.kind == listening) {
 		if s.l == nil {

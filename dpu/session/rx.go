@@ -170,7 +170,7 @@ func (t *Table) finish(s *socket, q *queue) {
 			return
 		}
 		s.kind = dead
-		t.Stack.Untrack(s.ep)
+		s.stack.Untrack(s.ep)
 		s.pend = nil
 	case !s.finSent:
 		if t.emit(q, offload.OpFin, s.at.handle, uint32(s.sent), t.ack(s.at), 0) == nil {

@@ -41,16 +41,21 @@ type hold struct {
 
 // socket is one TCP socket of the shard.
 type socket struct {
-	t  *Table
-	ep tcpip.Endpoint
-	wq *waiter.Queue
+	t     *Table
+	stack *netstack.Stack // that of ep
+	ep    tcpip.Endpoint
+	wq    *waiter.Queue
 
 	entry  waiter.Entry // of wq
 	queued atomic.Bool  // in the table's ready list
 	next   *socket      // in the table's ready list
 
-	kind    kind
-	v6      bool
+	kind kind
+	v6   bool
+
+	transparent bool           // may have, and hear for, addresses that are not the DPU's
+	twin        tcpip.Endpoint // hears for those, where ep hears for the DPU's own
+
 	waiting bool // in home's line for ring space
 	later   bool // in the table's list for the next turn
 
@@ -100,8 +105,8 @@ func (s *socket) NotifyEvent(waiter.EventMask) {
 }
 
 // newSocket wraps an endpoint and subscribes to its events.
-func (t *Table) newSocket(ep tcpip.Endpoint, wq *waiter.Queue, k kind, v6 bool) *socket {
-	s := &socket{t: t, ep: ep, wq: wq, kind: k, v6: v6}
+func (t *Table) newSocket(st *netstack.Stack, ep tcpip.Endpoint, wq *waiter.Queue, k kind, v6 bool) *socket {
+	s := &socket{t: t, stack: st, ep: ep, wq: wq, kind: k, v6: v6}
 	s.entry.Init(s, events)
 	wq.EventRegister(&s.entry)
 	t.stats.sockets++
@@ -199,7 +204,8 @@ func (t *Table) destroy(s *socket, reset bool) {
 	}
 	s.wq.EventUnregister(&s.entry)
 	delete(t.orphans, s)
-	t.Stack.Untrack(s.ep)
+	s.stack.Untrack(s.ep)
+	t.closeTwin(s)
 	if reset {
 		s.ep.Abort()
 	}

@@ -168,6 +168,9 @@ func (t *Table) stop(h *hold, rec offload.Record) (ok bool, bad string) {
 	case listening:
 		if rec.Flags != 1 {
 			s.ep.Shutdown(tcpip.ShutdownRead)
+			if s.twin != nil {
+				s.twin.Shutdown(tcpip.ShutdownRead)
+			}
 		}
 	case connecting:
 		s.ep.Shutdown(tcpip.ShutdownRead | tcpip.ShutdownWrite)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path"
+	"slices"
 
 	"pno/internal/config"
 )
@@ -114,6 +115,10 @@ type Policy struct {
 	Default         Action `yaml:"default"`
 	Rules           []Rule `yaml:"rules"`
 
+	// Transparent names the programs that may use addresses which are not
+	// the DPU's, if they have the capability.
+	Transparent []Glob `yaml:"transparent"`
+
 	source string
 }
 
@@ -193,9 +198,18 @@ func (g Glob) Match(name string) bool {
 	return ok && err == nil
 }
 
-// Default is the policy without a file: TCP beyond loopback is offloaded, and
-// without a DPU processes use the kernel.
-func Default() *Policy { return &Policy{Default: Offload, source: "default"} }
+// MayBeTransparent tells whether a program may use addresses that are not the
+// DPU's, if it has the capability.
+func (p *Policy) MayBeTransparent(process string) bool {
+	return slices.ContainsFunc(p.Transparent, func(g Glob) bool { return g.Match(process) })
+}
+
+// Default is the policy without a file: TCP beyond loopback is offloaded,
+// without a DPU processes use the kernel, and every program may do what its
+// capabilities allow.
+func Default() *Policy {
+	return &Policy{Default: Offload, Transparent: []Glob{"*"}, source: "default"}
+}
 
 // Load reads a policy file.
 func Load(file string) (*Policy, error) {

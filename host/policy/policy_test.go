@@ -59,6 +59,34 @@ func TestExplain(t *testing.T) {
 	}
 }
 
+func TestTransparent(t *testing.T) {
+	for _, tt := range []struct {
+		text string
+		want string
+	}{
+		{"default: offload\n", "nginx haproxy x"}, // every program, if it has the capability
+		{"transparent: []\n", ""},
+		{"transparent: [nginx, \"ha*\"]\n", "nginx haproxy"},
+	} {
+		p, err := Parse("p.yaml", []byte(tt.text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, name := range []string{"nginx", "haproxy", "x"} {
+			if p.MayBeTransparent(name) {
+				got = append(got, name)
+			}
+		}
+		if strings.Join(got, " ") != tt.want {
+			t.Errorf("%q: %v, want %s", tt.text, got, tt.want)
+		}
+	}
+	if _, err := Parse("p.yaml", []byte("transparent: [\"[\"]\n")); err == nil || !strings.Contains(err.Error(), "p.yaml:1") {
+		t.Errorf("a bad pattern: %v", err)
+	}
+}
+
 func TestDefaultPolicy(t *testing.T) {
 	p := Default()
 	for addr, want := range map[string]Action{"0.0.0.0:80": Offload, "[::]:80": Offload, "127.0.0.1:80": Kernel, "[::1]:80": Kernel} {

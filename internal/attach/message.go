@@ -42,6 +42,8 @@ const (
 	HelloToken = 1 // Hello.Flags: Token is valid
 	HelloProbe = 2 // Hello.Flags: no session, only ask whether one would be given
 
+	FeatureForeign = 1 // Welcome.Features: addresses that are not the DPU's may be used
+
 	RuleListen  = 1 // Rule.Ops
 	RuleConnect = 2
 

@@ -115,6 +115,17 @@ static int bind_on_dpu(struct pno_sock *s, int fd, struct pno_session *ses, cons
 	return 0;
 }
 
+/*
+ * A proxy that speaks to its servers from its clients' addresses binds each
+ * connection to an address that any stack takes, and leaves the port to
+ * connect: there is nothing to ask the DPU before.
+ */
+static bool bind_later(const struct pno_sock *s, int fd, const struct pno_addr *a)
+{
+	return !a->port && placeholder_option(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT) &&
+	       (pno_sock_bind_flags(s, fd) & PNO_BIND_TRANSPARENT);
+}
+
 int pno_sock_bind(struct pno_sock *s, int fd, struct pno_session *ses, const struct sockaddr *sa, socklen_t len)
 {
 	struct pno_addr a;
@@ -126,7 +137,10 @@ int pno_sock_bind(struct pno_sock *s, int fd, struct pno_session *ses, const str
 	if (!err && sa->sa_family == s->domain) {
 		switch (decide(ses, PNO_RULE_LISTEN, &a, &err)) {
 		case OFFLOAD:
-			return bind_on_dpu(s, fd, ses, &a);
+			s->late_bound = bind_later(s, fd, &a);
+			if (!s->late_bound)
+				return bind_on_dpu(s, fd, ses, &a);
+			break;
 		case REFUSE:
 			return err;
 		case KERNEL:
@@ -138,6 +152,19 @@ int pno_sock_bind(struct pno_sock *s, int fd, struct pno_session *ses, const str
 		return errno;
 	s->kernel_bound = true;
 	return 0;
+}
+
+/* Where the connection starts from, if the program has said. */
+static void choose_local(struct pno_sock *s, int fd, struct pno_addr *local)
+{
+	struct sockaddr_storage sa;
+	socklen_t len = sizeof sa;
+
+	memset(local, 0, sizeof *local);
+	if (s->bound)
+		*local = s->local;
+	else if (s->kernel_bound && real.getsockname(fd, (struct sockaddr *)&sa, &len) == 0)
+		pno_addr_from((struct sockaddr *)&sa, len, local);
 }
 
 int pno_sock_listen(struct pno_sock *s, int fd, struct pno_session *ses, int backlog)
@@ -158,7 +185,9 @@ int pno_sock_listen(struct pno_sock *s, int fd, struct pno_session *ses, int bac
 	default:
 		return EINVAL;
 	}
-	switch (s->kernel_bound ? KERNEL : decide(ses, PNO_RULE_LISTEN, &any, &err)) {
+	if (s->late_bound)
+		choose_local(s, fd, &any);
+	switch (s->kernel_bound && !s->late_bound ? KERNEL : decide(ses, PNO_RULE_LISTEN, &any, &err)) {
 	case OFFLOAD:
 		err = bind_on_dpu(s, fd, ses, &any);
 		return err ? err : pno_listener_open(s, fd, backlog);
@@ -193,19 +222,6 @@ static int connect_in_kernel(struct pno_sock *s, int fd, struct pno_session *ses
 		return err;
 	count_kernel(ses);
 	return -1; /* the caller connects; this may block */
-}
-
-/* Where the connection starts from, if the program has said. */
-static void choose_local(struct pno_sock *s, int fd, struct pno_addr *local)
-{
-	struct sockaddr_storage sa;
-	socklen_t len = sizeof sa;
-
-	memset(local, 0, sizeof *local);
-	if (s->bound)
-		*local = s->local;
-	else if (s->kernel_bound && real.getsockname(fd, (struct sockaddr *)&sa, &len) == 0)
-		pno_addr_from((struct sockaddr *)&sa, len, local);
 }
 
 static int start_connect(struct pno_sock *s, int fd, struct pno_session *ses, const struct pno_addr *peer)

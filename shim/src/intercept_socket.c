@@ -186,6 +186,7 @@ static int take(struct pno_sock *l, struct sockaddr *addr, socklen_t *len, int f
 	c->parent = NULL;
 	c->nfds = 1;
 	c->nonblock = flags & SOCK_NONBLOCK;
+	pno_sock_inherit_opts(c, l);
 	err = addr ? pno_addr_to(&c->peer, c->domain, addr, len) : 0;
 	pno_sock_record(c, c->qp, (struct pno_record){ .op = PNO_OP_ACCEPTED, .sock = c->handle }, NULL);
 	pno_sock_refresh(c);
@@ -394,6 +395,8 @@ PNO_EXPORT int setsockopt(int fd, int level, int name, const void *val, socklen_
 	int err;
 
 	PNO_ENTER();
+	if (unlikely(pno_option_is_granted(level, name)) && ours(fd))
+		pno_session_get();
 	s = pno_sock_lock(fd);
 	if (!s)
 		return real.setsockopt(fd, level, name, val, len);

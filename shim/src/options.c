@@ -38,19 +38,89 @@ static enum how how_of(int level, int name)
 	return UNKNOWN;
 }
 
-static struct pno_opt *remembered(const struct pno_sock *s, int level, int name)
+static struct pno_opt *find(struct pno_opt *o, int level, int name)
 {
-	struct pno_opt *o = s->opts;
-
 	while (o && (o->level != level || o->name != name))
 		o = o->next;
 	return o;
 }
 
+static void free_list(struct pno_opt *o)
+{
+	while (o) {
+		struct pno_opt *next = o->next;
+
+		free(o);
+		o = next;
+	}
+}
+
+static void drop_set(struct pno_sock *s)
+{
+	struct pno_optset *set = s->inherited;
+
+	s->inherited = NULL;
+	if (set && atomic_fetch_sub(&set->refs, 1) == 1) {
+		free_list(set->list);
+		free(set);
+	}
+}
+
+void pno_sock_forget_opts(struct pno_sock *s)
+{
+	free_list(s->opts);
+	s->opts = NULL;
+	drop_set(s);
+}
+
+/* The listener's options as they are now, for it and its connections. */
+static struct pno_optset *make_set(const struct pno_opt *from)
+{
+	struct pno_optset *set = calloc(1, sizeof *set);
+	struct pno_opt **end = &set->list;
+
+	if (!set)
+		return NULL;
+	for (; from; from = from->next) {
+		struct pno_opt *o = malloc(sizeof *o);
+
+		if (!o)
+			break;
+		*o = *from;
+		o->next = NULL;
+		*end = o;
+		end = &o->next;
+	}
+	atomic_init(&set->refs, 1);
+	return set;
+}
+
+void pno_sock_inherit_opts(struct pno_sock *c, struct pno_sock *l)
+{
+	c->rcvtimeo = l->rcvtimeo;
+	c->sndtimeo = l->sndtimeo;
+	c->rcvlowat = l->rcvlowat;
+	c->linger_reset = l->linger_reset;
+	if (l->opts && !l->inherited)
+		l->inherited = make_set(l->opts);
+	c->inherited = l->inherited;
+	if (c->inherited)
+		atomic_fetch_add(&c->inherited->refs, 1);
+}
+
+static struct pno_opt *remembered(const struct pno_sock *s, int level, int name)
+{
+	struct pno_opt *o = find(s->opts, level, name);
+
+	return o || !s->inherited ? o : find(s->inherited->list, level, name);
+}
+
 static int remember(struct pno_sock *s, int level, int name, const void *val, socklen_t len, bool forward)
 {
-	struct pno_opt *o = remembered(s, level, name);
+	struct pno_opt *o = find(s->opts, level, name);
 
+	if (s->state == PNO_LISTENING)
+		drop_set(s);
 	if (!o) {
 		o = calloc(1, sizeof *o);
 		if (!o)
@@ -150,6 +220,24 @@ static bool unserved(const struct pno_sock *s, enum how how)
 	return ses && ses->default_action == PNO_ACTION_OFFLOAD;
 }
 
+bool pno_option_is_granted(int level, int name)
+{
+	return (level == IPPROTO_IP && name == IP_TRANSPARENT) ||
+	       (level == IPPROTO_IPV6 && name == IPV6_TRANSPARENT);
+}
+
+/* The kernel lets this process, but hostd does not. The DPU would refuse the
+ * bind; here the program still expects it. */
+static bool not_granted(const struct pno_sock *s, int level, int name)
+{
+	const struct pno_session *ses;
+
+	if (!pno_option_is_granted(level, name))
+		return false;
+	ses = s->ses ? s->ses : pno_session_now();
+	return ses && !ses->foreign && ses->default_action == PNO_ACTION_OFFLOAD;
+}
+
 int pno_sock_setopt(struct pno_sock *s, int fd, int level, int name, const void *val, socklen_t len)
 {
 	enum how how = how_of(level, name);
@@ -161,6 +249,8 @@ int pno_sock_setopt(struct pno_sock *s, int fd, int level, int name, const void 
 		pno_count(opt_unsupported);
 		return ENOPROTOOPT;
 	}
+	if (unlikely(not_granted(s, level, name)))
+		return EPERM;
 	if (s->own_file) {
 		if (real.setsockopt(fd, level, name, val, len) < 0)
 			return errno;

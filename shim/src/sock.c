@@ -82,16 +82,11 @@ static void leave_space_list(struct pno_sock *s)
 
 void pno_sock_free(struct pno_sock *s)
 {
-	struct pno_opt *o;
-
 	pno_lock(&s->lock);
 	pno_rx_drop_all(s);
 	if (s->ring_full)
 		leave_space_list(s);
-	while ((o = s->opts)) {
-		s->opts = o->next;
-		free(o);
-	}
+	pno_sock_forget_opts(s);
 	free(s->listener);
 	s->listener = NULL;
 	s->state = PNO_FREE;

@@ -91,6 +91,12 @@ struct pno_opt {
 	uint8_t val[64];
 };
 
+/* What the connections of a listener have of it: a copy, never changed. */
+struct pno_optset {
+	atomic_uint refs;
+	struct pno_opt *list;
+};
+
 struct pno_sock {
 	uint8_t kind; /* PNO_KIND_SOCK */
 	uint8_t state;
@@ -99,6 +105,7 @@ struct pno_sock {
 	bool nonblock;
 	bool own_file;    /* the placeholder is not a copy of the template */
 	bool kernel_bound;
+	bool late_bound;  /* so is the placeholder, in the DPU's stead until connect */
 	bool shared;      /* another session may hold it too */
 	bool away;        /* shared, and not at home here: claim before use */
 	bool claiming;    /* Claim sent, Claimed to come */
@@ -135,6 +142,7 @@ struct pno_sock {
 	struct pno_sock *next_space;  /* of the ring's waiters (tx_lock) */
 	struct pno_sock *parent;      /* PARKED: its listener */
 	struct pno_opt *opts;
+	struct pno_optset *inherited; /* of a listener: for those to come */
 	struct timeval rcvtimeo, sndtimeo;
 	int rcvlowat; /* SO_RCVLOWAT; 0 is 1 */
 	struct pno_addr local, peer;
@@ -346,8 +354,14 @@ ssize_t pno_sock_recv(struct pno_sock *s, const struct iovec *iov, size_t n, int
 ssize_t pno_sock_send(struct pno_sock *s, const struct iovec *iov, size_t n, int flags);
 ssize_t pno_sock_sendfile(struct pno_sock *s, int in, off_t *offset, size_t count);
 
+/* options.c: what an accepted connection has of its listener (both locked);
+ * forgets a socket's options. */
+void pno_sock_inherit_opts(struct pno_sock *c, struct pno_sock *l);
+void pno_sock_forget_opts(struct pno_sock *s);
 /* options.c: socket locked; 0, an errno, or -1: ask the placeholder. */
 int pno_sock_setopt(struct pno_sock *s, int fd, int level, int name, const void *val, socklen_t len);
+/* True: hostd has a say in who may set it, so there must be a session. */
+bool pno_option_is_granted(int level, int name);
 int pno_sock_getopt(struct pno_sock *s, int level, int name, void *val, socklen_t *len);
 
 /* inherit.c: descriptors that came by exec or SCM_RIGHTS. */
