@@ -157,8 +157,14 @@ func (t *Table) finish(s *socket, q *queue) {
 		s.eof = true
 		t.dies(s, nil)
 	}
-	if s.eof && s.errno == 0 && s.finSent && s.state() == tcp.StateError {
-		t.dies(s, nil)
+	if s.eof && s.errno == 0 && s.finSent {
+		switch {
+		case s.state() == tcp.StateError:
+			t.dies(s, nil)
+		case s.state() == tcp.StateClose && !s.shut:
+			// Reset after its FIN. The kernel's name for it:
+			s.errno = uint32(syscall.EPIPE)
+		}
 	}
 	if s.retained() > 0 || !s.eof {
 		return
@@ -178,6 +184,7 @@ func (t *Table) finish(s *socket, q *queue) {
 			return
 		}
 		s.finSent = true
+		t.finish(s, q) // it may have been reset, too
 	}
 }
 

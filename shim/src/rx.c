@@ -114,6 +114,8 @@ static int instead(struct pno_sock *s)
 	case PNO_DEAD:
 		if (!err)
 			return s->unconnected ? -ENOTCONN : 0;
+		if (pno_sock_ended(s))
+			return 0; /* an orderly end came before; sends get the error */
 		break;
 	default:
 		return -ENOTCONN;
@@ -174,6 +176,7 @@ ssize_t pno_sock_recv(struct pno_sock *s, const struct iovec *iov, size_t n, int
 
 	if (enough > want)
 		enough = want;
+	s->sent_blind = false;
 	if (unlikely(flags & (MSG_OOB | MSG_ERRQUEUE))) {
 		pno_sock_unlock(s);
 		return flags & MSG_OOB ? -EINVAL : -EAGAIN;

@@ -113,6 +113,7 @@ struct pno_sock {
 	bool fin;         /* the end of the stream is known: rx_fin */
 	bool ring_full;   /* on the ring's list of waiters */
 	bool linger_reset;
+	bool sent_blind;   /* sent, and not received since */
 	bool connect_told; /* connect() has reported success once */
 	bool bound;        /* Bind holds the port on shard 0 */
 	bool unconnected;  /* DEAD, and connect() has said why: as before it */
@@ -353,6 +354,7 @@ int pno_sock_ask(struct pno_sock *s, struct pno_qp *q, struct pno_record r, cons
 ssize_t pno_sock_recv(struct pno_sock *s, const struct iovec *iov, size_t n, int flags);
 ssize_t pno_sock_send(struct pno_sock *s, const struct iovec *iov, size_t n, int flags);
 ssize_t pno_sock_sendfile(struct pno_sock *s, int in, off_t *offset, size_t count);
+ssize_t pno_sock_from_pipe(struct pno_sock *s, int in, size_t count);
 
 /* options.c: what an accepted connection has of its listener (both locked);
  * forgets a socket's options. */

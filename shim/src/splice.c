@@ -10,7 +10,8 @@
  * not be taken from one side before the other has room. Towards the socket,
  * no more is read from the pipe than is in it (FIONREAD), and sendfile's loop
  * reads only what ring and window have room for. Towards the pipe, bytes are
- * peeked, written, and then dropped from the socket.
+ * peeked, written, and then dropped from the socket. SPLICE_F_NONBLOCK is
+ * about the pipe only; the socket has its O_NONBLOCK.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -22,6 +23,7 @@
 #include "sock.h"
 
 #define CHUNK 16384
+#define ALL_FLAGS (SPLICE_F_MOVE | SPLICE_F_NONBLOCK | SPLICE_F_MORE | SPLICE_F_GIFT)
 
 /* Waits for the pipe unless told not to: 1 ready, 0 not, or -errno. */
 static int pipe_ready(int fd, short events, bool wait)
@@ -70,8 +72,7 @@ static ssize_t from_socket(int in, int out, size_t len, bool wait)
 
 	while (done < len) {
 		size_t want = len - done < CHUNK ? len - done : CHUNK;
-		int nowait = done || !wait ? MSG_DONTWAIT : 0;
-		ssize_t n = peek(in, buf, want, MSG_PEEK | nowait);
+		ssize_t n = peek(in, buf, want, MSG_PEEK | (done ? MSG_DONTWAIT : 0));
 		ssize_t k;
 
 		if (n <= 0)
@@ -100,7 +101,7 @@ static ssize_t to_socket(int in, int out, size_t len, bool wait)
 	if (!there)
 		return 0; /* nobody will write to it any more */
 	s = pno_sock_lock(out);
-	return s ? pno_sock_sendfile(s, in, NULL, len < (size_t)there ? len : (size_t)there) : -EBADF;
+	return s ? pno_sock_from_pipe(s, in, len < (size_t)there ? len : (size_t)there) : -EBADF;
 }
 
 static bool offloaded(int fd)
@@ -115,30 +116,38 @@ static bool offloaded(int fd)
 	return yes;
 }
 
-static bool is_pipe(int fd)
+/* The checks of the kernel on the pipe's end, in its order. 0 or -errno. */
+static int check(int pipe, int mode, const off64_t *pipe_offset, const off64_t *socket_offset)
 {
-	return real.fcntl(fd, F_GETPIPE_SZ) > 0;
+	int flags = real.fcntl(pipe, F_GETFL);
+
+	if (flags < 0)
+		return -EBADF;
+	if (real.fcntl(pipe, F_GETPIPE_SZ) <= 0)
+		return -EINVAL; /* one of the two must be a pipe */
+	if (pipe_offset)
+		return -ESPIPE;
+	if ((flags & O_ACCMODE) != mode && (flags & O_ACCMODE) != O_RDWR)
+		return -EBADF;
+	return socket_offset ? -EINVAL : 0;
 }
 
 PNO_EXPORT ssize_t splice(int in, off64_t *off_in, int out, off64_t *off_out, size_t len, unsigned flags)
 {
 	bool wait = !(flags & SPLICE_F_NONBLOCK);
-	bool in_ours, out_ours;
+	bool in_ours;
 	ssize_t rc;
 
 	PNO_ENTER();
 	in_ours = offloaded(in);
-	out_ours = offloaded(out);
-	if (!in_ours && !out_ours)
+	if ((!in_ours && !offloaded(out)) || !len || (flags & ~ALL_FLAGS))
 		return real.splice(in, off_in, out, off_out, len, flags);
-	if (off_in || off_out)
-		rc = -ESPIPE;
-	else if (in_ours && is_pipe(out))
-		rc = from_socket(in, out, len, wait);
-	else if (out_ours && is_pipe(in))
-		rc = to_socket(in, out, len, wait);
+	if (in_ours)
+		rc = check(out, O_WRONLY, off_out, off_in);
 	else
-		rc = -EINVAL;
+		rc = check(in, O_RDONLY, off_in, off_out);
+	if (!rc)
+		rc = in_ours ? from_socket(in, out, len, wait) : to_socket(in, out, len, wait);
 	if (rc >= 0)
 		return rc;
 	errno = -rc;

@@ -9,6 +9,7 @@
  * then waits on the ring's list.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <string.h>
 #include <unistd.h>
@@ -65,7 +66,7 @@ static void want_space(struct pno_sock *s)
 struct source {
 	const struct iovec *iov;
 	size_t n, at;
-	/* sendfile: from a file instead */
+	/* sendfile, splice: from a file instead */
 	int fd;
 	off_t offset;
 	bool seek; /* offset counts; else read() */
@@ -153,6 +154,19 @@ static size_t push(struct pno_sock *s, struct source *src, size_t want, bool *dr
 	return sent;
 }
 
+/* Drains the socket's channel: an acknowledgement or a reset may be there
+ * already. False: the socket has been closed meanwhile. */
+static bool look(struct pno_sock *s)
+{
+	struct pno_chan *c = s->qp->chan;
+	uint32_t generation = s->generation;
+
+	pno_unlock(&s->lock);
+	pno_chan_drain(c);
+	pno_lock(&s->lock);
+	return s->generation == generation;
+}
+
 static ssize_t send_all(struct pno_sock *s, struct source *src, size_t want, bool nowait)
 {
 	int64_t deadline = 0;
@@ -160,6 +174,12 @@ static ssize_t send_all(struct pno_sock *s, struct source *src, size_t want, boo
 	size_t sent = 0;
 	int rc;
 
+	/* A program that only sends must learn of a reset. */
+	if (unlikely(s->sent_blind) && s->qp && pno_qp_moved(s->qp) && !look(s)) {
+		pno_sock_unlock(s);
+		return -EBADF;
+	}
+	s->sent_blind = true;
 	for (;;) {
 		rc = obstacle(s);
 		if (rc < 0)
@@ -170,18 +190,11 @@ static ssize_t send_all(struct pno_sock *s, struct source *src, size_t want, boo
 				break;
 		}
 		if (nowait) {
-			struct pno_chan *c = s->qp->chan;
-			uint32_t generation = s->generation;
-
 			rc = -EAGAIN;
 			if (looked || sent)
 				break;
-			/* The acknowledgement may be there already. */
 			looked = true;
-			pno_unlock(&s->lock);
-			pno_chan_drain(c);
-			pno_lock(&s->lock);
-			if (s->generation == generation)
+			if (look(s))
 				continue;
 			rc = -EBADF;
 			break;
@@ -223,31 +236,52 @@ ssize_t pno_sock_send(struct pno_sock *s, const struct iovec *iov, size_t n, int
 	return rc;
 }
 
+/* Why a file has no position: it is none of those that sendfile reads. */
+static int no_position(int fd)
+{
+	int flags = errno == ESPIPE ? real.fcntl(fd, F_GETFL) : -1;
+
+	return flags < 0 || (flags & O_ACCMODE) == O_WRONLY ? -EBADF : -EINVAL;
+}
+
+/* From an open file, at its position or at one of the program's. */
 ssize_t pno_sock_sendfile(struct pno_sock *s, int in, off_t *offset, size_t count)
 {
 	struct source src = { .fd = in, .seek = true };
 	ssize_t rc;
 
-	src.offset = offset ? *offset : lseek(in, 0, SEEK_CUR);
-	if (src.offset < 0) {
-		if (offset || errno != ESPIPE) {
-			rc = offset ? -EINVAL : -errno;
-			pno_sock_unlock(s);
-			return rc;
-		}
-		src.seek = false; /* a pipe */
-		src.offset = 0;
+	if ((ssize_t)count < 0)
+		rc = -EINVAL;
+	else if (offset)
+		rc = !pno_copy(&src.offset, offset, sizeof *offset) ? -EFAULT : src.offset < 0 ? -EINVAL : 0;
+	else
+		rc = (src.offset = lseek(in, 0, SEEK_CUR)) < 0 ? no_position(in) : 0;
+	if (rc < 0) {
+		pno_sock_unlock(s);
+		return rc;
 	}
 	/* Longer transfers are cut like the kernel's. */
 	if (count > 0x7ffff000)
 		count = 0x7ffff000;
 	rc = send_all(s, &src, count, s->nonblock);
 	if (rc == 0 && src.err)
-		rc = src.err;
-	if (rc > 0 && offset)
-		*offset += rc;
-	else if (rc > 0 && src.seek)
+		rc = src.err == -EISDIR ? -EINVAL : src.err;
+	if (rc > 0 && offset && !pno_copy(offset, &src.offset, sizeof *offset))
+		rc = -EFAULT;
+	else if (rc > 0 && !offset)
 		lseek(in, src.offset, SEEK_SET);
+	if (rc == -EPIPE)
+		raise(SIGPIPE);
+	return rc;
+}
+
+ssize_t pno_sock_from_pipe(struct pno_sock *s, int in, size_t count)
+{
+	struct source src = { .fd = in };
+	ssize_t rc = send_all(s, &src, count, s->nonblock);
+
+	if (rc == 0 && src.err)
+		rc = src.err;
 	if (rc == -EPIPE)
 		raise(SIGPIPE);
 	return rc;
