@@ -11,4 +11,15 @@ type difference struct {
 	why             string
 }
 
-var known = []difference{}
+var known = []difference{
+	{
+		"oob", "urgent data",
+		`send(c, "ab!", 3, MSG_OOB) = 3`, `send(c, "ab!", 3, MSG_OOB) = -1 EOPNOTSUPP`,
+		"netstack has no urgent data; refusing is better than sending it as ordinary bytes",
+	},
+	{
+		"oob", "urgent data",
+		`recv(s, b, 1, MSG_OOB | MSG_DONTWAIT) = 1`, `recv(s, b, 1, MSG_OOB | MSG_DONTWAIT) = -1 EINVAL`,
+		"the same, on the receiving side: none has come",
+	},
+}

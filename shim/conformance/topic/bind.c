@@ -1,0 +1,244 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * bind: addresses and ports, what is in use, reuse, and mistakes.
+ */
+#include "conf.h"
+
+#define LEN sizeof(struct sockaddr_in)
+
+static int fresh(int family)
+{
+	int fd = socket(family, SOCK_STREAM, 0);
+
+	need(fd >= 0, "socket");
+	return fd;
+}
+
+static void any_port(int family)
+{
+	struct sockaddr_storage a = loopback(family, 0);
+	int fd = fresh(family);
+
+	R(bind(fd, SA(a), addr_len(&a)));
+	WHERE(getsockname, fd);
+	WHERE(getpeername, fd);
+	R(bind(fd, SA(a), addr_len(&a)));
+	READY(fd);
+	R(listen(fd, 1));
+	WHERE(getsockname, fd);
+	R(bind(fd, SA(a), addr_len(&a)));
+	close(fd);
+}
+
+static void wildcard(int family)
+{
+	struct sockaddr_storage a = { .ss_family = family };
+	int fd = fresh(family);
+
+	R(bind(fd, SA(a), addr_len(&a)));
+	WHERE(getsockname, fd);
+	R(listen(fd, 1));
+	WHERE(getsockname, fd);
+	close(fd);
+}
+
+/* listen alone takes a port. */
+static void unbound(int family)
+{
+	int fd = fresh(family);
+
+	R(listen(fd, 1));
+	WHERE(getsockname, fd);
+	struct sockaddr_storage a = bound_to(fd);
+	show("a port: %d", ((struct sockaddr_in *)&a)->sin_port != 0);
+	close(fd);
+}
+
+static void in_use(void)
+{
+	struct sockaddr_storage at, any = { .ss_family = AF_INET };
+	int l = listener(AF_INET, &at), a = fresh(AF_INET), b = fresh(AF_INET);
+
+	R(bind(a, SA(at), LEN));
+	WHERE(getsockname, a);
+	((struct sockaddr_in *)&any)->sin_port = ((struct sockaddr_in *)&at)->sin_port;
+	R(bind(a, SA(any), LEN));
+	R(close(l));
+	R(bind(a, SA(at), LEN));
+	R(bind(b, SA(at), LEN));
+	R(close(a));
+	R(bind(b, SA(at), LEN));
+	close(b);
+}
+
+static void reuse_address(void)
+{
+	struct sockaddr_storage at = loopback(AF_INET, 0);
+	int a = fresh(AF_INET), b = fresh(AF_INET), c = fresh(AF_INET);
+
+	SETOPT(a, SOL_SOCKET, SO_REUSEADDR, 1);
+	SETOPT(b, SOL_SOCKET, SO_REUSEADDR, 1);
+	R(bind(a, SA(at), LEN));
+	at = bound_to(a);
+	R(bind(b, SA(at), LEN)); /* neither listens */
+	R(bind(c, SA(at), LEN)); /* has not asked for it */
+	R(listen(a, 1));
+	R(listen(b, 1));
+	close(b);
+	b = fresh(AF_INET);
+	SETOPT(b, SOL_SOCKET, SO_REUSEADDR, 1);
+	R(bind(b, SA(at), LEN)); /* now one listens */
+	close(a);
+	close(b);
+	close(c);
+}
+
+static void reuse_port(void)
+{
+	struct sockaddr_storage at = loopback(AF_INET, 0);
+	int a = fresh(AF_INET), b = fresh(AF_INET), c = fresh(AF_INET);
+
+	SETOPT(a, SOL_SOCKET, SO_REUSEPORT, 1);
+	SETOPT(b, SOL_SOCKET, SO_REUSEPORT, 1);
+	R(bind(a, SA(at), LEN));
+	at = bound_to(a);
+	R(listen(a, 1));
+	R(bind(b, SA(at), LEN));
+	R(listen(b, 1));
+	R(bind(c, SA(at), LEN));
+	close(a);
+	close(b);
+	close(c);
+}
+
+static int reusing(struct sockaddr_storage *at)
+{
+	int fd = fresh(AF_INET);
+
+	SETOPT(fd, SOL_SOCKET, SO_REUSEADDR, 1);
+	R(bind(fd, SA(*at), LEN));
+	R(listen(fd, 1));
+	*at = bound_to(fd);
+	return fd;
+}
+
+/* A server that is started again at once. */
+static void again(void)
+{
+	struct sockaddr_storage at = loopback(AF_INET, 0);
+	int l = reusing(&at), c, s;
+	char b[1];
+
+	c = dial(&at);
+	s = accept(l, NULL, NULL);
+	R(close(s)); /* this end goes to TIME_WAIT */
+	R(recv(c, b, sizeof b, 0));
+	R(close(c));
+	R(close(l));
+	l = reusing(&at);
+	c = dial(&at);
+	s = FD(accept(l, NULL, NULL));
+	close(s);
+	close(c);
+	close(l);
+}
+
+/* While a connection lives, its listener's port is taken. */
+static void survivor(void)
+{
+	struct sockaddr_storage at;
+	int l = listener(AF_INET, &at), c, s;
+
+	c = dial(&at);
+	s = accept(l, NULL, NULL);
+	R(close(l));
+	l = fresh(AF_INET);
+	R(bind(l, SA(at), LEN));
+	SETOPT(l, SOL_SOCKET, SO_REUSEADDR, 1);
+	R(bind(l, SA(at), LEN));
+	close(c);
+	close(s);
+	close(l);
+}
+
+static void mistakes(void)
+{
+	struct sockaddr_storage at = loopback(AF_INET, 0), six = loopback(AF_INET6, 0);
+	int fd = fresh(AF_INET), fd6 = fresh(AF_INET6);
+
+	R(bind(fd, SA(at), LEN - 1));
+	R(bind(fd, SA(at), 0));
+	R(bind(fd, SA(at), sizeof at + 1));
+	R(bind(fd, SA(at), -1));
+	R(bind(fd, SA(six), sizeof(struct sockaddr_in6)));
+	R(bind(fd6, SA(at), LEN));
+	R(bind(fd6, SA(six), 24));
+	WHERE(getsockname, fd6);
+	inet_pton(AF_INET, "192.0.2.1", &((struct sockaddr_in *)&at)->sin_addr);
+	R(bind(fd, SA(at), LEN));
+	WHERE(getsockname, fd);
+	R(bind(-1, SA(at), LEN));
+	R(bind(1000000, SA(at), LEN));
+	R(bind(STDIN_FILENO, SA(at), LEN));
+	at = loopback(AF_INET, 0);
+	R(bind(fd, SA(at), LEN)); /* no mistake has done harm */
+	R(listen(fd, 1));
+	struct sockaddr_storage where = bound_to(fd);
+	int c = FD(socket(AF_INET, SOCK_STREAM, 0));
+	R(connect(c, SA(where), LEN));
+	close(c);
+	close(fd);
+	close(fd6);
+	R(bind(fd, SA(at), LEN));
+}
+
+static void listen_calls(void)
+{
+	struct sockaddr_storage at;
+	int fd = listener(AF_INET, &at), c = dial(&at);
+
+	R(listen(fd, 5));
+	R(listen(fd, 0));
+	R(listen(fd, -1));
+	R(listen(c, 1));
+	R(listen(-1, 1));
+	R(listen(STDIN_FILENO, 1));
+	int u = socket(AF_INET, SOCK_DGRAM, 0);
+	R(listen(u, 1));
+	close(u);
+	close(c);
+	close(fd);
+	R(listen(fd, 1));
+}
+
+int main(void)
+{
+	SECTION("port of the stack's choice, IPv4");
+	any_port(AF_INET);
+	SECTION("port of the stack's choice, IPv6");
+	any_port(AF_INET6);
+	SECTION("wildcard, IPv4");
+	wildcard(AF_INET);
+	SECTION("wildcard, IPv6");
+	wildcard(AF_INET6);
+	SECTION("listen without bind, IPv4");
+	unbound(AF_INET);
+	SECTION("listen without bind, IPv6");
+	unbound(AF_INET6);
+	SECTION("in use");
+	in_use();
+	SECTION("SO_REUSEADDR");
+	reuse_address();
+	SECTION("SO_REUSEPORT");
+	reuse_port();
+	SECTION("a server again");
+	again();
+	SECTION("a connection that outlives its listener");
+	survivor();
+	SECTION("mistakes");
+	mistakes();
+	SECTION("listen");
+	listen_calls();
+	return 0;
+}
