@@ -88,18 +88,30 @@ type subject struct {
 
 // compare measures a scenario on both sites.
 func compare(ctx context.Context, o Options, sc scenario) (*Comparison, error) {
-	if err := o.check(); err != nil {
-		return nil, err
-	}
-	if sc.Conns < 1 || sc.Size < 0 {
-		return nil, errors.New("there must be a connection, and the size must not be negative")
-	}
-	t, err := newTopology(o.Bin, "ethtool", "h2load", "wrk", "nginx", "haproxy", "redis-server", "redis-benchmark")
+	c := sc.Comparison
+	err := c.on(ctx, o, sc, func(subjects []*subject) error { return c.measure(ctx, o, subjects) })
 	if err != nil {
 		return nil, err
 	}
+	if c.Offload.HostCPU > 0 {
+		c.Ratio = c.Kernel.HostCPU / c.Offload.HostCPU
+	}
+	return &c, nil
+}
+
+// on builds both sites, has f use them, and takes them down.
+func (c *Comparison) on(ctx context.Context, o Options, sc scenario, f func([]*subject) error) error {
+	if err := o.check(); err != nil {
+		return err
+	}
+	if sc.Conns < 1 || sc.Size < 0 {
+		return errors.New("there must be a connection, and the size must not be negative")
+	}
+	t, err := newTopology(o.Bin, "ethtool", "h2load", "wrk", "nginx", "haproxy", "redis-server", "redis-benchmark")
+	if err != nil {
+		return err
+	}
 	defer t.Close()
-	c := sc.Comparison
 	c.Machine = machine()
 	var subjects []*subject
 	for _, s := range []struct {
@@ -109,21 +121,15 @@ func compare(ctx context.Context, o Options, sc scenario) (*Comparison, error) {
 	}{{t.kernelSite, &c.MaxKernel, &c.Kernel}, {t.offloadSite, &c.MaxOffload, &c.Offload}} {
 		site, err := s.build(ctx)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if err := sc.serve(ctx, site); err != nil {
-			return nil, fmt.Errorf("%w\ndpud: %s\nhostd: %s", err, t.log("dpud"), t.log("hostd"))
+			return fmt.Errorf("%w\ndpud: %s\nhostd: %s", err, t.log("dpud"), t.log("hostd"))
 		}
 		subjects = append(subjects, &subject{site: site, load: sc.load(site), max: s.max, out: s.out,
 			probe: cpuProbe{host: site.host, dpu: site.dpu, core: 0}})
 	}
-	if err := c.measure(ctx, o, subjects); err != nil {
-		return nil, err
-	}
-	if c.Offload.HostCPU > 0 {
-		c.Ratio = c.Kernel.HostCPU / c.Offload.HostCPU
-	}
-	return &c, nil
+	return f(subjects)
 }
 
 // measure runs the subjects in turn.
@@ -131,9 +137,14 @@ func (c *Comparison) measure(ctx context.Context, o Options, subjects []*subject
 	if err := c.chooseRate(ctx, o, subjects); err != nil {
 		return err
 	}
+	return pairs(ctx, o, subjects, c.RateOffered, c.Size)
+}
+
+// pairs runs the subjects in turn, o.Pairs times, and leaves the medians.
+func pairs(ctx context.Context, o Options, subjects []*subject, rate, size int) error {
 	for i := range o.Pairs {
 		for _, s := range subjects {
-			r, err := s.measure(ctx, o.Duration, c.RateOffered, c.Size)
+			r, err := s.measure(ctx, o.Duration, rate, size)
 			if err != nil {
 				return fmt.Errorf("measure %s: %w\n%s", s.name, err, s.t.log(s.name))
 			}

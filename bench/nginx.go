@@ -40,7 +40,11 @@ func Bulk(ctx context.Context, o Options, w Web) (*Comparison, error) {
 }
 
 func nginx(ctx context.Context, o Options, w Web, name string) (*Comparison, error) {
-	return compare(ctx, o, scenario{
+	return compare(ctx, o, nginxScenario(w, name))
+}
+
+func nginxScenario(w Web, name string) scenario {
+	return scenario{
 		Comparison: w.comparison(name),
 		serve: func(ctx context.Context, s *site) error {
 			conf, err := s.t.nginxConf(s.name, s.hostAddr, 80, w)
@@ -50,7 +54,7 @@ func nginx(ctx context.Context, o Options, w Web, name string) (*Comparison, err
 			return s.serve(ctx, 80, "nginx", "-c", conf)
 		},
 		load: func(s *site) generator { return s.web(w) },
-	})
+	}
 }
 
 // literal is the longest body that nginx answers out of its configuration.
