@@ -48,6 +48,7 @@ func newBenchCmd() *cobra.Command {
 		newHandshakeBenchCmd(),
 		newCryptoRPCBenchCmd(),
 		newTLSLoadCmd(),
+		newLatencyBenchCmd(), newMemoryBenchCmd(), newHoldCmd(),
 	)
 	return c
 }

@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bench
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Memory is what idle connections and an idle system cost.
+type Memory struct {
+	Benchmark string      `json:"benchmark"`
+	Conns     int         `json:"conns"`
+	Kernel    MemoryUse   `json:"kernel"`
+	Offload   MemoryUse   `json:"offload"`
+	Steps     []MemoryUse `json:"offload_steps"` // as connections are added
+	Machine   Machine     `json:"machine"`
+}
+
+// MemoryUse is resident memory for each connection, over what the processes
+// took with none, and the CPU that all of them use while nothing happens, in
+// per cent of a core. The kernel's own memory for its sockets is not in it.
+type MemoryUse struct {
+	Conns     int     `json:"conns"`
+	HostBytes float64 `json:"host_bytes_per_conn"`
+	DPUBytes  float64 `json:"dpu_bytes_per_conn"`
+	HostIdle  float64 `json:"host_idle_cpu_percent"`
+	DPUIdle   float64 `json:"dpu_idle_cpu_percent"`
+}
+
+const (
+	holdEach    = 12_500 // connections of one process, on either side: descriptors are limited
+	memorySteps = 4
+	idleFor     = 5 * time.Second
+)
+
+// MeasureMemory opens conns connections to nginx, spread over several workers,
+// and leaves them alone. Holder is the command line of a process that calls
+// Hold.
+func MeasureMemory(ctx context.Context, o Options, conns int, holder []string) (*Memory, error) {
+	if conns < memorySteps {
+		return nil, fmt.Errorf("at least %d connections are needed", memorySteps)
+	}
+	workers := (conns+holdEach-1)/holdEach + 1 // the kernel does not spread them evenly
+	sc := scenario{
+		Comparison: Comparison{Benchmark: "memory", Conns: conns},
+		serve:      func(ctx context.Context, s *site) error { return s.serveIdle(ctx, workers) },
+		load:       func(s *site) generator { return s.web(Web{Conns: 1}) },
+	}
+	m := &Memory{Benchmark: "memory", Conns: conns, Machine: machine()}
+	err := sc.Comparison.on(ctx, o, sc, func(subjects []*subject) error {
+		for _, s := range subjects {
+			steps, err := s.hold(ctx, o, conns, holder)
+			if err != nil {
+				return fmt.Errorf("hold connections to %s: %w\n%s", s.name, err, s.t.log(s.name))
+			}
+			last := steps[len(steps)-1]
+			if s.name == "kernel" {
+				m.Kernel = last
+			} else {
+				m.Offload, m.Steps = last, steps
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// serveIdle starts nginx with listeners of each worker's own.
+func (s *site) serveIdle(ctx context.Context, workers int) error {
+	conf, err := s.t.write(s.name+".conf", fmt.Sprintf(`worker_processes %d; daemon off; user root; error_log stderr; pid %s/%s.pid;
+events { worker_connections 19000; }
+http {
+  access_log off; keepalive_timeout 3600s; client_header_timeout 3600s;
+  client_body_temp_path %[2]s/t1; proxy_temp_path %[2]s/t2; fastcgi_temp_path %[2]s/t3;
+  uwsgi_temp_path %[2]s/t4; scgi_temp_path %[2]s/t5;
+  server { listen %[4]s:80 reuseport backlog=4096; location / { return 200 "x"; } }
+}
+`, workers, s.t.dir, s.name, s.hostAddr))
+	if err != nil {
+		return err
+	}
+	return s.serve(ctx, 80, "nginx", "-c", conf)
+}
+
+// hold opens connections in steps and measures after each.
+func (s *subject) hold(ctx context.Context, o Options, conns int, holder []string) ([]MemoryUse, error) {
+	time.Sleep(time.Second) // what starting leaves behind settles
+	hostBefore, dpuBefore, err := s.resident()
+	if err != nil {
+		return nil, err
+	}
+	var steps []MemoryUse
+	held, n := 0, 0
+	for step := 1; step <= memorySteps; step++ {
+		for want := conns * step / memorySteps; held < want; n++ {
+			count := min(holdEach, want-held)
+			if err := s.holdSome(ctx, n, count, holder); err != nil {
+				return nil, err
+			}
+			held += count
+		}
+		use, err := s.idle()
+		if err != nil {
+			return nil, err
+		}
+		host, dpu, err := s.resident()
+		if err != nil {
+			return nil, err
+		}
+		use.Conns = held
+		use.HostBytes, use.DPUBytes = float64(host-hostBefore)/float64(held), float64(dpu-dpuBefore)/float64(held)
+		o.Log("%s, %d connections: %.0f bytes each on the host, %.0f on the DPU; idle %.2f %% and %.2f %% of a core",
+			s.name, held, use.HostBytes, use.DPUBytes, use.HostIdle, use.DPUIdle)
+		steps = append(steps, use)
+	}
+	return steps, nil
+}
+
+// idle measures CPU time while nothing happens.
+func (s *subject) idle() (u MemoryUse, err error) {
+	time.Sleep(time.Second)
+	if err := s.probe.start(); err != nil {
+		return u, err
+	}
+	time.Sleep(idleFor)
+	host, _, dpu, err := s.probe.stop()
+	u.HostIdle, u.DPUIdle = 100*host.Seconds()/idleFor.Seconds(), 100*dpu.Seconds()/idleFor.Seconds()
+	return u, err
+}
+
+// resident sums the resident memory of the host's and the DPU's processes.
+func (s *subject) resident() (host, dpu int64, err error) {
+	sum := func(pids []int) (total int64, err error) {
+		for _, pid := range pids {
+			n, err := treeResident(pid)
+			if err != nil {
+				return 0, err
+			}
+			total += n
+		}
+		return total, nil
+	}
+	if host, err = sum(s.host); err != nil {
+		return 0, 0, err
+	}
+	dpu, err = sum(s.dpu)
+	return host, dpu, err
+}
+
+func treeResident(pid int) (int64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+	if err != nil {
+		return 0, fmt.Errorf("read memory of process %d: %w", pid, err)
+	}
+	var kib int64
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) >= 2 && f[0] == "Pss:" {
+			kib, _ = strconv.ParseInt(f[1], 10, 64)
+		}
+	}
+	sum := kib << 10
+	for _, c := range children(pid) {
+		n, err := treeResident(c)
+		if err != nil {
+			return 0, err
+		}
+		sum += n
+	}
+	return sum, nil
+}
+
+// holdSome starts a process that opens count connections, from an address of
+// its own, and waits until they are open.
+func (s *subject) holdSome(ctx context.Context, n, count int, holder []string) error {
+	from := netip.MustParseAddr(s.clientAddr)
+	for range n + 10 {
+		from = from.Next()
+	}
+	if err := run("ip", "-n", s.clientNS, "addr", "add", from.String()+"/24", "dev", "eth0"); err != nil {
+		return err
+	}
+	name := fmt.Sprintf("%s-hold%d", s.name, n)
+	if _, err := s.t.start(s.clientNS, otherCore, name, append(holder, from.String(),
+		net.JoinHostPort(s.hostAddr, "80"), strconv.Itoa(count))...); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	for {
+		if b, _ := os.ReadFile(filepath.Join(s.t.dir, name+".log")); strings.Contains(string(b), "\n") {
+			if strings.TrimSpace(string(b)) == held {
+				return nil
+			}
+			return errors.New(strings.TrimSpace(string(b)))
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%d connections from %s: %w", count, from, ctx.Err())
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+const held = "held"
+
+// Hold opens count connections from a local address, asks for a page on each,
+// says so on standard output, and waits until ctx ends.
+func Hold(ctx context.Context, from, to string, count int) error {
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}, Timeout: 10 * time.Second, KeepAlive: -1}
+	for range count {
+		c, err := d.DialContext(ctx, "tcp", to)
+		if err != nil {
+			return fmt.Errorf("open a connection: %w", err)
+		}
+		defer c.Close()
+		if err := fetch(c); err != nil {
+			return err
+		}
+	}
+	fmt.Println(held)
+	<-ctx.Done()
+	return nil
+}
+
+// fetch asks for a page, so that the connection is one that has been used.
+func fetch(c net.Conn) error {
+	if _, err := fmt.Fprint(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+		return fmt.Errorf("ask for a page: %w", err)
+	}
+	r := bufio.NewReaderSize(c, 512)
+	for {
+		line, err := r.ReadString('\n')
+		if err != nil {
+			return fmt.Errorf("read a page: %w", err)
+		}
+		if line == "\r\n" {
+			_, err := r.ReadByte() // the body
+			return err
+		}
+	}
+}

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"pno/bench"
+)
+
+func newMemoryBenchCmd() *cobra.Command {
+	var b benchFlags
+	var conns int
+	c := &cobra.Command{
+		Use:   "memory",
+		Short: "Memory of idle connections, and CPU of an idle system",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := b.prepare(cmd); err != nil {
+				return err
+			}
+			exe, err := os.Executable()
+			if err != nil {
+				return fmt.Errorf("find this program: %w", err)
+			}
+			m, err := bench.MeasureMemory(cmd.Context(), b.Options, conns, []string{exe, "bench", "hold"})
+			if err != nil {
+				return err
+			}
+			return printResult(cmd.OutOrStdout(), b.output, m, printMemory)
+		},
+	}
+	b.add(c)
+	c.Flags().IntVar(&conns, "conns", 10000, "idle connections")
+	return c
+}
+
+func printMemory(w io.Writer, m *bench.Memory) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintf(t, "\tconns\thost B/conn\tDPU B/conn\thost idle\tDPU idle\t\n")
+	row := func(name string, u bench.MemoryUse) {
+		fmt.Fprintf(t, "%s\t%d\t%.0f\t%.0f\t%.2f %%\t%.2f %%\t\n", name, u.Conns, u.HostBytes, u.DPUBytes, u.HostIdle, u.DPUIdle)
+	}
+	row("kernel", m.Kernel)
+	for _, u := range m.Steps {
+		row("offload", u)
+	}
+	return t.Flush()
+}
+
+// newHoldCmd is a part of memory: a client that does nothing.
+func newHoldCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:    "hold FROM TO COUNT",
+		Hidden: true,
+		Args:   cobra.ExactArgs(3),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			count, err := strconv.Atoi(args[2])
+			if err != nil {
+				return fmt.Errorf("number of connections: %w", err)
+			}
+			return bench.Hold(cmd.Context(), args[0], args[1], count)
+		},
+	}
+}
+
+func newLatencyBenchCmd() *cobra.Command {
+	var b benchFlags
+	w := bench.Web{Size: 64, Conns: 64}
+	c := &cobra.Command{
+		Use:   "latency",
+		Short: "Waiting time of clients of one nginx worker, by offered load",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := b.prepare(cmd); err != nil {
+				return err
+			}
+			l, err := bench.MeasureLatency(cmd.Context(), b.Options, w)
+			if err != nil {
+				return err
+			}
+			return printResult(cmd.OutOrStdout(), b.output, l, printLatency)
+		},
+	}
+	b.add(c)
+	c.Flags().IntVar(&w.Size, "size", w.Size, "response body in bytes")
+	c.Flags().IntVar(&w.Conns, "conns", w.Conns, "client connections")
+	return c
+}
+
+func printLatency(w io.Writer, l *bench.Latency) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintf(t, "offered\t\treq/s\thost µs/req\tp50 µs\tp99 µs\t\n")
+	for _, p := range l.Points {
+		fmt.Fprintf(t, "%d\tkernel\t%.0f\t%.2f\t%.0f\t%.0f\t\n", p.Rate, p.Kernel.RPS, p.Kernel.HostCPU, p.Kernel.P50, p.Kernel.P99)
+		fmt.Fprintf(t, "\toffload\t%.0f\t%.2f\t%.0f\t%.0f\t\n", p.Offload.RPS, p.Offload.HostCPU, p.Offload.P50, p.Offload.P99)
+	}
+	return t.Flush()
+}
