@@ -12,22 +12,28 @@ import (
 // shim's for Go programs, tests and synthetic peers. It works on the session
 // memory directly.
 //
-// One goroutine owns it. The DPU is not trusted: what is read from its control
-// line and ring is copied once and checked.
+// It has two halves, each owned by one goroutine at a time: the producer's
+// (Emit, Room, HasRoom, Publish) and the consumer's (the others). The DPU is
+// not trusted: what is read from its control line and ring is copied once and
+// checked.
 type HostQP struct {
-	mem      []byte
 	h2d, d2h []byte
 	host     *HostLine
 	dev      *DevLine
 
+	// The producer's half.
 	prod    uint64 // H2D built
+	pubProd uint64 // H2D published
 	h2dCons uint64 // H2D consumer as last read
-	seen    uint64 // D2H handed out by Next
-	cons    uint64 // D2H given back
-	dprod   uint64 // D2H producer as last read
-	arm     uint32
 	rung    uint32
-	pubProd uint64
+
+	_ [CacheLine]byte
+
+	// The consumer's half.
+	seen  uint64 // D2H handed out by Next
+	cons  uint64 // D2H given back
+	dprod uint64 // D2H producer as last read
+	arm   uint32
 }
 
 // NewHostQP returns the host's end of the queue pair of a channel and shard
@@ -38,7 +44,6 @@ func NewHostQP(mem []byte, l Layout, channel, shard int) (*HostQP, error) {
 	}
 	o := l.QP(channel, shard)
 	return &HostQP{
-		mem:  mem,
 		h2d:  mem[o.H2D : o.H2D+uint64(l.H2DSize)],
 		d2h:  mem[o.D2H : o.D2H+uint64(l.D2HSize)],
 		host: (*HostLine)(unsafe.Pointer(&mem[o.HostLine])),
@@ -56,15 +61,8 @@ func (q *HostQP) Emit(op Op, flags uint8, sock, seq, ack uint32, n int) []byte {
 	if tail < space {
 		need += tail
 	}
-	if size-(q.prod-q.h2dCons) < need {
-		c := atomic.LoadUint64(&q.dev.H2DCons)
-		if c < q.h2dCons || c > q.pubProd {
-			return nil // a consumer that lies gets no more records
-		}
-		q.h2dCons = c
-		if size-(q.prod-q.h2dCons) < need {
-			return nil
-		}
+	if size-(q.prod-q.h2dCons) < need && q.free() < need {
+		return nil
 	}
 	if tail < space {
 		PutRecord(q.h2d[size-tail:], Record{Op: OpPad})
@@ -75,6 +73,40 @@ func (q *HostQP) Emit(op Op, flags uint8, sock, seq, ack uint32, n int) []byte {
 	q.prod += space
 	return b[RecordHdr : RecordHdr+n : RecordHdr+n]
 }
+
+// free looks how many bytes of the H2D ring are free. A consumer that lies gets
+// no more records.
+func (q *HostQP) free() uint64 {
+	if c := atomic.LoadUint64(&q.dev.H2DCons); c >= q.h2dCons && c <= q.pubProd {
+		q.h2dCons = c
+	}
+	return uint64(len(q.h2d)) - (q.prod - q.h2dCons)
+}
+
+// Room is the largest payload that Emit takes now, at most MaxPayload, if keep
+// bytes of the ring are to stay free for other records; -1 if not even an empty
+// record fits.
+func (q *HostQP) Room(keep int) int {
+	size := uint64(len(q.h2d))
+	n := int(size-(q.prod-q.h2dCons)) - keep
+	if n < RecordHdr+MaxPayload {
+		n = int(q.free()) - keep
+	}
+	n -= RecordHdr
+	// A record that does not fit before the end of the ring starts at its
+	// beginning, which costs the padding.
+	if tail := int(size - q.prod&(size-1)); tail-RecordHdr < min(n, MaxPayload) {
+		n = max(min(n, tail-RecordHdr), n-tail)
+	}
+	if n < 0 {
+		return -1
+	}
+	return min(n&^(RecordAlign-1), MaxPayload)
+}
+
+// HasRoom tells whether half of the H2D ring is free: the condition under which
+// the DPU wakes who armed for space.
+func (q *HostQP) HasRoom() bool { return q.free() >= uint64(len(q.h2d))/2 }
 
 // Publish makes the records visible to the DPU and tells whether the caller
 // has to ring this shard's doorbell.
@@ -126,21 +158,44 @@ func (q *HostQP) Next() (rec Record, payload []byte, ok bool, err error) {
 	}
 }
 
+// Seen is the position behind the last record that Next returned.
+func (q *HostQP) Seen() uint64 { return q.seen }
+
+// Held is how many bytes of the D2H ring have been seen and not given back.
+func (q *HostQP) Held() uint64 { return q.seen - q.cons }
+
 // Release gives back the ring space of every record handed out so far.
-func (q *HostQP) Release() {
-	if q.cons != q.seen {
-		q.cons = q.seen
-		atomic.StoreUint64(&q.host.D2HCons, q.cons)
+func (q *HostQP) Release() { q.ReleaseTo(q.seen) }
+
+// ReleaseTo gives back the ring space before pos, which is not behind what was
+// given back already nor ahead of Seen. The payloads of later records stay
+// valid.
+func (q *HostQP) ReleaseTo(pos uint64) {
+	if q.cons != pos {
+		q.cons = pos
+		atomic.StoreUint64(&q.host.D2HCons, pos)
 	}
 }
 
+// Moved tells whether there are records that Next has not returned.
+func (q *HostQP) Moved() bool { return atomic.LoadUint64(&q.dev.D2HProd) != q.seen }
+
 // Arm asks for an interrupt and tells whether the caller may sleep: false
 // means that records came in the meantime (the request is withdrawn).
-func (q *HostQP) Arm() bool {
+func (q *HostQP) Arm() bool { return q.ArmFor(false) }
+
+// ArmFor is Arm, for H2D space too if space is set. The caller then looks at
+// HasRoom once more before it sleeps.
+func (q *HostQP) ArmFor(space bool) bool {
+	want := uint32(0)
+	if space {
+		want = 1
+	}
 	q.arm += 1 + q.arm&1
 	atomic.StoreUint64(&q.host.D2HSeen, q.seen)
+	atomic.StoreUint32(&q.host.SpaceWant, want)
 	atomic.StoreUint32(&q.host.Arm, q.arm)
-	if atomic.LoadUint64(&q.dev.D2HProd) != q.seen {
+	if q.Moved() {
 		q.Disarm()
 		return false
 	}
