@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 tools=$PWD/tools/bin
-generated=(shim/abi.h host/counters.go ':(glob)proto/**/*.pb.go' docs/deps)
+generated=(shim/abi.h host/counters.go shim/counters.go ':(glob)proto/**/*.pb.go' docs/deps)
 
 mkdir -p "$tools"
 GOBIN=$tools go -C tools install tool
