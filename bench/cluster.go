@@ -118,6 +118,7 @@ func (c *cluster) agent(ctx context.Context, core string, workers []string) (pid
   listen: [{path: %s}]
   tls: {cert: %s, key: %s, ca: %s}
   clusters: [{workers: ["%s"], worker_identity: "%s*"}]
+metrics: none
 `, socket, files.Cert, files.Key, files.CA, strings.Join(workers, `", "`), workerID)
 	if err := os.WriteFile(c.t.path("agent.yaml"), []byte(conf), 0o600); err != nil {
 		return 0, "", fmt.Errorf("write the configuration of the agent: %w", err)

@@ -38,7 +38,7 @@ shopt -s nullglob
 for unit in deploy/*.service; do
   put 644 "$unit" "lib/systemd/system/$(basename "$unit")"
 done
-for sample in deploy/*.yaml; do
+for sample in deploy/*.yaml deploy/*.yml; do
   put 644 "$sample" "share/doc/pno/examples/$(basename "$sample")"
 done
 if [[ $action == uninstall ]]; then

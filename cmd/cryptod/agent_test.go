@@ -33,7 +33,7 @@ func startAgent(t *testing.T, ca *mtlstest.Authority, worker string) *agentProce
 	dir := t.TempDir()
 	conf := filepath.Join(dir, "agent.yaml")
 	a := &agentProcess{sock: filepath.Join(dir, "s")}
-	write(t, conf, fmt.Sprintf("agent:\n  listen: [{path: %s}]\n  tls: {cert: %s, key: %s, ca: %s}\n  clusters:\n    - {workers: [%q], worker_identity: %q}\n",
+	write(t, conf, fmt.Sprintf("agent:\n  listen: [{path: %s}]\n  tls: {cert: %s, key: %s, ca: %s}\n  clusters:\n    - {workers: [%q], worker_identity: %q}\nmetrics: none\n",
 		a.sock, files.Cert, files.Key, files.CA, worker, cryptotest.WorkerURI))
 	log, err := os.Create(filepath.Join(dir, "log"))
 	if err != nil {

@@ -8,8 +8,9 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
-	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
 
 	"pno/crypto/agent"
@@ -20,11 +21,20 @@ import (
 // agentSettings is the file of `cryptod agent`; deploy/agent.yaml explains it.
 type agentSettings struct {
 	Agent      agent.Settings     `yaml:"agent"`
+	Metrics    string             `yaml:"metrics"`
 	LockMemory string             `yaml:"lock_memory"`
 	Log        daemon.LogSettings `yaml:"log"`
 }
 
-func newAgentCmd() *cobra.Command {
+// Validate is called by the loader.
+func (s *agentSettings) Validate() error {
+	if err := checkLockMemory(s.LockMemory); err != nil {
+		return err
+	}
+	return checkMetrics(s.Metrics)
+}
+
+func newAgentCmd(code *int) *cobra.Command {
 	var file string
 	var check bool
 	cmd := &cobra.Command{
@@ -36,6 +46,7 @@ func newAgentCmd() *cobra.Command {
 			if err != nil || check {
 				return err
 			}
+			*code = exitFailed
 			return runAgent(cmd.Context(), set)
 		},
 	}
@@ -45,7 +56,7 @@ func newAgentCmd() *cobra.Command {
 }
 
 func loadAgent(file string) (agentSettings, error) {
-	set := agentSettings{LockMemory: "try", Log: daemon.DefaultLog()}
+	set := agentSettings{Metrics: "127.0.0.1:9467", LockMemory: "try", Log: daemon.DefaultLog()}
 	if err := config.Load(file, &set); err != nil {
 		return set, err
 	}
@@ -67,24 +78,23 @@ func runAgent(ctx context.Context, set agentSettings) error {
 	if err != nil {
 		return err
 	}
-	go func() {
-		tick := time.NewTicker(time.Second)
-		defer tick.Stop()
-		for a.Identity != nil {
-			select {
-			case <-ctx.Done():
-				return
-			case <-tick.C:
-				if changed, err := a.Identity.Reload(); err != nil {
-					log.Error("certificate not reloaded, the former stays in force", "reason", err)
-				} else if changed {
-					log.Info("certificate reloaded", "identity", a.Identity.URI())
-				}
-			}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	if set.Metrics != "none" {
+		r := prometheus.NewRegistry()
+		r.MustRegister(a.Metrics(), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+		m, err := serveMetrics(set.Metrics, r, cancel)
+		if err != nil {
+			return errors.Join(err, a.Close())
 		}
-	}()
+		defer func() { _ = m.Close() }() // the agent has ended
+	}
+	go daemon.Watchdog(ctx, log, func() bool { return true })
 	daemon.Ready(log)
-	err = a.Serve(ctx)
+	err = a.Run(ctx)
 	daemon.Stopping(log)
+	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
+		err = errors.Join(err, cause)
+	}
 	return errors.Join(err, a.Close())
 }

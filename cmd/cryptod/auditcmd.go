@@ -12,7 +12,7 @@ import (
 	"pno/crypto/audit"
 )
 
-func newAuditCmd() *cobra.Command {
+func newAuditCmd(code *int) *cobra.Command {
 	var head, output string
 	verify := &cobra.Command{
 		Use:   "verify FILE…",
@@ -39,7 +39,7 @@ func newAuditCmd() *cobra.Command {
 	}
 	verify.Flags().StringVar(&head, "head", "", "the chain that the last record must have, kept from elsewhere")
 	verify.Flags().StringVarP(&output, "output", "o", "text", "text or json")
-	cmd := &cobra.Command{Use: "audit", Short: "Look at audit logs"}
+	cmd := &cobra.Command{Use: "audit", Short: "Look at audit logs", PersistentPreRun: func(*cobra.Command, []string) { *code = exitFailed }}
 	cmd.AddCommand(verify)
 	return cmd
 }

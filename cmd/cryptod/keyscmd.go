@@ -25,10 +25,13 @@ type keyFlags struct {
 	config, dir, kek string
 }
 
-func newKeysCmd() *cobra.Command {
+func newKeysCmd(code *int) *cobra.Command {
 	k := &keyFlags{}
 	cmd := &cobra.Command{Use: "keys", Short: "Keep the key store",
-		PersistentPreRunE: func(*cobra.Command, []string) error { return secmem.HoldProcess(false) }}
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			*code = exitFailed
+			return secmem.HoldProcess(false)
+		}}
 	f := cmd.PersistentFlags()
 	f.StringVar(&k.config, "config", "/etc/pno/cryptod.yaml", "the worker's configuration `file`, for where the keys are")
 	f.StringVar(&k.dir, "dir", "", "`folder` of the keys, instead of the configuration's")
@@ -67,6 +70,27 @@ func (k *keyFlags) open(withKEK bool) (*keystore.Store, func(), error) {
 	return s, func() { _ = kek.Close() }, nil
 }
 
+// with runs fn on the open store. The KEK is there only if asked for.
+func (k *keyFlags) with(kek bool, fn func(*keystore.Store) error) error {
+	store, done, err := k.open(kek)
+	if err != nil {
+		return err
+	}
+	defer done()
+	return fn(store)
+}
+
+// find runs fn on one key of the store, by name or id.
+func (k *keyFlags) find(which string, fn func(*keystore.Store, *keystore.Entry) error) error {
+	return k.with(false, func(store *keystore.Store) error {
+		e, err := store.Find(which)
+		if err != nil {
+			return err
+		}
+		return fn(store, e)
+	})
+}
+
 func newInitCmd() *cobra.Command {
 	return &cobra.Command{
 		Use: "new-kek FILE", Short: "Write a fresh key-encryption key to a file",
@@ -83,26 +107,23 @@ func (k *keyFlags) importCmd() *cobra.Command {
 		Use: "import NAME FILE", Short: "Seal a private key (PEM or DER, - for standard input) and add it",
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			store, done, err := k.open(true)
-			if err != nil {
-				return err
-			}
-			defer done()
-			key, err := readKey(cmd.InOrStdin(), args[1], passFile)
-			if err != nil {
-				return err
-			}
-			defer key.Close()
 			opts.Name = args[0]
 			if expires > 0 {
 				opts.Expires = time.Now().Add(expires)
 			}
-			e, err := store.Import(key, opts)
-			if err != nil {
-				return err
-			}
-			fmt.Fprintln(cmd.OutOrStdout(), e.ID)
-			return nil
+			return k.with(true, func(store *keystore.Store) error {
+				key, err := readKey(cmd.InOrStdin(), args[1], passFile)
+				if err != nil {
+					return err
+				}
+				defer key.Close()
+				e, err := store.Import(key, opts)
+				if err != nil {
+					return err
+				}
+				fmt.Fprintln(cmd.OutOrStdout(), e.ID)
+				return nil
+			})
 		},
 	}
 	f := cmd.Flags()
@@ -162,24 +183,25 @@ func (k *keyFlags) listCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "list", Short: "Show the keys; none is opened", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			store, done, err := k.open(false)
-			if err != nil {
-				return err
-			}
-			defer done()
-			entries, errList := store.List()
-			rows := make([]listed, len(entries))
-			for i, e := range entries {
-				rows[i] = listed{Name: e.Name, IDText: e.ID.String(), Type: signing.KeyType(e.Public), TLS13Only: e.TLS13Only, Created: e.Created, KEK: e.KEK}
-				if !e.Expires.IsZero() {
-					rows[i].Expires = &e.Expires
-				}
-			}
-			return errors.Join(printKeys(cmd.OutOrStdout(), output, rows), errList)
+			return k.with(false, func(store *keystore.Store) error {
+				entries, err := store.List() // what can be read, and why the rest cannot
+				return errors.Join(printKeys(cmd.OutOrStdout(), output, rows(entries)), err)
+			})
 		},
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", "table", "table or json")
 	return cmd
+}
+
+func rows(entries []*keystore.Entry) []listed {
+	out := make([]listed, len(entries))
+	for i, e := range entries {
+		out[i] = listed{Name: e.Name, IDText: e.ID.String(), Type: signing.KeyType(e.Public), TLS13Only: e.TLS13Only, Created: e.Created, KEK: e.KEK}
+		if !e.Expires.IsZero() {
+			out[i].Expires = &e.Expires
+		}
+	}
+	return out
 }
 
 func printKeys(w io.Writer, output string, rows []listed) error {
@@ -212,21 +234,14 @@ func (k *keyFlags) exportCmd() *cobra.Command {
 		Use: "export-public NAME|ID", Short: "Write the public half of a key, or what a proxy is given in place of it",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			store, done, err := k.open(false)
-			if err != nil {
+			return k.find(args[0], func(_ *keystore.Store, e *keystore.Entry) error {
+				out := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: e.SPKI})
+				if asRef {
+					out = keyref.Ref{SPKI: e.SPKI, TLS13Only: e.TLS13Only}.PEM()
+				}
+				_, err := cmd.OutOrStdout().Write(out)
 				return err
-			}
-			defer done()
-			e, err := store.Find(args[0])
-			if err != nil {
-				return err
-			}
-			out := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: e.SPKI})
-			if asRef {
-				out = keyref.Ref{SPKI: e.SPKI, TLS13Only: e.TLS13Only}.PEM()
-			}
-			_, err = cmd.OutOrStdout().Write(out)
-			return err
+			})
 		},
 	}
 	cmd.Flags().BoolVar(&asRef, "pem", false, "the block for nginx and HAProxy that the provider reads, in place of a private key")
@@ -241,18 +256,15 @@ func (k *keyFlags) rotateCmd() *cobra.Command {
 			if next == "" {
 				return errors.New("give --new-kek: the key-encryption key to change to")
 			}
-			store, done, err := k.open(true)
-			if err != nil {
-				return err
-			}
-			defer done()
-			to, err := keystore.OpenKEK(next)
-			if err != nil {
-				return err
-			}
-			n, err := store.Rotate(to)
-			fmt.Fprintf(cmd.OutOrStdout(), "%d keys under %s\n", n, to.ID())
-			return errors.Join(err, to.Close())
+			return k.with(true, func(store *keystore.Store) error {
+				to, err := keystore.OpenKEK(next)
+				if err != nil {
+					return err
+				}
+				n, err := store.Rotate(to)
+				fmt.Fprintf(cmd.OutOrStdout(), "%d keys under %s\n", n, to.ID())
+				return errors.Join(err, to.Close())
+			})
 		},
 	}
 	cmd.Flags().StringVar(&next, "new-kek", "", "key-encryption key to change to, as for --kek")
@@ -264,16 +276,7 @@ func (k *keyFlags) removeCmd() *cobra.Command {
 		Use: "remove NAME|ID", Short: "Delete a key; workers stop using it within their reload interval",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			store, done, err := k.open(false)
-			if err != nil {
-				return err
-			}
-			defer done()
-			e, err := store.Find(args[0])
-			if err != nil {
-				return err
-			}
-			return store.Remove(e)
+			return k.find(args[0], (*keystore.Store).Remove)
 		},
 	}
 }

@@ -6,6 +6,9 @@
 // answer what is open, then stop it. The same program is the key agent of a
 // proxy host (cryptod agent), and keeps the key store and the audit log
 // (cryptod keys, cryptod audit).
+//
+// Exit codes: 0 after an orderly stop, 1 if something failed, 2 if the command
+// line, the configuration or the access rules are wrong.
 package main
 
 import (
@@ -17,14 +20,22 @@ import (
 	"pno/internal/buildinfo"
 )
 
+const (
+	exitFailed = 1
+	exitUsage  = 2
+)
+
 func main() {
-	if err := newRootCmd().Execute(); err != nil {
+	code := exitUsage
+	if err := newRootCmd(&code).Execute(); err != nil {
 		fmt.Fprintf(os.Stderr, "cryptod: %v\n", err)
-		os.Exit(1)
+		os.Exit(code)
 	}
 }
 
-func newRootCmd() *cobra.Command {
+// newRootCmd sets code, that of an error, once it is no longer the user's words
+// that are wrong.
+func newRootCmd(code *int) *cobra.Command {
 	var file string
 	var check bool
 	cmd := &cobra.Command{
@@ -39,12 +50,13 @@ func newRootCmd() *cobra.Command {
 			if err != nil || check {
 				return err
 			}
+			*code = exitFailed
 			return runWorker(cmd.Context(), set)
 		},
 	}
 	cmd.SetVersionTemplate("{{.Name}} {{.Version}}\n")
 	cmd.Flags().StringVar(&file, "config", "/etc/pno/cryptod.yaml", "configuration `file`")
 	cmd.Flags().BoolVar(&check, "check", false, "check the configuration and the access rules, and exit")
-	cmd.AddCommand(newAgentCmd(), newKeysCmd(), newAuditCmd())
+	cmd.AddCommand(newAgentCmd(code), newKeysCmd(code), newAuditCmd(code))
 	return cmd
 }

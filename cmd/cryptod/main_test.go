@@ -4,6 +4,7 @@ package main
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
 	"strings"
@@ -79,4 +80,21 @@ func TestAgentErrors(t *testing.T) {
 
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{Dir: "testdata/script"})
+}
+
+// systemd does not start a worker again whose configuration is wrong.
+func TestExitCodes(t *testing.T) {
+	bad := filepath.Join(t.TempDir(), "bad.yaml")
+	write(t, bad, "listen: [\n")
+	for code, args := range map[int][]string{
+		exitUsage:  {"agent", "--config", bad},
+		exitFailed: {"audit", "verify", "/none"},
+		0:          {"--version"},
+	} {
+		cmd := exec.Command("cryptod", args...)
+		out, _ := cmd.CombinedOutput() // the code tells
+		if got := cmd.ProcessState.ExitCode(); got != code {
+			t.Errorf("cryptod %v: exit code %d, want %d\n%s", args, got, code, out)
+		}
+	}
 }

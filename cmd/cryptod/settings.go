@@ -107,14 +107,27 @@ func (s *settings) Validate() error {
 		return config.At("max_inflight", fmt.Errorf("%d operations, want 1 to 65536", s.MaxInflight))
 	case s.MaxTimeout.Std() < time.Millisecond || s.MaxTimeout.Std() > time.Minute:
 		return config.At("max_timeout", fmt.Errorf("%v, want 1ms to 1m", s.MaxTimeout))
-	case s.LockMemory != "try" && s.LockMemory != "required" && s.LockMemory != "off":
-		return config.At("lock_memory", fmt.Errorf("%q says nothing; use try, required or off", s.LockMemory))
 	}
-	if s.Metrics != "none" {
-		a, err := netip.ParseAddrPort(s.Metrics)
-		if err != nil || !a.Addr().IsLoopback() {
-			return config.At("metrics", fmt.Errorf("%q is not a loopback address with a port, as 127.0.0.1:9466, nor none", s.Metrics))
-		}
+	if err := checkLockMemory(s.LockMemory); err != nil {
+		return err
+	}
+	return checkMetrics(s.Metrics)
+}
+
+func checkLockMemory(mode string) error {
+	switch mode {
+	case "try", "required", "off":
+		return nil
+	}
+	return config.At("lock_memory", fmt.Errorf("%q says nothing; use try, required or off", mode))
+}
+
+func checkMetrics(addr string) error {
+	if addr == "none" {
+		return nil
+	}
+	if a, err := netip.ParseAddrPort(addr); err != nil || !a.Addr().IsLoopback() {
+		return config.At("metrics", fmt.Errorf("%q is not a loopback address with a port, as 127.0.0.1:9466, nor none", addr))
 	}
 	return nil
 }

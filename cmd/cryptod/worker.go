@@ -128,7 +128,7 @@ func (w *worker) serve(ctx context.Context, lis net.Listener) error {
 	defer cancel()
 	go w.srv.Watch(background)
 	if w.set.Metrics != "none" {
-		m, err := serveMetrics(w.set.Metrics, w.registry(), served)
+		m, err := serveMetrics(w.set.Metrics, w.registry(), func(err error) { served <- err })
 		if err != nil {
 			return errors.Join(err, w.srv.Close())
 		}
@@ -209,7 +209,8 @@ func (w *worker) registry() *prometheus.Registry {
 	return r
 }
 
-func serveMetrics(addr string, r *prometheus.Registry, failed chan<- error) (*http.Server, error) {
+// serveMetrics answers /metrics; failed is called if it cannot any more.
+func serveMetrics(addr string, r *prometheus.Registry, failed func(error)) (*http.Server, error) {
 	lis, err := net.Listen("tcp", addr)
 	if err != nil {
 		return nil, fmt.Errorf("listen for metrics: %w", err)
@@ -219,7 +220,7 @@ func serveMetrics(addr string, r *prometheus.Registry, failed chan<- error) (*ht
 	s := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	go func() {
 		if err := s.Serve(lis); !errors.Is(err, http.ErrServerClosed) {
-			failed <- fmt.Errorf("serve metrics: %w", err)
+			failed(fmt.Errorf("serve metrics: %w", err))
 		}
 	}()
 	return s, nil

@@ -23,7 +23,7 @@ func TestUnits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"dpud.service", "hostd.service"} {
+	for _, name := range []string{"dpud.service", "hostd.service", "cryptod.service", "cryptod-agent.service"} {
 		t.Run(name, func(t *testing.T) {
 			unit, err := os.ReadFile(filepath.Join("..", "..", "deploy", name))
 			if err != nil {

@@ -20,9 +20,12 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"pno/crypto/agent"
+	"pno/crypto/secmem"
 	"pno/host"
 	"pno/host/policy"
 	"pno/internal/admin"
@@ -109,7 +112,7 @@ func loadPolicy(file string) (*policy.Policy, error) {
 	return policy.Load(file)
 }
 
-func run(ctx context.Context, set settings, pol *policy.Policy) error {
+func run(ctx context.Context, set settings, pol *policy.Policy) (err error) {
 	log := daemon.NewLog(os.Stderr, set.Log)
 	spin := max(1, uint32(set.Session.Spin.Std())) // 0 would mean the default
 	stopped, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM)
@@ -127,6 +130,16 @@ func run(ctx context.Context, set settings, pol *policy.Policy) error {
 			return fmt.Errorf("make the directory of a socket: %w", err)
 		}
 	}
+	opts := admin.Options{Log: log}
+	var keys *agent.Running
+	if set.Agent != nil {
+		if keys, err = openAgent(set.Agent, log); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, keys.Close()) }()
+		opts.Collectors = []prometheus.Collector{keys.Metrics()}
+		opts.Health = map[string]func() bool{agentHealth: keys.Healthy}
+	}
 	ctx, cancel := context.WithCancelCause(stopped)
 	defer cancel(nil)
 	part := func(name string, serve func(context.Context) error) chan struct{} {
@@ -139,14 +152,17 @@ func run(ctx context.Context, set settings, pol *policy.Policy) error {
 		}()
 		return done
 	}
-	metrics := set.Metrics
-	if metrics == "none" {
-		metrics = ""
+	if set.Metrics != "none" {
+		opts.Metrics = set.Metrics
 	}
 	adminDone := part("admin", func(ctx context.Context) error {
-		return admin.ServeHost(ctx, set.Admin, srv, admin.Options{Log: log, Metrics: metrics})
+		return admin.ServeHost(ctx, set.Admin, srv, opts)
 	})
 	hostDone := part("attach", srv.Serve)
+	if keys != nil {
+		agentDone := part("key agent", keys.Run)
+		defer func() { <-agentDone }()
+	}
 	go reloadOnHup(ctx, srv, set.Policy, log)
 	go tellSystemd(ctx, srv, log)
 
@@ -159,6 +175,19 @@ func run(ctx context.Context, set settings, pol *policy.Policy) error {
 	}
 	log.Info("hostd stopped")
 	return nil
+}
+
+// agentHealth is the service name that the health of the key agent goes by.
+const agentHealth = "pno.crypto.agent"
+
+// openAgent makes the key agent that runs inside hostd. It may hold keys, so
+// the process shows its memory to nobody; it is not locked as a whole, for most
+// of it is shared with other processes.
+func openAgent(set *agent.Settings, log *slog.Logger) (*agent.Running, error) {
+	if err := secmem.HoldProcess(false); err != nil {
+		return nil, err
+	}
+	return agent.Open(set, log)
 }
 
 // tellSystemd says READY once processes can attach, and feeds the watchdog as

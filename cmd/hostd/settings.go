@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"time"
 
+	"pno/crypto/agent"
 	"pno/host"
 	"pno/internal/attach"
 	"pno/internal/config"
@@ -31,6 +32,7 @@ type settings struct {
 	Log         daemon.LogSettings `yaml:"log"`
 	Session     sessionSettings    `yaml:"session"`
 	Limits      limitSettings      `yaml:"limits"`
+	Agent       *agent.Settings    `yaml:"agent"` // nil: hostd runs no key agent
 }
 
 type sessionSettings struct {

@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sys/unix"
 
 	"pno/crypto/client"
@@ -37,8 +38,9 @@ type Config struct {
 
 // Agent serves the provider.
 type Agent struct {
-	cfg   Config
-	stats Stats
+	cfg     Config
+	stats   Stats
+	latency prometheus.Histogram // of operations
 
 	mu    sync.Mutex
 	conns map[*conn]struct{}
@@ -67,7 +69,7 @@ func New(cfg Config) (*Agent, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Agent{cfg: cfg, conns: map[*conn]struct{}{}}, nil
+	return &Agent{cfg: cfg, latency: newLatency(), conns: map[*conn]struct{}{}}, nil
 }
 
 // Stats returns the counters.

@@ -179,7 +179,9 @@ func (c *conn) begin(op *Op) {
 		c.mu.Lock()
 		c.inflight--
 		c.mu.Unlock()
-		c.finish(done{id, status, uint32(min(time.Since(start).Microseconds(), 1<<32-1)), out})
+		took := time.Since(start)
+		c.a.latency.Observe(took.Seconds())
+		c.finish(done{id, status, uint32(min(took.Microseconds(), 1<<32-1)), out})
 	}()
 }
 

@@ -3,10 +3,12 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os/user"
+	"slices"
 	"strconv"
 	"time"
 
@@ -212,6 +214,59 @@ func (r *Running) tiers(s *Settings, log *slog.Logger) (tiers []client.Tier, err
 		return tiers, err
 	}
 	return append(tiers, local), nil
+}
+
+// Healthy tells whether an operation has somewhere to go: a worker that is
+// connected, or sealed copies.
+func (r *Running) Healthy() bool {
+	for _, t := range r.Client.Tiers() {
+		c, ok := t.(*client.Cluster)
+		if !ok || slices.ContainsFunc(c.Stats().Workers, func(w client.WorkerStats) bool { return w.Connected }) {
+			return true
+		}
+	}
+	return false
+}
+
+// reloadEvery is how often the certificate's files are looked at.
+const reloadEvery = time.Second
+
+// Run serves until ctx ends, and puts a changed certificate in force meanwhile.
+func (r *Running) Run(ctx context.Context) error {
+	done := make(chan struct{})
+	ctx, stop := context.WithCancel(ctx)
+	go func() {
+		defer close(done)
+		r.reload(ctx)
+	}()
+	err := r.Serve(ctx)
+	stop()
+	<-done
+	return err
+}
+
+func (r *Running) reload(ctx context.Context) {
+	tick := time.NewTicker(reloadEvery)
+	defer tick.Stop()
+	said := ""
+	for r.Identity != nil {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		changed, err := r.Identity.Reload()
+		switch {
+		case err == nil:
+			said = ""
+		case err.Error() != said: // once, not every second
+			said = err.Error()
+			r.cfg.Log.Error("key agent's certificate not reloaded, the former stays in force", "reason", err)
+		}
+		if changed {
+			r.cfg.Log.Info("key agent's certificate reloaded", "identity", r.Identity.URI())
+		}
+	}
 }
 
 // Close ends the connections to the clusters. Serve has returned before.

@@ -119,6 +119,12 @@ func (id *Identity) URI() string {
 	return uri
 }
 
+// Files are where it was read from.
+func (id *Identity) Files() Files { return id.files }
+
+// Expires is when this side's certificate does.
+func (id *Identity) Expires() time.Time { return id.now.Load().cert.Leaf.NotAfter }
+
 var errOneURI = errors.New("a certificate of this cluster has exactly one URI (subjectAltName), as spiffe://example/proxy/1")
 
 func uriOf(cert *x509.Certificate) (string, error) {

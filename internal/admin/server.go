@@ -47,6 +47,11 @@ type Options struct {
 	Metrics string
 	// Reflection lets tools without the .proto files ask for the services.
 	Reflection bool
+	// Collectors are metrics of what else the daemon runs.
+	Collectors []prometheus.Collector
+	// Health has what else the daemon runs, by service name, as the health
+	// service answers for it.
+	Health map[string]func() bool
 	// Ready, if not nil, is called once, when both endpoints take
 	// connections. metrics is the address in use, nil for none.
 	Ready func(metrics net.Addr)
@@ -79,7 +84,7 @@ func serve(ctx context.Context, path string, b backend, c prometheus.Collector, 
 	defer cancel()
 	registry := newRegistry(c)
 	grpcMetrics := grpcprom.NewServerMetrics()
-	registry.MustRegister(grpcMetrics)
+	registry.MustRegister(append([]prometheus.Collector{grpcMetrics}, opts.Collectors...)...)
 
 	lis, err := listenUnix(ctx, path)
 	if err != nil {
@@ -116,7 +121,7 @@ func serve(ctx context.Context, path string, b backend, c prometheus.Collector, 
 		wg     sync.WaitGroup
 		broken = make(chan error, 2)
 	)
-	wg.Go(func() { watchHealth(ctx, healthServer, b) })
+	wg.Go(func() { watchHealth(ctx, healthServer, b.serving, opts.Health) })
 	wg.Go(func() {
 		if err := srv.Serve(lis); err != nil {
 			broken <- fmt.Errorf("serve admin API on %s: %w", path, err)
@@ -217,20 +222,26 @@ func logLevel(code codes.Code) logging.Level {
 
 // watchHealth keeps the overall health (the empty service name) in step with
 // whether applications are served. The admin services themselves are always
-// well while they answer.
-func watchHealth(ctx context.Context, h *health.Server, b backend) {
+// well while they answer. more are the other services of this daemon.
+func watchHealth(ctx context.Context, h *health.Server, serving func() bool, more map[string]func() bool) {
 	tick := time.NewTicker(healthInterval)
 	defer tick.Stop()
 	for {
-		state := healthpb.HealthCheckResponse_NOT_SERVING
-		if b.serving() {
-			state = healthpb.HealthCheckResponse_SERVING
+		h.SetServingStatus("", healthState(serving()))
+		for name, well := range more {
+			h.SetServingStatus(name, healthState(well()))
 		}
-		h.SetServingStatus("", state)
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
 			return
 		}
 	}
+}
+
+func healthState(serving bool) healthpb.HealthCheckResponse_ServingStatus {
+	if serving {
+		return healthpb.HealthCheckResponse_SERVING
+	}
+	return healthpb.HealthCheckResponse_NOT_SERVING
 }
