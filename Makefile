@@ -125,7 +125,12 @@ soak: build ## race tests and the end-to-end suite again and again for SOAK (1h)
 ##@ Measure
 
 .PHONY: bench
-bench: ## every Go benchmark
+bench: build ## the offload against kernel sockets: every comparison, into bench/results/ (root, under 15 min)
+	@scripts/deps.sh test
+	$(BIN)/pno bench table --pairs 5 --duration 3s
+
+.PHONY: bench-go
+bench-go: ## every Go benchmark
 	$(GO) test -run '^$$' -bench . -benchmem $(UNIT_PKGS)
 
 .PHONY: bench-compare

@@ -37,7 +37,7 @@ func (l *h2load) run(ctx context.Context, d time.Duration, rate int) (loadResult
 	log := filepath.Join(l.t.dir, "h2load.log")
 	_ = os.Remove(log)
 	args := []string{"netns", "exec", l.clientNS, "taskset", "-c", otherCore, "h2load", "--h1",
-		"-t", "1", "-c", strconv.Itoa(l.conns), "-D", strconv.FormatFloat(d.Seconds(), 'f', -1, 64),
+		"-t", "1", "-c", strconv.Itoa(l.conns), "-D", strconv.FormatInt(d.Milliseconds(), 10) + "ms",
 		"--log-file=" + log}
 	if rate > 0 {
 		args = append(args, "--rps="+strconv.FormatFloat(float64(rate)/float64(l.conns), 'f', 3, 64))

@@ -40,7 +40,6 @@ type MemoryUse struct {
 const (
 	holdEach    = 12_500 // connections of one process, on either side: descriptors are limited
 	memorySteps = 4
-	idleFor     = 5 * time.Second
 )
 
 // MeasureMemory opens conns connections to nginx, spread over several workers,
@@ -97,7 +96,7 @@ http {
 
 // hold opens connections in steps and measures after each.
 func (s *subject) hold(ctx context.Context, o Options, conns int, holder []string) ([]MemoryUse, error) {
-	time.Sleep(time.Second) // what starting leaves behind settles
+	time.Sleep(500 * time.Millisecond) // what starting leaves behind settles
 	hostBefore, dpuBefore, err := s.resident()
 	if err != nil {
 		return nil, err
@@ -112,7 +111,7 @@ func (s *subject) hold(ctx context.Context, o Options, conns int, holder []strin
 			}
 			held += count
 		}
-		use, err := s.idle()
+		use, err := s.idle(o.Duration)
 		if err != nil {
 			return nil, err
 		}
@@ -129,15 +128,15 @@ func (s *subject) hold(ctx context.Context, o Options, conns int, holder []strin
 	return steps, nil
 }
 
-// idle measures CPU time while nothing happens.
-func (s *subject) idle() (u MemoryUse, err error) {
-	time.Sleep(time.Second)
+// idle measures CPU time while nothing happens, for d.
+func (s *subject) idle(d time.Duration) (u MemoryUse, err error) {
+	time.Sleep(200 * time.Millisecond) // the last answers are on their way
 	if err := s.probe.start(); err != nil {
 		return u, err
 	}
-	time.Sleep(idleFor)
+	time.Sleep(d)
 	host, _, dpu, err := s.probe.stop()
-	u.HostIdle, u.DPUIdle = 100*host.Seconds()/idleFor.Seconds(), 100*dpu.Seconds()/idleFor.Seconds()
+	u.HostIdle, u.DPUIdle = 100*host.Seconds()/d.Seconds(), 100*dpu.Seconds()/d.Seconds()
 	return u, err
 }
 

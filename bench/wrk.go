@@ -24,7 +24,7 @@ func (*wrk) steady() bool { return false }
 
 func (w *wrk) run(ctx context.Context, d time.Duration, _ int) (loadResult, error) {
 	out, err := exec.CommandContext(ctx, "ip", "netns", "exec", w.clientNS, "taskset", "-c", otherCore,
-		"wrk", "-t", "1", "-c", strconv.Itoa(w.conns), "-d", strconv.Itoa(int(d.Seconds()+0.5))+"s",
+		"wrk", "-t", "1", "-c", strconv.Itoa(w.conns), "-d", strconv.Itoa(max(1, int(d.Seconds()+0.5)))+"s",
 		"--latency", "-H", "Connection: close", w.url).CombinedOutput()
 	if err != nil {
 		return loadResult{}, fmt.Errorf("run wrk against %s: %w\n%s", w.url, err, out)

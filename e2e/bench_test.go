@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"os"
 	"os/exec"
+	"strings"
 	"testing"
 	"time"
 
@@ -58,5 +59,43 @@ func TestBenchCryptoRPC(t *testing.T) {
 		if c.Ops <= 0 || c.Efficient > 1.1 {
 			t.Errorf("%+v", c)
 		}
+	}
+}
+
+// TestBenchCompares runs each comparison for a moment.
+func TestBenchCompares(t *testing.T) {
+	for _, args := range [][]string{
+		{"nginx"}, {"haproxy"}, {"redis"}, {"conns"}, {"bulk"}, {"bulk", "--sendfile"}, {"splice"},
+	} {
+		t.Run(strings.Join(args, " "), func(t *testing.T) {
+			var c bench.Comparison
+			benchmark(t, &c, append(args, "--duration", "300ms", "--pairs", "1")...)
+			t.Logf("host CPU a request: kernel %.1f µs, offload %.1f µs", c.Kernel.HostCPU, c.Offload.HostCPU)
+			if c.Kernel.RPS <= 0 || c.Offload.RPS <= 0 || c.Kernel.HostCPU <= 0 || c.Offload.HostCPU <= 0 ||
+				c.Offload.DPUCPU <= 0 || c.Kernel.Failed+c.Offload.Failed > 0 {
+				t.Errorf("%+v", c)
+			}
+		})
+	}
+}
+
+func TestBenchLatency(t *testing.T) {
+	var l bench.Latency
+	benchmark(t, &l, "latency", "--duration", "200ms", "--pairs", "1", "--conns", "4")
+	for _, p := range l.Points {
+		if p.Kernel.P50 <= 0 || p.Offload.P50 <= 0 || p.Rate <= 0 {
+			t.Errorf("%+v", p)
+		}
+	}
+	if len(l.Points) < 3 {
+		t.Errorf("%d points", len(l.Points))
+	}
+}
+
+func TestBenchMemory(t *testing.T) {
+	var m bench.Memory
+	benchmark(t, &m, "memory", "--conns", "2000", "--duration", "300ms")
+	if m.Offload.Conns != 2000 || m.Offload.DPUBytes <= 0 || m.Kernel.HostBytes <= 0 {
+		t.Errorf("%+v", m)
 	}
 }

@@ -49,6 +49,7 @@ func newBenchCmd() *cobra.Command {
 		newCryptoRPCBenchCmd(),
 		newTLSLoadCmd(),
 		newLatencyBenchCmd(), newMemoryBenchCmd(), newHoldCmd(),
+		newTableBenchCmd(),
 	)
 	return c
 }

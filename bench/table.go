@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bench
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// Report is the whole table: what make bench records.
+type Report struct {
+	Machine Machine       `json:"machine"`
+	When    time.Time     `json:"when"`
+	Rows    []*Comparison `json:"rows"`
+	Sweep   []*Comparison `json:"sweep"` // nginx, by payload
+	Latency *Latency      `json:"latency"`
+	Memory  *Memory       `json:"memory"`
+}
+
+// sweep are the payloads of the sweep, in bytes.
+var sweep = []int{64, 256, 1024, 4096, 16384, 65536}
+
+// row is one measurement of the table.
+type row struct {
+	what    string
+	measure func(context.Context, Options) (*Comparison, error)
+}
+
+func webRow(what string, f func(context.Context, Options, Web) (*Comparison, error), w Web) row {
+	return row{what, func(ctx context.Context, o Options) (*Comparison, error) { return f(ctx, o, w) }}
+}
+
+func rows() []row {
+	return []row{
+		webRow("nginx 64 B, 64 connections", Nginx, Web{Size: 64, Conns: 64}),
+		webRow("nginx 64 B, 8 connections", Nginx, Web{Size: 64, Conns: 8}),
+		webRow("nginx 64 B, 1 connection", Nginx, Web{Size: 64, Conns: 1}),
+		webRow("HAProxy http 64 B, 64 connections", HAProxy, Web{Size: 64, Conns: 64}),
+		{"redis GET 64 B, 50 connections", func(ctx context.Context, o Options) (*Comparison, error) { return Redis(ctx, o, 64, 50) }},
+		webRow("nginx 64 B, new connection each", Conns, Web{Size: 64, Conns: 64}),
+		webRow("nginx 1 MiB, sendfile off", Bulk, Web{Size: 1 << 20, Conns: 8}),
+		webRow("nginx 1 MiB, sendfile on", Bulk, Web{Size: 1 << 20, Conns: 8, Sendfile: true}),
+		webRow("HAProxy tcp splice 1 MiB", Splice, Web{Size: 1 << 20, Conns: 8, Sendfile: true}),
+	}
+}
+
+// Table measures everything. Holder is as in MeasureMemory, idle the number of
+// idle connections there.
+func Table(ctx context.Context, o Options, idle int, holder []string) (*Report, error) {
+	r := &Report{Machine: machine(), When: time.Now().UTC().Truncate(time.Second)}
+	for _, row := range rows() {
+		o.Log("== %s", row.what)
+		c, err := row.measure(ctx, o)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", row.what, err)
+		}
+		r.Rows = append(r.Rows, c)
+	}
+	short := o
+	short.Pairs = min(o.Pairs, 3)
+	for _, size := range sweep {
+		o.Log("== nginx, %d bytes", size)
+		c, err := Nginx(ctx, short, Web{Size: size, Conns: 64})
+		if err != nil {
+			return nil, fmt.Errorf("nginx, %d bytes: %w", size, err)
+		}
+		r.Sweep = append(r.Sweep, c)
+	}
+	var err error
+	o.Log("== latency by load")
+	if r.Latency, err = MeasureLatency(ctx, short, Web{Size: 64, Conns: 64}); err != nil {
+		return nil, fmt.Errorf("latency by load: %w", err)
+	}
+	o.Log("== memory of idle connections")
+	if r.Memory, err = MeasureMemory(ctx, o, idle, holder); err != nil {
+		return nil, fmt.Errorf("memory of idle connections: %w", err)
+	}
+	return r, nil
+}
+
+// Write records the report in a folder: JSON, a table in Markdown, and plots.
+func (r *Report) Write(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("make a folder for the results: %w", err)
+	}
+	b, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode the results: %w", err)
+	}
+	files := map[string]string{"results.json": string(b) + "\n", "results.md": r.markdown()}
+	for name, p := range r.plots() {
+		files[name] = p.svg()
+	}
+	for name, text := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			return fmt.Errorf("record the results: %w", err)
+		}
+	}
+	return nil
+}
+
+func (r *Report) markdown() string {
+	var b strings.Builder
+	m := r.Machine
+	fmt.Fprintf(&b, "%s, %d cores, Linux %s, %s, pno %s, %s.\n\n", m.CPU, m.Cores, m.Kernel, m.Go, m.Version, r.When.Format(time.DateOnly))
+	b.WriteString("CPU time in µs a request (of a proxy: both sides), medians; the spread is (max − min) ÷ median.\n\n")
+	b.WriteString("| | kernel host | spread | offload host | spread | kernel ÷ offload | DPU | p50 kernel, offload µs | p99 kernel, offload µs | requests/s | failed |\n")
+	b.WriteString("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n")
+	line := func(what string, c *Comparison) {
+		k, o := c.Kernel, c.Offload
+		fmt.Fprintf(&b, "| %s | %.2f | %.0f %% | %.2f | %.0f %% | **%.2f** | %.2f | %.0f, %.0f | %.0f, %.0f | %.0f, %.0f | %d, %d |\n", what,
+			k.HostCPU, 100*k.Spread, o.HostCPU, 100*o.Spread, c.Ratio, o.DPUCPU, k.P50, o.P50, k.P99, o.P99, k.RPS, o.RPS, k.Failed, o.Failed)
+	}
+	for i, row := range rows() {
+		if i < len(r.Rows) {
+			line(row.what, r.Rows[i])
+		}
+	}
+	for _, c := range r.Sweep {
+		line(fmt.Sprintf("nginx %d B", c.Size), c)
+	}
+	if r.Memory != nil {
+		b.WriteString("\n| idle connections | host bytes each | DPU bytes each | host CPU | DPU CPU |\n|---|--:|--:|--:|--:|\n")
+		use := func(name string, u MemoryUse) {
+			fmt.Fprintf(&b, "| %s, %d | %.0f | %.0f | %.2f %% | %.2f %% |\n", name, u.Conns, u.HostBytes, u.DPUBytes, u.HostIdle, u.DPUIdle)
+		}
+		use("kernel", r.Memory.Kernel)
+		for _, u := range r.Memory.Steps {
+			use("offload", u)
+		}
+	}
+	return b.String()
+}
+
+// plots returns the drawings by file name.
+func (r *Report) plots() map[string]plot {
+	out := map[string]plot{}
+	kernel, offload := series{name: "kernel"}, series{name: "offload"}
+	for _, c := range r.Sweep {
+		x := float64(c.Size)
+		kernel.points = append(kernel.points, point{x, c.Kernel.HostCPU})
+		offload.points = append(offload.points, point{x, c.Offload.HostCPU})
+	}
+	out["cpu-by-payload.svg"] = plot{title: "Host CPU a request, nginx", x: "bytes of a body", y: "µs", logX: true,
+		series: []series{kernel, offload}}
+	if r.Latency != nil {
+		lines := []series{{name: "kernel p50"}, {name: "offload p50"}, {name: "kernel p99"}, {name: "offload p99"}}
+		for _, p := range r.Latency.Points {
+			for i, y := range []float64{p.Kernel.P50, p.Offload.P50, p.Kernel.P99, p.Offload.P99} {
+				lines[i].points = append(lines[i].points, point{float64(p.Rate), y})
+			}
+		}
+		out["latency-by-load.svg"] = plot{title: "Waiting time, nginx 64 B", x: "requests a second", y: "µs", series: lines}
+	}
+	if r.Memory != nil {
+		host, dpu := series{name: "host"}, series{name: "DPU"}
+		for _, u := range r.Memory.Steps {
+			host.points = append(host.points, point{float64(u.Conns), u.HostBytes})
+			dpu.points = append(dpu.points, point{float64(u.Conns), u.DPUBytes})
+		}
+		out["memory-by-connections.svg"] = plot{title: "Memory of an idle connection", x: "connections", y: "bytes", series: []series{host, dpu}}
+	}
+	return out
+}
