@@ -83,6 +83,7 @@ type hsock struct {
 	revoked  bool
 	claimed  *offload.Record
 	onData   func()
+	datagrams
 }
 
 // agent is a host agent's control connection.
@@ -396,6 +397,8 @@ func (h *host) take(shard int, rec offload.Record, payload []byte) {
 		if s.onData != nil {
 			s.onData()
 		}
+	case offload.OpDgram:
+		s.takeDgram(rec, payload)
 	case offload.OpTxAck:
 		s.ack(rec.Ack)
 	case offload.OpFin:

@@ -224,7 +224,7 @@ func (s *Server) open(ctx context.Context, peer attach.Peer, name string, pol *p
 func (s *Server) welcome(o *opening, pol *policy.Policy) *attach.Welcome {
 	l := o.layout
 	w := &attach.Welcome{
-		Session: o.id, TotalSize: l.TotalSize(), ChannelStride: l.ChannelStride(),
+		Session: o.id, TotalSize: l.TotalSize(), ChannelStride: l.ChannelStride(), Features: o.features,
 		H2DSize: l.H2DSize, D2HSize: l.D2HSize, Channels: uint32(l.Channels), Shards: uint32(l.Shards),
 		RxWindow: l.RxWindow, TxWindow: l.TxWindow, SpinNanos: s.cfg.SpinNanos, ABIMinor: offload.VersionMinor,
 	}

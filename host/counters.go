@@ -14,7 +14,7 @@ var shimCounters = []counterDef{
 	{"sockets_closed", "offloaded sockets that this process has closed"},
 	{"sockets_kernel_policy", "sockets left to the kernel: the policy says so"},
 	{"sockets_kernel_no_hostd", "sockets left to the kernel: hostd did not answer or refused"},
-	{"sockets_kernel_udp", "sockets left to the kernel: UDP"},
+	{"sockets_kernel_udp", "sockets left to the kernel: UDP, which the DPU does not offer"},
 	{"sockets_kernel_type", "sockets left to the kernel: neither TCP nor UDP"},
 	{"sockets_kernel_fdrange", "sockets left to the kernel: number beyond the descriptor table"},
 	{"sockets_refused", "binds and connects refused by the policy"},
@@ -43,4 +43,7 @@ var shimCounters = []counterDef{
 	{"session_hostile", "sessions ended by a record that breaks the protocol"},
 	{"opt_unsupported", "socket options answered by the placeholder only"},
 	{"calls_refused", "calls on an offloaded socket that the shim cannot serve"},
+	{"sockets_udp", "offloaded sockets that are UDP's"},
+	{"sockets_kernel_multicast", "sockets left to the kernel: multicast or broadcast"},
+	{"udp_mixed", "sends refused: an offloaded UDP socket, an address that the policy leaves to the kernel"},
 }

@@ -200,7 +200,7 @@ func TestAttach(t *testing.T) {
 	if err := unix.Ftruncate(c.fds[0], 0); err == nil {
 		t.Error("a process can truncate the session memory")
 	}
-	if c.w.DefaultAction != uint8(policy.Offload) || c.w.NRules != 3 || c.w.Rules[0].Addr[0] != 127 || c.w.Rules[0].Prefix != 8 {
+	if c.w.DefaultAction != uint8(policy.Offload) || c.w.NRules != 2 || c.w.Rules[0].Addr[0] != 127 || c.w.Rules[0].Prefix != 8 {
 		t.Errorf("rules %+v", c.w.Rules[:c.w.NRules])
 	}
 	p := c.ask(&attach.ChannelOpen{Channel: 5})
@@ -219,7 +219,7 @@ func TestRefusals(t *testing.T) {
 	t.Run("version", func(t *testing.T) {
 		b := newBench(t, nil)
 		p := dial(t, b.listen).ask(old)
-		if got := describe(p.Msg); got != "refused: EPROTONOSUPPORT, fallback 2: libpno.so speaks protocol version 9.0, hostd 1.0; install the same release of both" {
+		if got := describe(p.Msg); got != "refused: EPROTONOSUPPORT, fallback 2: libpno.so speaks protocol version 9.0, hostd 1.1; install the same release of both" {
 			t.Error(got)
 		}
 	})

@@ -28,6 +28,7 @@ type session struct {
 	foreign    bool           // may use addresses that are not the DPU's
 	runPolicy  *policy.Policy // its own, if it named a file
 	layout     offload.Layout
+	features   uint64 // of offload, that this DPU has
 	generation uint64 // of the DPU link that it was opened on
 	attached   time.Time
 	start      uint64 // of the process, see startOf
@@ -154,7 +155,8 @@ func (s *Server) newSession(ctx context.Context, peer attach.Peer, name string, 
 		return nil, err
 	}
 	o := &opening{memfd: -1, intr0: -1, session: &session{
-		id: newID(), peer: peer, name: name, foreign: foreign, layout: l, generation: status.Generation, attached: time.Now(),
+		id: newID(), peer: peer, name: name, foreign: foreign, layout: l, features: status.Features & offload.FeatureUDP,
+		generation: status.Generation, attached: time.Now(),
 		intr: make([]int, l.Channels), sockets: make(map[uint64]*attach.SocketInfo),
 	}}
 	for i := range o.intr {

@@ -6,9 +6,15 @@ package offload
 // higher minor version only adds features, which are negotiated.
 const (
 	VersionMajor = 1
-	VersionMinor = 0
+	VersionMinor = 1
 
 	Magic = 0x314f4e50 // "PNO1", little endian
+)
+
+// Features, a bit each: what the DPU offers beyond version 1.0. The agent
+// passes on to the process what the DPU told in its answer to hello.
+const (
+	FeatureUDP = 1 << 0 // datagram sockets
 )
 
 // Geometry of the session memory. Sizes in bytes.
@@ -57,7 +63,7 @@ const (
 	OpPad         Op = 0
 	OpBind        Op = 1  // host handle; Seq tag; payload BindReq; answered by OpReply
 	OpListen      Op = 2  // Seq tag; Ack backlog; answered by OpReply
-	OpConnect     Op = 3  // host handle, new or bound; payload ConnectReq; answered by OpConnected or OpError
+	OpConnect     Op = 3  // host handle, new or bound; payload ConnectReq; answered by OpConnected or OpError; UDP: Seq tag, OpReply
 	OpSend        Op = 4  // Seq tx stream offset of payload[0]; Ack rx bytes consumed
 	OpRxAck       Op = 5  // Ack rx bytes consumed
 	OpShutdown    Op = 6  // Flags 0 read, 1 write, 2 both; Seq tx stream offset of the end; Ack rx bytes consumed
@@ -71,6 +77,7 @@ const (
 	OpClaim       Op = 14 // deliver this socket on this channel from now on; answered by OpClaimed
 	OpFork        Op = 15 // Seq tag; payload ForkReq: grant every handle of this session to a child
 	OpShared      Op = 16 // this socket is held by another session too: retain unread data
+	OpSendDgram   Op = 17 // Seq tx offset, Ack rx bytes consumed; payload Dgram and its data
 )
 
 // Records from the DPU to the host.
@@ -81,15 +88,17 @@ const (
 	OpTxAck     Op = 67 // Ack tx bytes taken by the DPU's stack
 	OpConnected Op = 68 // payload AddrPair
 	OpFin       Op = 69 // Seq rx stream offset of the end; the peer sends no more
-	OpError     Op = 70 // Seq errno: the socket is dead
+	OpError     Op = 70 // Seq errno: the socket is dead; of a datagram socket: SO_ERROR, it lives on
 	OpClaimed   Op = 71 // Seq rx stream offset up to which data went to the former channel; Ack tx bytes taken
 	OpRevoked   Op = 72 // another session claimed the socket
+	OpDgram     Op = 73 // Seq rx offset, Ack tx bytes taken; payload Dgram and its data
 )
 
 // Record flags.
 const (
 	FlagCloseReset = 1 // OpClose: send RST (unread data, or SO_LINGER 0)
 	FlagMore       = 1 // OpSend: more follows at once (MSG_MORE, TCP_CORK)
+	FlagPart       = 1 // OpSendDgram, OpDgram: the datagram goes on in this socket's next record
 )
 
 // Protocols and bind flags.
@@ -102,6 +111,17 @@ const (
 	BindV6Only      = 4
 	BindTransparent = 8
 	BindFree        = 16
+)
+
+// Datagrams. MaxDgram is the largest payload (IPv6; the stack refuses what is
+// too long for IPv4), MaxSegments the most datagrams that one Dgram with
+// Segment set is cut into.
+const (
+	MaxDgram    = 65527
+	MaxSegments = 128
+
+	DgramTOS = 1 // Dgram.Flags: TOS is set (always, from the DPU)
+	DgramTTL = 2 // TTL is set
 )
 
 // ErrnoRedirect in OpError or OpReply's errno: the flow's packets come to
@@ -145,6 +165,28 @@ type ConnectReq struct {
 	Local, Peer Addr
 	Proto       uint32
 	Flags       uint32
+}
+
+// DgramInfo is the payload of OpReply to OpBind and OpConnect for UDP.
+type DgramInfo struct {
+	Local, Peer Addr   // Peer.Family 0: not connected
+	MTU         uint32 // of the way to Peer, or the least of all ports
+	Reserved    uint32
+}
+
+// Dgram is what a datagram's data follows. To the DPU: where to (family 0: the
+// peer connected to) and from which address (family 0: the DPU chooses). From
+// it: who sent it, and to which address.
+type Dgram struct {
+	Len      uint32 // bytes of data
+	Segment  uint16 // not 0: data is several datagrams of this size, the last may be shorter
+	Flags    uint8
+	TOS      uint8 // or traffic class
+	Peer     Addr
+	Local    Addr
+	Index    uint32 // interface that it came by: 1 is the DPU's loopback, its ports follow
+	TTL      uint8  // or hop limit
+	Reserved [3]uint8
 }
 
 // OptVal is the payload of OpSetOpt and OpGetOpt: Linux level and name, and

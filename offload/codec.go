@@ -15,6 +15,9 @@ var ErrProtocol = errors.New("channel protocol violation")
 // ErrShort is returned by the decoders of payloads for too few bytes.
 var ErrShort = errors.New("payload too short")
 
+// ErrTooLong is returned by GetDgram for more data than a datagram can have.
+var ErrTooLong = errors.New("datagram too long")
+
 var le = binary.LittleEndian
 
 // Encoded sizes of the payload structures, in bytes.
@@ -25,6 +28,8 @@ const (
 	ConnectReqSize = 2*AddrSize + 8
 	OptValSize     = 256
 	ForkReqSize    = 16
+	DgramInfoSize  = 2*AddrSize + 8
+	DgramSize      = 2*AddrSize + 16
 )
 
 // PutRecord encodes r into the first RecordHdr bytes of b.
@@ -148,6 +153,51 @@ func GetConnectReq(b []byte) (r ConnectReq, err error) {
 	r.Peer, _ = GetAddr(b[AddrSize:])
 	r.Proto, r.Flags = le.Uint32(b[2*AddrSize:]), le.Uint32(b[2*AddrSize+4:])
 	return r, nil
+}
+
+// Put encodes i into b, DgramInfoSize bytes.
+func (i DgramInfo) Put(b []byte) {
+	i.Local.Put(b)
+	i.Peer.Put(b[AddrSize:])
+	le.PutUint32(b[2*AddrSize:], i.MTU)
+	le.PutUint32(b[2*AddrSize+4:], 0)
+}
+
+// GetDgramInfo decodes a DgramInfo.
+func GetDgramInfo(b []byte) (i DgramInfo, err error) {
+	if len(b) < DgramInfoSize {
+		return i, ErrShort
+	}
+	i.Local, _ = GetAddr(b)
+	i.Peer, _ = GetAddr(b[AddrSize:])
+	i.MTU = le.Uint32(b[2*AddrSize:])
+	return i, nil
+}
+
+// Put encodes d into b, DgramSize bytes.
+func (d *Dgram) Put(b []byte) {
+	_ = b[DgramSize-1]
+	le.PutUint32(b, d.Len)
+	le.PutUint16(b[4:], d.Segment)
+	b[6], b[7] = d.Flags, d.TOS
+	d.Peer.Put(b[8:])
+	d.Local.Put(b[32:])
+	le.PutUint32(b[56:], d.Index)
+	b[60], b[61], b[62], b[63] = d.TTL, 0, 0, 0
+}
+
+// GetDgram decodes a Dgram and refuses a Len that no datagram has.
+func GetDgram(b []byte) (d Dgram, err error) {
+	if len(b) < DgramSize {
+		return d, ErrShort
+	}
+	d = Dgram{Len: le.Uint32(b), Segment: le.Uint16(b[4:]), Flags: b[6], TOS: b[7], Index: le.Uint32(b[56:]), TTL: b[60]}
+	if d.Len > MaxDgram {
+		return d, ErrTooLong
+	}
+	d.Peer, _ = GetAddr(b[8:])
+	d.Local, _ = GetAddr(b[32:])
+	return d, nil
 }
 
 // Put encodes o into b, OptValSize bytes.

@@ -226,6 +226,17 @@ func (q *DevQP) Space() int {
 	return min(n&^(RecordAlign-1), MaxPayload)
 }
 
+// Fits tells whether records with n bytes of payload in all would find room,
+// each as long as it may be.
+func (q *DevQP) Fits(n int) bool {
+	records := n/MaxPayload + 1
+	need := n + records*(RecordHdr+RecordAlign)
+	if int(q.d2h.size-q.d2hProd&(q.d2h.size-1)) < need {
+		need += RecordSpace(MaxPayload) // a record does not wrap: padding
+	}
+	return q.room(q.d2hProd) >= need
+}
+
 func (q *DevQP) room(pos uint64) int { return int(q.d2h.size - (pos - q.host.D2HCons)) }
 
 // Reserve returns space for a record's payload of up to n bytes in the D2H

@@ -7,8 +7,10 @@
 #include <stdint.h>
 
 #define PNO_VERSION_MAJOR 0x1u
-#define PNO_VERSION_MINOR 0x0u
+#define PNO_VERSION_MINOR 0x1u
 #define PNO_MAGIC 0x314f4e50u
+
+#define PNO_FEATURE_UDP 0x1u
 
 #define PNO_HEADER_SIZE 0x1000u
 #define PNO_STATS_OFFSET 0x1000u
@@ -54,6 +56,7 @@
 #define PNO_OP_CLAIM 0xeu
 #define PNO_OP_FORK 0xfu
 #define PNO_OP_SHARED 0x10u
+#define PNO_OP_SEND_DGRAM 0x11u
 
 #define PNO_OP_REPLY 0x40u
 #define PNO_OP_ACCEPT 0x41u
@@ -64,9 +67,11 @@
 #define PNO_OP_ERROR 0x46u
 #define PNO_OP_CLAIMED 0x47u
 #define PNO_OP_REVOKED 0x48u
+#define PNO_OP_DGRAM 0x49u
 
 #define PNO_FLAG_CLOSE_RESET 0x1u
 #define PNO_FLAG_MORE 0x1u
+#define PNO_FLAG_PART 0x1u
 
 #define PNO_PROTO_TCP 0x6u
 #define PNO_PROTO_UDP 0x11u
@@ -75,6 +80,11 @@
 #define PNO_BIND_V6ONLY 0x4u
 #define PNO_BIND_TRANSPARENT 0x8u
 #define PNO_BIND_FREE 0x10u
+
+#define PNO_MAX_DGRAM 0xfff7u
+#define PNO_MAX_SEGMENTS 0x80u
+#define PNO_DGRAM_TOS 0x1u
+#define PNO_DGRAM_TTL 0x2u
 
 #define PNO_ERRNO_REDIRECT 0x10000u
 
@@ -155,6 +165,40 @@ struct pno_fork_req {
 };
 _Static_assert(sizeof(struct pno_fork_req) == 16, "ForkReq");
 _Static_assert(offsetof(struct pno_fork_req, token) == 0, "ForkReq.Token");
+
+struct pno_dgram_info {
+	struct pno_addr local;
+	struct pno_addr peer;
+	uint32_t mtu;
+	uint32_t reserved;
+};
+_Static_assert(sizeof(struct pno_dgram_info) == 56, "DgramInfo");
+_Static_assert(offsetof(struct pno_dgram_info, local) == 0, "DgramInfo.Local");
+_Static_assert(offsetof(struct pno_dgram_info, peer) == 24, "DgramInfo.Peer");
+_Static_assert(offsetof(struct pno_dgram_info, mtu) == 48, "DgramInfo.MTU");
+_Static_assert(offsetof(struct pno_dgram_info, reserved) == 52, "DgramInfo.Reserved");
+
+struct pno_dgram {
+	uint32_t len;
+	uint16_t segment;
+	uint8_t flags;
+	uint8_t tos;
+	struct pno_addr peer;
+	struct pno_addr local;
+	uint32_t index;
+	uint8_t ttl;
+	uint8_t reserved[3];
+};
+_Static_assert(sizeof(struct pno_dgram) == 64, "Dgram");
+_Static_assert(offsetof(struct pno_dgram, len) == 0, "Dgram.Len");
+_Static_assert(offsetof(struct pno_dgram, segment) == 4, "Dgram.Segment");
+_Static_assert(offsetof(struct pno_dgram, flags) == 6, "Dgram.Flags");
+_Static_assert(offsetof(struct pno_dgram, tos) == 7, "Dgram.TOS");
+_Static_assert(offsetof(struct pno_dgram, peer) == 8, "Dgram.Peer");
+_Static_assert(offsetof(struct pno_dgram, local) == 32, "Dgram.Local");
+_Static_assert(offsetof(struct pno_dgram, index) == 56, "Dgram.Index");
+_Static_assert(offsetof(struct pno_dgram, ttl) == 60, "Dgram.TTL");
+_Static_assert(offsetof(struct pno_dgram, reserved) == 61, "Dgram.Reserved");
 
 struct pno_session_header {
 	uint32_t magic;

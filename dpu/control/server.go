@@ -206,7 +206,7 @@ func (s *Server) handle(c *net.UnixConn, m *offload.Control, fds []int) *offload
 	case offload.CtlHello:
 		if err = s.hello(c, m); err == nil {
 			answer.Version = offload.VersionMajor<<16 | offload.VersionMinor
-			answer.Shards = s.backend.Shards()
+			answer.Shards, answer.Features = s.backend.Shards(), offload.FeatureUDP
 		}
 	case offload.CtlSessionOpen:
 		err = s.openSession(m, fds)

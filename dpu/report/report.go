@@ -36,18 +36,21 @@ type SessionTotals struct {
 
 // SocketTotals counts sockets over all sessions and shards.
 type SocketTotals struct {
-	Open        int    `json:"open"`        // gauge, all kinds
-	Listeners   int    `json:"listeners"`   // gauge
-	Connections int    `json:"connections"` // gauge
-	Orphans     int    `json:"orphans"`     // gauge: closed by the host, still flushing
-	Unaccepted  int    `json:"unaccepted"`  // gauge: announced, accept() not called yet
-	Accepted    uint64 `json:"accepted"`    // connections given to a host
-	Connected   uint64 `json:"connected"`
-	ConnectFail uint64 `json:"connect_failed"`
-	Closed      uint64 `json:"closed"`
-	ResetsSent  uint64 `json:"resets_sent"` // closes that had to reset
-	HandedOver  uint64 `json:"handed_over"` // unaccepted connections given to another subscriber
-	Redirects   uint64 `json:"redirects"`   // requests answered with another shard's number
+	Open          int    `json:"open"`        // gauge, all kinds
+	Listeners     int    `json:"listeners"`   // gauge
+	Connections   int    `json:"connections"` // gauge
+	Orphans       int    `json:"orphans"`     // gauge: closed by the host, still flushing
+	Unaccepted    int    `json:"unaccepted"`  // gauge: announced, accept() not called yet
+	Accepted      uint64 `json:"accepted"`    // connections given to a host
+	Connected     uint64 `json:"connected"`
+	ConnectFail   uint64 `json:"connect_failed"`
+	Closed        uint64 `json:"closed"`
+	ResetsSent    uint64 `json:"resets_sent"`        // closes that had to reset
+	HandedOver    uint64 `json:"handed_over"`        // unaccepted connections given to another subscriber
+	Redirects     uint64 `json:"redirects"`          // requests answered with another shard's number
+	Datagram      int    `json:"datagram"`           // UDP sockets, gauge
+	DgramsTooLong uint64 `json:"datagrams_too_long"` // received datagrams dropped: longer than a window
+	DgramsUnsent  uint64 `json:"datagrams_unsent"`   // no route, too long, or a wrong source address
 }
 
 // Traffic counts application payload.
@@ -131,6 +134,7 @@ const (
 	KindConnecting = "connecting"
 	KindConnection = "connection"
 	KindOrphan     = "orphan"
+	KindDatagram   = "datagram" // UDP; its state is ESTAB while it is connected
 )
 
 // Socket is one socket of one shard, as one holder sees it.
@@ -160,6 +164,8 @@ type Socket struct {
 	RTTMicros   uint64 `json:"rtt_us"`
 	Cwnd        uint32 `json:"cwnd"`
 	Retransmits uint64 `json:"retransmits"`
+	Waiting     int    `json:"waiting"` // datagrams that wait in the stack
+	Dropped     uint64 `json:"dropped"` // datagrams dropped: the reader is too slow
 }
 
 // Ring is one queue pair.
@@ -229,6 +235,9 @@ func (t *SocketTotals) Add(o SocketTotals) {
 	t.ResetsSent += o.ResetsSent
 	t.HandedOver += o.HandedOver
 	t.Redirects += o.Redirects
+	t.Datagram += o.Datagram
+	t.DgramsTooLong += o.DgramsTooLong
+	t.DgramsUnsent += o.DgramsUnsent
 }
 
 // Merge adds the share of one shard.

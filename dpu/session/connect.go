@@ -30,6 +30,9 @@ func (t *Table) connect(q *queue, rec offload.Record, payload []byte) string {
 		return "connect on a handle of the DPU's"
 	}
 	h := q.s.handles.get(rec.Sock)
+	if req.Proto == offload.ProtoUDP {
+		return t.connectUDP(q, rec, h, req)
+	}
 	if h != nil && h.sock.kind != bound {
 		return "connect on a handle in use"
 	}

@@ -30,7 +30,7 @@ func (t *Table) dispatch(q *queue, rec offload.Record, payload []byte) (ok bool,
 	case offload.OpFork:
 		return true, t.fork(q, rec, payload)
 	}
-	if rec.Op < offload.OpBind || rec.Op > offload.OpShared {
+	if rec.Op < offload.OpBind || rec.Op > offload.OpSendDgram {
 		return true, "unknown operation"
 	}
 	h := q.s.handles.get(rec.Sock)
@@ -45,6 +45,8 @@ func (t *Table) dispatch(q *queue, rec offload.Record, payload []byte) (ok bool,
 			return true, "consumed more than was sent"
 		}
 		t.service(h.sock)
+	case offload.OpSendDgram:
+		return t.sendDgram(h, rec, payload)
 	case offload.OpShutdown:
 		return t.stop(h, rec)
 	case offload.OpClose:

@@ -62,12 +62,15 @@ func (t *Table) bind(q *queue, rec offload.Record, payload []byte) string {
 	case req.Local.Family != 4 && req.Local.Family != 6:
 		t.reply(q, rec, uint32(syscall.EAFNOSUPPORT), nil)
 		return ""
-	case req.Proto != offload.ProtoTCP:
+	case req.Proto != offload.ProtoTCP && req.Proto != offload.ProtoUDP:
 		t.reply(q, rec, uint32(syscall.EPROTONOSUPPORT), nil)
 		return ""
 	case q.s.handles.count >= maxSockets:
 		t.reply(q, rec, uint32(syscall.ENFILE), nil)
 		return ""
+	}
+	if req.Proto == offload.ProtoUDP {
+		return t.bindUDP(q, rec, req)
 	}
 	s, errno := t.boundSocket(q.s, req.Local, req.Flags)
 	if errno != 0 {

@@ -3,6 +3,8 @@
 package session
 
 import (
+	"syscall"
+
 	"pno/dpu/netstack"
 	"pno/offload"
 )
@@ -19,6 +21,8 @@ func (t *Table) setOpt(q *queue, h *hold, rec offload.Record, payload []byte) st
 	s := h.sock
 	errno := ebadf
 	switch {
+	case s.u != nil:
+		errno = uint32(s.u.SetOption(o.Level, o.Name, o.Val[:o.Len]))
 	case s.ep == nil:
 	case isTransparent(o.Level, o.Name):
 		errno = uint32(t.optTransparent(h, o.Val[0]|o.Val[1]|o.Val[2]|o.Val[3] != 0))
@@ -28,7 +32,7 @@ func (t *Table) setOpt(q *queue, h *hold, rec offload.Record, payload []byte) st
 			netstack.SetOption(s.twin, s.v6, o.Level, o.Name, o.Val[:o.Len])
 		}
 	}
-	if errno == 0 && (s.kind == bound || s.kind == listening) {
+	if errno == 0 && s.u == nil && (s.kind == bound || s.kind == listening) {
 		if s.l == nil {
 			s.l = &listener{}
 		}
@@ -68,6 +72,10 @@ func (t *Table) getOpt(q *queue, h *hold, rec offload.Record, payload []byte) st
 		return "malformed socket option"
 	}
 	s := h.sock
+	if s.u != nil {
+		t.reply(q, rec, uint32(syscall.ENOPROTOOPT), nil)
+		return ""
+	}
 	if s.ep == nil {
 		t.reply(q, rec, ebadf, nil)
 		return ""

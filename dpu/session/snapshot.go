@@ -40,6 +40,8 @@ func (t *Table) Fill(r *report.Shard, total *report.SocketTotals) {
 				}
 			case connected:
 				total.Connections++
+			case datagrams:
+				total.Datagram++
 			}
 		})
 	}
@@ -53,6 +55,8 @@ func (t *Table) Fill(r *report.Shard, total *report.SocketTotals) {
 	total.ResetsSent += c.resets
 	total.HandedOver += c.handedOver
 	total.Redirects += c.redirects
+	total.DgramsTooLong += c.dgramsTooLong
+	total.DgramsUnsent += c.dgramsUnsent
 }
 
 // Grants is the number of forks whose child has not come.
@@ -137,6 +141,8 @@ func (t *Table) socket(s *socket) report.Socket {
 		r.Peer = peer.String()
 	}
 	switch {
+	case s.kind == datagrams:
+		t.datagramSocket(s, &r)
 	case s.kind == listening:
 		r.Kind = report.KindListener
 		r.Backlog, r.Subscribers, r.AcceptQueue = s.l.backlog, len(s.l.subs), len(s.l.parked)
@@ -156,6 +162,16 @@ func (t *Table) socket(s *socket) report.Socket {
 		t.tcp(s, &r)
 	}
 	return r
+}
+
+func (t *Table) datagramSocket(s *socket, r *report.Socket) {
+	r.Kind = report.KindDatagram
+	if s.u.Peer().IsValid() {
+		r.State = netstack.StateName(tcp.StateEstablished)
+	}
+	bytes, n, dropped := s.u.Queued()
+	r.RxQueued, r.Dropped = uint64(bytes)+uint64(s.retained()), dropped
+	r.Waiting = n
 }
 
 func (t *Table) tcp(s *socket, r *report.Socket) {

@@ -22,7 +22,8 @@ const (
 	listening
 	connecting
 	connected
-	dead // an error was reported, or the endpoint is closed
+	datagrams // UDP, bound
+	dead      // an error was reported, or the endpoint is closed
 )
 
 // hold is a session's share of a socket: what its handle stands for. A socket
@@ -39,12 +40,13 @@ type hold struct {
 	txSeq, txAcked uint64
 }
 
-// socket is one TCP socket of the shard.
+// socket is one socket of the shard: TCP has ep and wq, UDP has u.
 type socket struct {
 	t     *Table
 	stack *netstack.Stack // that of ep
 	ep    tcpip.Endpoint
 	wq    *waiter.Queue
+	u     *netstack.UDP
 
 	entry  waiter.Entry // of wq
 	queued atomic.Bool  // in the table's ready list
@@ -199,6 +201,10 @@ func (t *Table) shutdownSocket(s *socket, how closing) {
 // destroy gives the endpoint back to the stack, which goes on by itself with
 // what an orderly close needs.
 func (t *Table) destroy(s *socket, reset bool) {
+	if s.u != nil {
+		t.destroyUDP(s)
+		return
+	}
 	if s.ep == nil {
 		return
 	}
@@ -251,6 +257,9 @@ func (s *socket) pair() (p offload.AddrPair) {
 }
 
 func (s *socket) addrs() (local, peer netip.AddrPort) {
+	if s.u != nil {
+		return s.u.Local(), s.u.Peer()
+	}
 	if s.ep == nil {
 		return
 	}
@@ -281,5 +290,7 @@ func (t *Table) service(s *socket) {
 		if s.kind == connected {
 			t.pull(s)
 		}
+	case datagrams:
+		t.serviceUDP(s)
 	}
 }

@@ -27,6 +27,8 @@ type counters struct {
 	handedOver    uint64
 	redirects     uint64
 	violations    uint64
+	dgramsTooLong uint64
+	dgramsUnsent  uint64
 }
 
 // dma counts what passes a transport.

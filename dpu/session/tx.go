@@ -40,6 +40,9 @@ func (t *Table) send(h *hold, rec offload.Record, payload []byte) (ok bool, bad 
 	}
 	h.txSeq += n
 	if s.kind != connected || s.shut {
+		if s.u != nil {
+			return true, "stream data for a datagram socket"
+		}
 		// The socket died, or the host shut it down and sent all the same:
 		// its records crossed ours.
 		h.txAcked = h.txSeq

@@ -46,7 +46,7 @@ func (r CompiledRule) String() string {
 	return fmt.Sprintf("%s %s: %s", r.Op, &r.Target, r.Action)
 }
 
-// Compile selects what concerns a process. The result has at most MaxRules+3
+// Compile selects what concerns a process. The result has at most MaxRules+2
 // entries.
 func (p *Policy) Compile(process string) Compiled {
 	c := Compiled{Default: p.Default}
@@ -60,13 +60,8 @@ func (p *Policy) Compile(process string) Compiled {
 			continue
 		}
 		op, target := r.Target()
-		out := CompiledRule{Op: op, Proto: r.Proto, Target: target, Action: r.Action, Line: r.Line}
-		if out.Proto == 0 {
-			out.Proto = TCP
-		}
-		c.Rules = append(c.Rules, out)
+		c.Rules = append(c.Rules, CompiledRule{Op: op, Proto: r.Proto, Target: target, Action: r.Action, Line: r.Line})
 	}
-	c.Rules = append(c.Rules, CompiledRule{Op: Any, Proto: UDP, Target: Target{PortHi: 65535}, Action: Kernel})
 	return c
 }
 

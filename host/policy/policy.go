@@ -80,15 +80,19 @@ func (n NoDPU) MarshalText() ([]byte, error) { return []byte(n.String()), nil }
 type Proto uint8
 
 const (
-	TCP Proto = 6 // the meaning of a rule that says nothing
-	UDP Proto = 17
+	Both Proto = 0 // the meaning of a rule that says nothing
+	TCP  Proto = 6
+	UDP  Proto = 17
 )
 
 func (p Proto) String() string {
-	if p == UDP {
+	switch p {
+	case TCP:
+		return "tcp"
+	case UDP:
 		return "udp"
 	}
-	return "tcp"
+	return "any"
 }
 
 // UnmarshalText reads "tcp" or "udp".
@@ -249,8 +253,6 @@ func (p *Policy) Explain(process string, op Op, proto Proto, addr netip.AddrPort
 	switch {
 	case !ok:
 		return Decision{c.Default, 0, "no rule matches: the default action of " + p.source}
-	case r.Line == 0 && !r.Target.Prefix.IsValid():
-		return Decision{r.Action, 0, "UDP stays in the kernel unless a rule with proto: udp says otherwise"}
 	case r.Line == 0:
 		return Decision{r.Action, 0, "loopback stays in the kernel: offload_loopback is false in " + p.source}
 	}

@@ -110,7 +110,7 @@ func TestUDP(t *testing.T) {
 		proto Proto
 		addr  netip.AddrPort
 		want  Action
-	}{{UDP, dns, Offload}, {TCP, dns, Refuse}, {UDP, ntp, Kernel}, {TCP, ntp, Offload}} {
+	}{{UDP, dns, Offload}, {TCP, dns, Refuse}, {UDP, ntp, Offload}, {TCP, ntp, Offload}} {
 		if d := p.Explain("x", Connect, tt.proto, tt.addr); d.Action != tt.want {
 			t.Errorf("%s %s: got %s (%s)", tt.proto, tt.addr, d.Action, d.Why)
 		}

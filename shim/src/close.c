@@ -19,9 +19,10 @@
 #include "log.h"
 #include "sock.h"
 #include "stats.h"
+#include "udp.h"
 
 struct orphan {
-	uint32_t handle;
+	uint32_t handle, sent, read;
 	uint8_t shard;
 };
 
@@ -29,7 +30,7 @@ static struct orphan *orphans;
 static size_t norphans;
 static pno_lock_t orphan_lock; /* a leaf */
 
-static void add_orphan(uint32_t handle, unsigned shard)
+static void add_orphan(uint32_t handle, unsigned shard, uint32_t sent, uint32_t read)
 {
 	struct orphan *more;
 
@@ -39,7 +40,7 @@ static void add_orphan(uint32_t handle, unsigned shard)
 	more = realloc(orphans, (norphans + 1) * sizeof *more);
 	if (more) {
 		orphans = more;
-		orphans[norphans++] = (struct orphan){ handle, shard };
+		orphans[norphans++] = (struct orphan){ handle, sent, read, shard };
 	}
 	pno_unlock(&orphan_lock);
 }
@@ -52,7 +53,8 @@ void pno_sock_close_orphans(struct pno_session *ses)
 	for (size_t i = 0; i < norphans; i++)
 		if (orphans[i].shard < ses->shards)
 			pno_sock_record(&nobody, &ses->chan[0]->qp[orphans[i].shard], (struct pno_record){
-				.op = PNO_OP_CLOSE, .sock = orphans[i].handle }, NULL);
+				.op = PNO_OP_CLOSE, .sock = orphans[i].handle,
+				.seq = orphans[i].sent, .ack = orphans[i].read }, NULL);
 	free(orphans);
 	orphans = NULL;
 	norphans = 0;
@@ -76,12 +78,17 @@ static void close_connection(struct pno_sock *s)
 
 static void orphan(struct pno_sock *s)
 {
+	if (s->udp) {
+		for (unsigned i = 0; i < s->udp->legs; i++)
+			add_orphan(s->handle, i, s->udp->leg[i].tx_sent, s->udp->leg[i].rx_read);
+		return;
+	}
 	if (s->state != PNO_LISTENING) {
-		add_orphan(s->handle, s->shard);
+		add_orphan(s->handle, s->shard, s->tx_sent, s->rx_read);
 		return;
 	}
 	for (unsigned i = 0; i < PNO_MAX_SHARDS; i++)
-		add_orphan(s->listener->handle[i], i);
+		add_orphan(s->listener->handle[i], i, 0, 0);
 }
 
 void pno_sock_release(struct pno_sock *s)
@@ -92,7 +99,9 @@ void pno_sock_release(struct pno_sock *s)
 		return;
 	if (!s->ses)
 		orphan(s);
-	if (s->state == PNO_LISTENING)
+	if (s->udp)
+		pno_udp_release(s);
+	else if (s->state == PNO_LISTENING)
 		pno_listener_close(s);
 	else if (s->ses && !lost && s->handle)
 		close_connection(s);
@@ -146,7 +155,7 @@ void pno_sock_to_kernel(struct pno_sock *s, int first)
 
 void pno_sock_orphan(struct pno_sock *s)
 {
-	add_orphan(s->handle, s->shard);
+	add_orphan(s->handle, s->shard, s->tx_sent, s->rx_read);
 }
 
 void pno_close_child_locks(void)

@@ -21,6 +21,7 @@
 #include "log.h"
 #include "sock.h"
 #include "stats.h"
+#include "udp.h"
 
 #define IN  (EPOLLIN | EPOLLRDNORM)
 #define OUT (EPOLLOUT | EPOLLWRNORM)
@@ -152,6 +153,12 @@ static const char *on_sock(struct pno_session *ses, struct pno_sock *s, struct p
 	switch (r->op) {
 	case PNO_OP_DATA:
 		return on_data(s, q, r, payload, start);
+	case PNO_OP_DGRAM:
+		return pno_udp_dgram(s, q, r, payload, start);
+	}
+	if (unlikely(s->udp))
+		return pno_udp_record(s, q, r, d);
+	switch (r->op) {
 	case PNO_OP_TX_ACK:
 		tx_ack(s, r->ack);
 		event(s, 0);
@@ -196,7 +203,7 @@ static const char *dispatch(struct pno_session *ses, struct pno_qp *q, struct pn
 		pno_listener_park(ses, q, r, payload);
 		return NULL;
 	}
-	if (unlikely(r->op < PNO_OP_REPLY || r->op > PNO_OP_REVOKED))
+	if (unlikely(r->op < PNO_OP_REPLY || r->op > PNO_OP_DGRAM))
 		return "unknown record";
 	s = pno_handle_sock(ses, q->shard, r->sock);
 	if (unlikely(!s)) {

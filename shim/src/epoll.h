@@ -37,6 +37,8 @@ void pno_epoll_unready(struct pno_epoll *ep, struct pno_item *it);
 void pno_epoll_remove(struct pno_item *it);
 /* The socket is going to the DPU: registrations move from the kernel to us. */
 void pno_epoll_convert(struct pno_sock *s);
+/* The socket goes back to the kernel: so do its registrations. */
+void pno_epoll_revert(struct pno_sock *s);
 /* The socket stays with the kernel: its registrations are forgotten. */
 void pno_epoll_forget(struct pno_sock *s);
 /* The socket's home has changed: instances that have it listen there, too. */

@@ -330,6 +330,27 @@ void pno_epoll_convert(struct pno_sock *s)
 	pno_epoll_follow(s);
 }
 
+void pno_epoll_revert(struct pno_sock *s)
+{
+	for (struct pno_item *it = s->items; it; it = it->in_sock) {
+		struct epoll_event e = { .events = it->events, .data.u64 = it->data };
+		struct pno_epoll *ep = it->ep;
+
+		if (it->in_kernel)
+			continue;
+		pno_lock(&ep->lock);
+		if (it->queued)
+			pno_epoll_unready(ep, it);
+		at_home(it, NULL);
+		ep->nitems--;
+		ep->nkernel++;
+		it->in_kernel = true;
+		pno_unlock(&ep->lock);
+		if (real.epoll_ctl(ep->fd, EPOLL_CTL_ADD, it->fd, &e) < 0)
+			pno_log_once("the kernel's epoll set refuses a socket: %s", strerror(errno));
+	}
+}
+
 void pno_epoll_forget(struct pno_sock *s)
 {
 	while (s->items) {

@@ -25,6 +25,7 @@
 #include "real.h"
 #include "sock.h"
 #include "stats.h"
+#include "udp.h"
 #include "wait.h"
 
 static struct pno_session *forking;
@@ -123,6 +124,8 @@ static void send_away(struct pno_sock *s, void *arg)
 	s->ring_full = s->claiming = false;
 	s->waiters = 0;
 	s->away = true;
+	if (s->udp)
+		pno_udp_child(s);
 	if (!granted && s->state != PNO_DEAD && s->state != PNO_LISTENING)
 		pno_sock_die(s, ECONNRESET);
 	pno_sock_refresh(s);
@@ -198,6 +201,8 @@ static void adopt(struct pno_sock *s, void *arg)
 		pno_listener_adopted(s);
 	else if (s->handle)
 		pno_handle_enter(ses, s->shard, s->handle, s);
+	if (s->udp)
+		pno_udp_adopted(s);
 	if (s->state == PNO_LISTENING || s->state == PNO_DEAD || s->state == PNO_BOUND)
 		s->away = false;
 	pno_sock_refresh(s);
@@ -236,7 +241,7 @@ struct pno_sock *pno_sock_lock_away(int fd, struct pno_sock *s)
 	if (!s->claiming)
 		pno_sock_claim(s, pno_thread_chan(ses));
 	deadline = pno_now() + CLAIM_NANOS;
-	while (s && s->away && s->state == PNO_OPEN && pno_now() < deadline) {
+	while (s && s->away && (s->state == PNO_OPEN || s->state == PNO_DGRAM) && pno_now() < deadline) {
 		struct timespec nap = { .tv_nsec = 50000 };
 		struct pno_chan *c = s->qp->chan;
 
@@ -246,6 +251,8 @@ struct pno_sock *pno_sock_lock_away(int fd, struct pno_sock *s)
 		if (pno_session_check(ses))
 			deadline = 0;
 		s = pno_sock_peek(fd);
+		if (s && s->away && s->ses == ses && !s->claiming)
+			pno_sock_claim(s, pno_thread_chan(ses)); /* taken away again */
 	}
 	if (s && s->away) {
 		s->away = false;

@@ -210,6 +210,7 @@ static void fill_hello(struct pno_msg_hello *m, const uint8_t *token)
 	memset(m, 0, sizeof *m);
 	m->abi_major = PNO_VERSION_MAJOR;
 	m->abi_minor = PNO_VERSION_MINOR;
+	m->features = PNO_FEATURE_UDP;
 	if (token) {
 		m->flags = PNO_HELLO_TOKEN;
 		memcpy(m->token, token, sizeof m->token);

@@ -17,6 +17,7 @@
 #include "fault.h"
 #include "real.h"
 #include "stats.h"
+#include "udp.h"
 
 static int bad(int err)
 {
@@ -231,11 +232,11 @@ static int sock_ioctl(struct pno_sock *s, int fd, unsigned long request, int *ar
 			return 1;
 		if (s->state == PNO_LISTENING)
 			return bad(EINVAL);
-		return answer(arg, pno_sock_unread(s));
+		return answer(arg, s->udp ? pno_udp_unread(s) : pno_sock_unread(s));
 	case SIOCOUTQ:
 		if (s->state <= PNO_BOUND)
 			return 1;
-		return answer(arg, s->tx_sent - s->tx_acked);
+		return answer(arg, s->udp ? pno_udp_unsent(s) : s->tx_sent - s->tx_acked);
 	case SIOCATMARK:
 		return answer(arg, 0);
 	}

@@ -15,15 +15,16 @@
 #include "real.h"
 #include "sock.h"
 #include "stats.h"
+#include "udp.h"
 #include "wait.h"
 
 /* An offloaded socket, locked. Fresh and merely bound ones answer as the
- * kernel's placeholder does. */
+ * kernel's placeholder does, but a datagram socket decides as it sends. */
 static inline struct pno_sock *io_sock(int fd)
 {
 	struct pno_sock *s = pno_sock_lock(fd);
 
-	if (likely(!s) || likely(s->state > PNO_BOUND))
+	if (likely(!s) || likely(s->state > PNO_BOUND) || s->udp)
 		return s;
 	pno_sock_unlock(s);
 	return NULL;
@@ -35,6 +36,47 @@ static inline ssize_t give(ssize_t rc)
 		return rc;
 	errno = -rc;
 	return -1;
+}
+
+/* Datagram sockets: every call is a sendmsg or a recvmsg. */
+static ssize_t udp_in(struct pno_sock *s, int fd, const struct iovec *iov, size_t n, int flags)
+{
+	struct msghdr m = { .msg_iov = (struct iovec *)iov, .msg_iovlen = n };
+
+	return give(pno_udp_recv(s, fd, &m, flags));
+}
+
+static ssize_t udp_out(struct pno_sock *s, int fd, const struct iovec *iov, size_t n, int flags)
+{
+	struct msghdr m = { .msg_iov = (struct iovec *)iov, .msg_iovlen = n };
+
+	return give(pno_udp_send(s, fd, &m, flags));
+}
+
+static ssize_t udp_from(struct pno_sock *s, int fd, struct iovec *v, int flags, struct sockaddr *addr, socklen_t *alen)
+{
+	struct msghdr m = { .msg_iov = v, .msg_iovlen = 1, .msg_name = addr };
+	ssize_t n;
+
+	if (addr && !pno_get32(alen, &m.msg_namelen)) {
+		pno_sock_unlock(s);
+		return give(-EFAULT);
+	}
+	n = pno_udp_recv(s, fd, &m, flags);
+	if (n >= 0 && addr && !pno_put32(alen, m.msg_namelen))
+		n = -EFAULT;
+	return give(n);
+}
+
+static ssize_t udp_message(struct pno_sock *s, int fd, struct msghdr *m, int flags)
+{
+	struct msghdr copy = *m;
+	ssize_t n = pno_udp_recv(s, fd, &copy, flags);
+
+	if (n >= 0 && ((m->msg_name && !pno_put32(&m->msg_namelen, copy.msg_namelen)) ||
+		       !pno_put32(&m->msg_flags, copy.msg_flags) || !pno_put64(&m->msg_controllen, copy.msg_controllen)))
+		n = -EFAULT;
+	return give(n);
 }
 
 static int bad_iov(const struct iovec *iov, size_t n, int too_many)
@@ -77,7 +119,9 @@ PNO_EXPORT ssize_t read(int fd, void *buf, size_t len)
 	s = io_sock(fd);
 	if (!s)
 		return real.read(fd, buf, len);
-	return likely(len) ? give(pno_sock_recv(s, &v, 1, 0)) : read_nothing(s);
+	if (unlikely(!len))
+		return read_nothing(s);
+	return likely(!s->udp) ? give(pno_sock_recv(s, &v, 1, 0)) : udp_in(s, fd, &v, 1, 0);
 }
 
 PNO_EXPORT ssize_t readv(int fd, const struct iovec *iov, int n)
@@ -94,7 +138,9 @@ PNO_EXPORT ssize_t readv(int fd, const struct iovec *iov, int n)
 		iov++;
 		n--;
 	}
-	return likely(n) ? give(pno_sock_recv(s, iov, n, 0)) : read_nothing(s);
+	if (unlikely(!n))
+		return read_nothing(s);
+	return likely(!s->udp) ? give(pno_sock_recv(s, iov, n, 0)) : udp_in(s, fd, iov, n, 0);
 }
 
 PNO_EXPORT ssize_t recv(int fd, void *buf, size_t len, int flags)
@@ -104,7 +150,9 @@ PNO_EXPORT ssize_t recv(int fd, void *buf, size_t len, int flags)
 
 	PNO_ENTER();
 	s = io_sock(fd);
-	return s ? give(pno_sock_recv(s, &v, 1, flags)) : real.recv(fd, buf, len, flags);
+	if (!s)
+		return real.recv(fd, buf, len, flags);
+	return likely(!s->udp) ? give(pno_sock_recv(s, &v, 1, flags)) : udp_in(s, fd, &v, 1, flags);
 }
 
 PNO_EXPORT ssize_t recvfrom(int fd, void *buf, size_t len, int flags, struct sockaddr *addr, socklen_t *alen)
@@ -117,6 +165,8 @@ PNO_EXPORT ssize_t recvfrom(int fd, void *buf, size_t len, int flags, struct soc
 	s = io_sock(fd);
 	if (!s)
 		return real.recvfrom(fd, buf, len, flags, addr, alen);
+	if (unlikely(s->udp))
+		return udp_from(s, fd, &v, flags, addr, alen);
 	rc = pno_sock_recv(s, &v, 1, flags);
 	if (rc >= 0 && addr && !pno_put32(alen, 0)) /* a stream names no sender */
 		rc = -EFAULT;
@@ -174,6 +224,8 @@ PNO_EXPORT ssize_t recvmsg(int fd, struct msghdr *m, int flags)
 	}
 	if (!head_ok(s, m, false) || !iov_ok(s, m->msg_iov, m->msg_iovlen, EMSGSIZE))
 		return -1;
+	if (unlikely(s->udp))
+		return udp_message(s, fd, m, flags);
 	n = pno_sock_recv(s, m->msg_iov, m->msg_iovlen, flags);
 	if (n >= 0 && ((m->msg_name && !pno_put32(&m->msg_namelen, 0)) ||
 		       !pno_put32(&m->msg_flags, flags & MSG_CMSG_CLOEXEC) || !pno_put64(&m->msg_controllen, 0)))
@@ -245,7 +297,9 @@ PNO_EXPORT ssize_t write(int fd, const void *buf, size_t len)
 
 	PNO_ENTER();
 	s = io_sock(fd);
-	return s ? give(pno_sock_send(s, &v, 1, 0)) : real.write(fd, buf, len);
+	if (!s)
+		return real.write(fd, buf, len);
+	return likely(!s->udp) ? give(pno_sock_send(s, &v, 1, 0)) : udp_out(s, fd, &v, 1, 0);
 }
 
 PNO_EXPORT ssize_t writev(int fd, const struct iovec *iov, int n)
@@ -256,7 +310,9 @@ PNO_EXPORT ssize_t writev(int fd, const struct iovec *iov, int n)
 	s = io_sock(fd);
 	if (!s)
 		return real.writev(fd, iov, n);
-	return iov_ok(s, iov, n, EINVAL) ? give(pno_sock_send(s, iov, n, 0)) : -1;
+	if (!iov_ok(s, iov, n, EINVAL))
+		return -1;
+	return likely(!s->udp) ? give(pno_sock_send(s, iov, n, 0)) : udp_out(s, fd, iov, n, 0);
 }
 
 PNO_EXPORT ssize_t send(int fd, const void *buf, size_t len, int flags)
@@ -266,7 +322,9 @@ PNO_EXPORT ssize_t send(int fd, const void *buf, size_t len, int flags)
 
 	PNO_ENTER();
 	s = io_sock(fd);
-	return s ? give(pno_sock_send(s, &v, 1, flags)) : real.send(fd, buf, len, flags);
+	if (!s)
+		return real.send(fd, buf, len, flags);
+	return likely(!s->udp) ? give(pno_sock_send(s, &v, 1, flags)) : udp_out(s, fd, &v, 1, flags);
 }
 
 PNO_EXPORT ssize_t sendto(int fd, const void *buf, size_t len, int flags, const struct sockaddr *addr, socklen_t alen)
@@ -282,6 +340,11 @@ PNO_EXPORT ssize_t sendto(int fd, const void *buf, size_t len, int flags, const 
 		pno_sock_unlock(s);
 		return give(alen > sizeof(struct sockaddr_storage) ? -EINVAL : -EFAULT);
 	}
+	if (unlikely(s->udp)) {
+		struct msghdr m = { .msg_iov = &v, .msg_iovlen = 1, .msg_name = (void *)addr, .msg_namelen = alen };
+
+		return give(pno_udp_send(s, fd, &m, flags));
+	}
 	return give(pno_sock_send(s, &v, 1, flags));
 }
 
@@ -295,6 +358,8 @@ PNO_EXPORT ssize_t sendmsg(int fd, const struct msghdr *m, int flags)
 		return real.sendmsg(fd, m, flags);
 	if (!head_ok(s, m, true) || !iov_ok(s, m->msg_iov, m->msg_iovlen, EMSGSIZE))
 		return -1;
+	if (unlikely(s->udp))
+		return give(pno_udp_send(s, fd, m, flags));
 	return give(pno_sock_send(s, m->msg_iov, m->msg_iovlen, flags));
 }
 
@@ -325,10 +390,11 @@ PNO_EXPORT int sendmmsg(int fd, struct mmsghdr *v, unsigned n, int flags)
 static bool is_offloaded(int fd)
 {
 	struct pno_sock *s = io_sock(fd);
+	bool yes = s && s->state > PNO_BOUND;
 
 	if (s)
 		pno_sock_unlock(s);
-	return s;
+	return yes;
 }
 
 PNO_EXPORT ssize_t sendfile(int out, int in, off_t *offset, size_t count)
@@ -341,6 +407,15 @@ PNO_EXPORT ssize_t sendfile(int out, int in, off_t *offset, size_t count)
 		return give(-EINVAL);
 	}
 	s = io_sock(out);
+	if (unlikely(s && s->udp)) {
+		bool offloaded = s->state > PNO_BOUND;
+
+		pno_sock_unlock(s);
+		if (!offloaded)
+			return real.sendfile(out, in, offset, count);
+		pno_count(calls_refused);
+		return give(-EINVAL);
+	}
 	return s ? give(pno_sock_sendfile(s, in, offset, count)) : real.sendfile(out, in, offset, count);
 }
 

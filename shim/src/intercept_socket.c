@@ -14,6 +14,7 @@
 #include "log.h"
 #include "real.h"
 #include "stats.h"
+#include "udp.h"
 #include "wait.h"
 
 static int give(int err)
@@ -34,14 +35,16 @@ PNO_EXPORT int socket(int domain, int type, int protocol)
 	fd = real.socket(domain, type, protocol);
 	if (fd < 0 || (domain != AF_INET && domain != AF_INET6))
 		return fd;
-	if (kind != SOCK_STREAM || (protocol && protocol != IPPROTO_TCP)) {
-		if (kind == SOCK_DGRAM)
-			pno_count(sockets_kernel_udp);
-		else
-			pno_count(sockets_kernel_type);
+	if (!(kind == SOCK_STREAM && (!protocol || protocol == IPPROTO_TCP)) &&
+	    !(kind == SOCK_DGRAM && (!protocol || protocol == IPPROTO_UDP))) {
+		pno_count(sockets_kernel_type);
 		return fd;
 	}
 	s = pno_sock_new(domain);
+	if (s && kind == SOCK_DGRAM && !pno_udp_new(s)) {
+		pno_sock_free(s);
+		s = NULL;
+	}
 	if (!s)
 		return fd;
 	s->own_file = true;
@@ -91,6 +94,8 @@ PNO_EXPORT int bind(int fd, const struct sockaddr *addr, socklen_t len)
 	if (!s)
 		return real.bind(fd, addr, len);
 	err = fetch(&sa, addr, len);
+	if (s->udp && !err)
+		return give(pno_udp_bind(s, fd, ses, &sa.sa, len));
 	if (!err)
 		err = pno_sock_bind(s, fd, ses, &sa.sa, len);
 	pno_sock_unlock(s);
@@ -108,8 +113,11 @@ PNO_EXPORT int listen(int fd, int backlog)
 		return real.listen(fd, backlog);
 	ses = pno_session_get();
 	s = pno_sock_lock(fd);
-	if (!s)
+	if (!s || s->udp) {
+		if (s)
+			pno_sock_unlock(s);
 		return real.listen(fd, backlog);
+	}
 	err = pno_sock_listen(s, fd, ses, backlog);
 	if (err < 0) {
 		pno_sock_to_kernel(s, fd);
@@ -134,6 +142,8 @@ PNO_EXPORT int connect(int fd, const struct sockaddr *addr, socklen_t len)
 	if (!s)
 		return real.connect(fd, addr, len);
 	err = fetch(&sa, addr, len);
+	if (s->udp && !err)
+		return give(pno_udp_connect(s, fd, ses, &sa.sa, len));
 	if (!err)
 		err = pno_sock_connect(s, fd, ses, &sa.sa, len);
 	if (err < 0) {
@@ -262,7 +272,7 @@ static int do_accept(int fd, struct sockaddr *addr, socklen_t *len, int flags)
 	bool looked = false;
 	int got = -1, rc;
 
-	if (!l || l->state == PNO_FRESH) {
+	if (!l || l->state == PNO_FRESH || l->udp) {
 		if (l)
 			pno_sock_unlock(l);
 		return real.accept4(fd, addr, len, flags);
@@ -329,7 +339,9 @@ PNO_EXPORT int shutdown(int fd, int how)
 			pno_sock_unlock(s);
 		return real.shutdown(fd, how);
 	}
-	if (how < SHUT_RD || how > SHUT_RDWR) {
+	if (s->udp) {
+		err = pno_udp_shutdown(s, how);
+	} else if (how < SHUT_RD || how > SHUT_RDWR) {
 		err = EINVAL;
 	} else if (s->state == PNO_LISTENING && s->ses && !s->listener->lost) {
 		if (how != SHUT_WR)
@@ -378,7 +390,7 @@ PNO_EXPORT int getpeername(int fd, struct sockaddr *addr, socklen_t *len)
 			pno_sock_unlock(s);
 		return real.getpeername(fd, addr, len);
 	}
-	if (s->state != PNO_OPEN || over(s))
+	if (s->udp ? !s->peer.family : s->state != PNO_OPEN || over(s))
 		err = ENOTCONN;
 	else
 		err = pno_addr_to(&s->peer, s->domain, addr, len);
@@ -405,7 +417,8 @@ PNO_EXPORT int setsockopt(int fd, int level, int name, const void *val, socklen_
 	else if (!pno_readable(val, len < LONGEST_OPTION ? len : LONGEST_OPTION))
 		err = EFAULT;
 	else
-		err = pno_sock_setopt(s, fd, level, name, val, len);
+		err = s->udp ? pno_udp_setopt(s, fd, level, name, val, len)
+			     : pno_sock_setopt(s, fd, level, name, val, len);
 	pno_sock_unlock(s);
 	return give(err);
 }
@@ -427,7 +440,8 @@ PNO_EXPORT int getsockopt(int fd, int level, int name, void *val, socklen_t *len
 		err = EINVAL;
 	else {
 		n = n < sizeof value ? n : sizeof value;
-		err = pno_sock_getopt(s, level, name, value, &n);
+		err = s->udp ? pno_udp_getopt(s, level, name, value, &n)
+			     : pno_sock_getopt(s, level, name, value, &n);
 	}
 	pno_sock_unlock(s);
 	if (err < 0)

@@ -120,6 +120,28 @@ void pno_qp_publish(struct pno_qp *q)
 	}
 }
 
+/* The records, the padding that one of them may need, and the control room. */
+static uint64_t room_for(uint64_t n)
+{
+	uint64_t records = n / PNO_MAX_PAYLOAD + 1;
+
+	return n + records * (PNO_RECORD_HDR + PNO_RECORD_ALIGN) +
+	       (n < PNO_MAX_PAYLOAD ? pno_record_space(n) : pno_record_space(PNO_MAX_PAYLOAD)) + CONTROL_ROOM;
+}
+
+bool pno_qp_fits(struct pno_qp *q, uint64_t n)
+{
+	if (likely(q->h2d_size - (q->prod - q->h2d_cons) >= room_for(n)))
+		return true;
+	read_cons(q);
+	return q->h2d_size - (q->prod - q->h2d_cons) >= room_for(n);
+}
+
+bool pno_qp_could_hold(const struct pno_qp *q, uint64_t n)
+{
+	return q->h2d_size >= room_for(n);
+}
+
 bool pno_qp_has_room(struct pno_qp *q)
 {
 	bool room;
@@ -217,6 +239,7 @@ struct pno_seg *pno_seg_private(const struct pno_seg *g)
 	p->sock = g->sock;
 	p->off = g->off;
 	p->len = g->len;
+	p->shard = g->shard;
 	atomic_store_explicit(&p->state, PNO_SEG_PRIVATE, memory_order_relaxed);
 	return p;
 }

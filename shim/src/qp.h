@@ -33,6 +33,7 @@ struct pno_seg {
 	uint64_t start; /* ring position of its record */
 	uint32_t len;
 	uint32_t drain; /* number of the drain that brought it */
+	uint8_t shard;  /* of a datagram */
 	/* HELD: in the ring. DONE: read, the ring may have it back. PRIVATE:
 	 * spilled, the payload follows this structure in malloc's memory. */
 	_Atomic uint8_t state;
@@ -78,6 +79,10 @@ uint8_t *pno_qp_reserve(struct pno_qp *q, uint32_t *n, uint32_t min, bool data);
 void pno_qp_commit(struct pno_qp *q, struct pno_record r);
 /* Makes commits visible and rings the doorbell if the DPU asks for it. */
 void pno_qp_publish(struct pno_qp *q);
+/* True if records with n bytes of payload in all find room now, each as long as
+ * it may be; and if they would in an empty ring. */
+bool pno_qp_fits(struct pno_qp *q, uint64_t n);
+bool pno_qp_could_hold(const struct pno_qp *q, uint64_t n);
 /* Re-reads the DPU's consumer; true if at least half of the ring is free. */
 bool pno_qp_has_room(struct pno_qp *q);
 

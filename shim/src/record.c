@@ -13,6 +13,7 @@
 #include "epoll.h"
 #include "sock.h"
 #include "stats.h"
+#include "udp.h"
 
 #define NAP_NANOS 20000
 
@@ -58,16 +59,11 @@ void pno_sock_ack(struct pno_sock *s, bool now)
 
 void pno_sock_claim(struct pno_sock *s, struct pno_chan *c)
 {
-	if (s->ring_full) {
-		struct pno_sock **p;
-
-		pno_lock(&s->qp->tx_lock);
-		for (p = &s->qp->space_list; *p && *p != s; p = &(*p)->next_space)
-			;
-		if (*p)
-			*p = s->next_space;
-		pno_unlock(&s->qp->tx_lock);
-		s->ring_full = false;
+	if (s->ring_full)
+		pno_sock_leave_space(s);
+	if (s->udp) {
+		pno_udp_claim(s, c);
+		return;
 	}
 	if (s->qp->chan->ses == c->ses)
 		s->former |= 1ull << s->qp->chan->index;

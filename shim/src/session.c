@@ -98,6 +98,7 @@ static struct pno_session *session_make(const struct pno_msg_welcome *w, struct 
 	ses->id = w->session;
 	ses->size = w->total_size;
 	ses->channel_stride = w->channel_stride;
+	ses->features = w->features;
 	ses->h2d_size = w->h2d_size;
 	ses->d2h_size = w->d2h_size;
 	ses->rx_window = w->rx_window;

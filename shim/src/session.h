@@ -57,6 +57,7 @@ struct pno_session {
 	struct pno_session_header *header; /* only status is read from it */
 	uint8_t *base;
 	uint64_t id, size, channel_stride;
+	uint64_t features;
 	uint32_t h2d_size, d2h_size, rx_window, tx_window, spin_nanos;
 	uint32_t channels, shards;
 	int memory;

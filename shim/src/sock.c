@@ -17,6 +17,7 @@
 #include "epoll.h"
 #include "log.h"
 #include "stats.h"
+#include "udp.h"
 
 #define SLAB 64
 
@@ -67,16 +68,31 @@ struct pno_sock *pno_sock_new(int domain)
 	return s;
 }
 
-static void leave_space_list(struct pno_sock *s)
+void pno_sock_want_space(struct pno_sock *s, struct pno_qp *q)
 {
+	if (s->ring_full)
+		return;
+	s->ring_full = true;
+	s->next_space = q->space_list;
+	q->space_list = s;
+	atomic_store_explicit(&q->space_want, true, memory_order_relaxed);
+	pno_count(tx_ring_full);
+}
+
+/* A datagram socket may wait for any shard's ring. */
+void pno_sock_leave_space(struct pno_sock *s)
+{
+	struct pno_chan *c = s->qp->chan;
 	struct pno_sock **p;
 
-	pno_lock(&s->qp->tx_lock);
-	for (p = &s->qp->space_list; *p && *p != s; p = &(*p)->next_space)
-		;
-	if (*p)
-		*p = s->next_space;
-	pno_unlock(&s->qp->tx_lock);
+	for (unsigned i = 0; i < c->ses->shards; i++) {
+		pno_lock(&c->qp[i].tx_lock);
+		for (p = &c->qp[i].space_list; *p && *p != s; p = &(*p)->next_space)
+			;
+		if (*p)
+			*p = s->next_space;
+		pno_unlock(&c->qp[i].tx_lock);
+	}
 	s->ring_full = false;
 }
 
@@ -85,7 +101,9 @@ void pno_sock_free(struct pno_sock *s)
 	pno_lock(&s->lock);
 	pno_rx_drop_all(s);
 	if (s->ring_full)
-		leave_space_list(s);
+		pno_sock_leave_space(s);
+	if (s->udp)
+		pno_udp_free(s);
 	pno_sock_forget_opts(s);
 	free(s->listener);
 	s->listener = NULL;
@@ -141,6 +159,10 @@ void pno_sock_refresh(struct pno_sock *s)
 	case PNO_OPEN:
 		if (!s->away)
 			m = open_mask(s);
+		break;
+	case PNO_DGRAM:
+		if (!s->away)
+			m = pno_udp_mask(s);
 		break;
 	case PNO_LISTENING:
 		if (s->listener->stopped)

@@ -10,6 +10,7 @@
  *   OPEN        connected (each half may be shut)
  *   DEAD        reset, refused, or lost: err once, then end of file / EPIPE
  *   PARKED      accepted by the DPU, not yet by the program: no descriptor
+ *   DGRAM       UDP on the DPU, bound or connected: see udp.h
  *
  * All fields are guarded by lock, except where noted. mask is what poll would
  * say, kept up to date by whoever changes something (pno_sock_refresh), so
@@ -39,9 +40,11 @@ enum pno_state {
 	PNO_OPEN,
 	PNO_DEAD,
 	PNO_PARKED,
+	PNO_DGRAM,
 };
 
 struct pno_epoll;
+struct pno_udp;
 
 /* One registration of a socket in an epoll instance. */
 struct pno_item {
@@ -139,6 +142,7 @@ struct pno_sock {
 	struct pno_item *items;
 	struct pno_item first_item;
 	struct pno_listener *listener;
+	struct pno_udp *udp; /* a datagram socket's */
 	struct pno_sock *next_parked; /* of the listener's queue, or free list */
 	struct pno_sock *next_space;  /* of the ring's waiters (tx_lock) */
 	struct pno_sock *parent;      /* PARKED: its listener */
@@ -244,6 +248,8 @@ static inline uint64_t pno_sock_window(const struct pno_sock *s)
 /* Received bytes: into the stream (drain), off the front (read). */
 int pno_rx_insert(struct pno_sock *s, struct pno_qp *q, uint32_t off, const uint8_t *data,
 		  uint32_t len, uint64_t start, uint32_t drain);
+void pno_rx_append(struct pno_sock *s, struct pno_seg *g);
+void pno_rx_drop(struct pno_sock *s, struct pno_seg *g);
 void pno_rx_drop_head(struct pno_sock *s);
 void pno_rx_drop_all(struct pno_sock *s);
 /* Moves a held segment to private memory. Called with the channel's lock. */
@@ -255,6 +261,10 @@ void pno_rx_spill_all(struct pno_sock *s);
  * the DPU always consumes). False: the session is lost.
  */
 bool pno_sock_record(struct pno_sock *s, struct pno_qp *q, struct pno_record r, const void *payload);
+/* Puts it on a ring's list of those who wait for space. Producer locked. */
+void pno_sock_want_space(struct pno_sock *s, struct pno_qp *q);
+/* Takes it off the list. */
+void pno_sock_leave_space(struct pno_sock *s);
 /* Reports consumption, now or when enough has gathered. */
 void pno_sock_ack(struct pno_sock *s, bool now);
 /* Makes c the socket's home. */

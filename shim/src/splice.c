@@ -104,7 +104,7 @@ static ssize_t to_socket(int in, int out, size_t len, bool wait)
 	return s ? pno_sock_from_pipe(s, in, len < (size_t)there ? len : (size_t)there) : -EBADF;
 }
 
-static bool offloaded(int fd)
+static bool offloaded(int fd, bool *dgram)
 {
 	struct pno_sock *s = pno_sock_lock(fd);
 	bool yes;
@@ -112,6 +112,7 @@ static bool offloaded(int fd)
 	if (!s)
 		return false;
 	yes = s->state > PNO_BOUND;
+	*dgram = yes && s->udp;
 	pno_sock_unlock(s);
 	return yes;
 }
@@ -135,14 +136,16 @@ static int check(int pipe, int mode, const off64_t *pipe_offset, const off64_t *
 PNO_EXPORT ssize_t splice(int in, off64_t *off_in, int out, off64_t *off_out, size_t len, unsigned flags)
 {
 	bool wait = !(flags & SPLICE_F_NONBLOCK);
-	bool in_ours;
+	bool in_ours, dgram = false;
 	ssize_t rc;
 
 	PNO_ENTER();
-	in_ours = offloaded(in);
-	if ((!in_ours && !offloaded(out)) || !len || (flags & ~ALL_FLAGS))
+	in_ours = offloaded(in, &dgram);
+	if ((!in_ours && !offloaded(out, &dgram)) || !len || (flags & ~ALL_FLAGS))
 		return real.splice(in, off_in, out, off_out, len, flags);
-	if (in_ours)
+	if (dgram)
+		rc = -EINVAL;
+	else if (in_ours)
 		rc = check(out, O_WRONLY, off_out, off_in);
 	else
 		rc = check(in, O_RDONLY, off_in, off_out);

@@ -49,6 +49,17 @@ static void release(struct pno_seg *g)
 		atomic_store_explicit(&g->state, PNO_SEG_DONE, memory_order_release);
 }
 
+void pno_rx_append(struct pno_sock *s, struct pno_seg *g)
+{
+	link_after(s, s->rx_tail, g);
+}
+
+void pno_rx_drop(struct pno_sock *s, struct pno_seg *g)
+{
+	unlink_seg(s, g);
+	release(g);
+}
+
 void pno_rx_drop_head(struct pno_sock *s)
 {
 	struct pno_seg *g = s->rx_head;

@@ -51,18 +51,6 @@ static int obstacle(struct pno_sock *s)
 	return -err;
 }
 
-/* Waits on the ring's list. Socket and producer locked. */
-static void want_space(struct pno_sock *s)
-{
-	if (s->ring_full)
-		return;
-	s->ring_full = true;
-	s->next_space = s->qp->space_list;
-	s->qp->space_list = s;
-	atomic_store_explicit(&s->qp->space_want, true, memory_order_relaxed);
-	pno_count(tx_ring_full);
-}
-
 struct source {
 	const struct iovec *iov;
 	size_t n, at;
@@ -128,7 +116,7 @@ static size_t push(struct pno_sock *s, struct source *src, size_t want, bool *dr
 			n = window;
 		to = pno_qp_reserve(q, &n, 1, true);
 		if (!to) {
-			want_space(s);
+			pno_sock_want_space(s, q);
 			break;
 		}
 		n = src->iov ? from_iov(src, to, n) : from_file(src, to, n);

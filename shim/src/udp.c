@@ -1,0 +1,492 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * The life of a datagram socket: whose it is, its names, its end.
+ *
+ * Requests wait for the DPU, one shard after the other: the first one chooses
+ * what was left open, the others get the same. They are rare, a datagram
+ * itself asks nobody.
+ */
+#include "udp.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "epoll.h"
+#include "log.h"
+#include "policy.h"
+#include "real.h"
+#include "stats.h"
+
+bool pno_udp_new(struct pno_sock *s)
+{
+	s->udp = calloc(1, sizeof *s->udp);
+	return s->udp;
+}
+
+static void drop_parts(struct pno_udp *u)
+{
+	for (unsigned i = 0; i < PNO_MAX_SHARDS; i++) {
+		free(u->leg[i].part);
+		u->leg[i].part = NULL;
+	}
+}
+
+void pno_udp_free(struct pno_sock *s)
+{
+	drop_parts(s->udp);
+	free(s->udp);
+	s->udp = NULL;
+}
+
+static bool loopback(const struct pno_addr *a)
+{
+	static const uint8_t one[16] = { [15] = 1 };
+
+	return a->family == 4 ? a->ip[0] == 127 : !memcmp(a->ip, one, sizeof one);
+}
+
+/* What the offload does not do: groups and broadcast. */
+static bool to_many(const struct pno_addr *a)
+{
+	static const uint8_t all[4] = { 255, 255, 255, 255 };
+
+	if (a->family == 6)
+		return a->ip[0] == 0xff;
+	return (a->ip[0] & 0xf0) == 0xe0 || !memcmp(a->ip, all, sizeof all);
+}
+
+/* The unspecified address as a destination is this host. */
+static void settle_peer(struct pno_addr *a)
+{
+	static const uint8_t none[16];
+
+	if (memcmp(a->ip, none, sizeof none))
+		return;
+	if (a->family == 4) {
+		a->ip[0] = 127;
+		a->ip[3] = 1;
+	} else {
+		a->ip[15] = 1;
+	}
+}
+
+static bool serves(const struct pno_session *ses)
+{
+	return ses && (ses->features & PNO_FEATURE_UDP);
+}
+
+static void count_kernel(const struct pno_session *ses)
+{
+	if (!ses)
+		pno_count(sockets_kernel_no_hostd);
+	else if (!serves(ses))
+		pno_count(sockets_kernel_udp);
+	else
+		pno_count(sockets_kernel_policy);
+}
+
+/* What the policy says of a fresh socket's first address. */
+static enum pno_way decide(struct pno_session *ses, int op, const struct pno_addr *a, int *err)
+{
+	int action = serves(ses) ? pno_policy(ses, op, PNO_PROTO_UDP, a) : PNO_ACTION_KERNEL;
+
+	*err = ses ? EACCES : pno_session_refusal();
+	if (action == PNO_ACTION_REFUSE || (!ses && *err)) {
+		pno_count(sockets_refused);
+		return PNO_WAY_ERROR;
+	}
+	if (action == PNO_ACTION_OFFLOAD && to_many(a)) {
+		pno_count(sockets_kernel_multicast);
+		return PNO_WAY_KERNEL;
+	}
+	if (action == PNO_ACTION_OFFLOAD)
+		return PNO_WAY_DPU;
+	count_kernel(ses);
+	return PNO_WAY_KERNEL;
+}
+
+static void close_legs(struct pno_sock *s)
+{
+	struct pno_udp *u = s->udp;
+
+	for (unsigned i = 0; i < u->legs; i++)
+		pno_sock_record(s, pno_udp_qp(s, i), (struct pno_record){
+			.op = PNO_OP_CLOSE, .sock = s->handle, .seq = u->leg[i].tx_sent, .ack = u->leg[i].rx_read }, NULL);
+}
+
+static void forget_legs(struct pno_sock *s)
+{
+	struct pno_udp *u = s->udp;
+
+	pno_rx_drop_all(s);
+	drop_parts(u);
+	memset(u->leg, 0, sizeof u->leg);
+	u->legs = 0;
+	s->handle = 0;
+	s->away = s->claiming = false;
+}
+
+/* Takes in what a Reply tells: the names, and the MTU. */
+static void learn(struct pno_sock *s, const struct pno_call *c)
+{
+	struct pno_dgram_info info;
+
+	if (c->len < sizeof info)
+		return;
+	memcpy(&info, c->payload, sizeof info);
+	s->local = info.local;
+	s->peer = info.peer;
+	s->udp->mtu = info.mtu;
+}
+
+/* One request on one shard: Bind if peer is NULL, else Connect, which binds
+ * a socket that is not bound yet. */
+static int ask_leg(struct pno_sock *s, unsigned leg, uint32_t flags, const struct pno_addr *local,
+		   const struct pno_addr *peer)
+{
+	struct pno_bind_req bind = { .local = *local, .proto = PNO_PROTO_UDP, .flags = flags };
+	struct pno_connect_req conn = { .local = *local, .proto = PNO_PROTO_UDP, .flags = flags };
+	struct pno_record r = { .op = PNO_OP_BIND, .len = sizeof bind, .sock = s->handle };
+	struct pno_call call;
+	int err;
+
+	if (peer) {
+		conn.peer = *peer;
+		r.op = PNO_OP_CONNECT;
+		r.len = sizeof conn;
+	}
+	err = pno_sock_ask(s, pno_udp_qp(s, leg), r, peer ? (void *)&conn : (void *)&bind, &call);
+	if (!err && !leg)
+		learn(s, &call);
+	return err;
+}
+
+/* A new socket on every shard. */
+static int open_legs(struct pno_sock *s, int fd, struct pno_session *ses, struct pno_addr local,
+		     const struct pno_addr *peer)
+{
+	struct pno_udp *u = s->udp;
+	uint32_t flags = pno_sock_bind_flags(s, fd), generation = s->generation;
+	int err = 0;
+
+	if (u->asking)
+		return EALREADY;
+	s->handle = pno_handle_new(ses, s);
+	if (!s->handle)
+		return ENOBUFS;
+	s->ses = ses;
+	s->qp = &pno_thread_chan(ses)->qp[0];
+	u->asking = true;
+	for (unsigned i = 0; i < ses->shards && !err; i++) {
+		err = ask_leg(s, i, flags, &local, peer);
+		if (s->generation != generation)
+			return EBADF; /* closed meanwhile */
+		local = s->local;
+		if (!err)
+			u->legs++;
+	}
+	u->asking = false;
+	if (!err)
+		return 0;
+	close_legs(s);
+	pno_handle_drop(ses, 0, s->handle);
+	forget_legs(s);
+	s->ses = NULL;
+	s->qp = NULL;
+	return err;
+}
+
+static int offload(struct pno_sock *s, int fd, struct pno_session *ses, const struct pno_addr *local,
+		   const struct pno_addr *peer)
+{
+	static const struct pno_addr open;
+	int err = open_legs(s, fd, ses, local ? *local : open, peer);
+
+	if (err)
+		return err;
+	s->udp->chosen = !local;
+	s->state = PNO_DGRAM;
+	pno_count(sockets_offloaded);
+	pno_count(sockets_udp);
+	pno_udp_send_opts(s, fd);
+	pno_sock_refresh(s);
+	pno_epoll_convert(s);
+	pno_sock_event(s, EPOLLIN | EPOLLRDNORM | EPOLLOUT | EPOLLWRNORM);
+	return 0;
+}
+
+/* An errno, or 0: unlocked, and the kernel's for good. */
+static int leave(struct pno_sock *s, int fd)
+{
+	struct sockaddr_storage sa;
+	socklen_t len = sizeof sa;
+	struct pno_session *ses = s->ses;
+
+	if (s->state == PNO_DGRAM) {
+		pno_addr_to(&s->local, s->domain, (struct sockaddr *)&sa, &len);
+		if (!s->udp->chosen && real.bind(fd, (struct sockaddr *)&sa, len) < 0)
+			return ENETUNREACH; /* an address that only the DPU has */
+		pno_udp_release(s);
+		pno_epoll_revert(s);
+		count_kernel(ses);
+	}
+	pno_sock_to_kernel(s, fd);
+	return 0;
+}
+
+int pno_udp_bind(struct pno_sock *s, int fd, struct pno_session *ses, const struct sockaddr *sa, socklen_t len)
+{
+	enum pno_way way = PNO_WAY_KERNEL;
+	struct pno_addr a;
+	int err = EINVAL;
+
+	if (s->state == PNO_FRESH && pno_addr_from(sa, len, &a) == 0 && sa->sa_family == s->domain) {
+		way = decide(ses, PNO_RULE_LISTEN, &a, &err);
+		if (way == PNO_WAY_DPU)
+			err = offload(s, fd, ses, &a, NULL);
+	} else if (s->state != PNO_FRESH) {
+		way = PNO_WAY_ERROR; /* bound already */
+	}
+	if (way != PNO_WAY_KERNEL) {
+		pno_sock_unlock(s);
+		return err;
+	}
+	/* What is wrong with the arguments, the kernel knows best. */
+	if (real.bind(fd, sa, len) < 0) {
+		err = errno;
+		pno_sock_unlock(s);
+		return err;
+	}
+	pno_sock_to_kernel(s, fd);
+	return 0;
+}
+
+/* A bound socket serves whom it likes: there, only what the policy keeps on
+ * this host is not the DPU's. */
+static enum pno_way way_offloaded(struct pno_sock *s, const struct pno_addr *to, int *err)
+{
+	int action;
+
+	if (to_many(to))
+		return PNO_WAY_KERNEL;
+	action = pno_policy(s->ses, PNO_RULE_CONNECT, PNO_PROTO_UDP, to);
+	if (action == PNO_ACTION_OFFLOAD || (!s->udp->chosen && !loopback(to)))
+		return PNO_WAY_DPU;
+	*err = EACCES;
+	return action == PNO_ACTION_KERNEL ? PNO_WAY_KERNEL : PNO_WAY_ERROR;
+}
+
+static enum pno_way way_fresh(struct pno_sock *s, int fd, const struct pno_addr *to, int *err)
+{
+	enum pno_way way;
+	struct pno_session *ses;
+	uint32_t generation = s->generation;
+
+	pno_sock_unlock(s);
+	ses = pno_session_get();
+	pno_lock(&s->lock);
+	*err = EBADF;
+	if (s->generation != generation)
+		return PNO_WAY_ERROR;
+	if (s->state != PNO_FRESH)
+		return pno_udp_way(s, fd, to, err);
+	way = decide(ses, PNO_RULE_CONNECT, to, err);
+	if (way == PNO_WAY_DPU) {
+		struct pno_addr any = { .family = s->domain == AF_INET6 ? 6 : 4 };
+
+		*err = offload(s, fd, ses, &any, NULL);
+		if (*err)
+			return PNO_WAY_ERROR;
+		s->udp->chosen = true;
+	}
+	return way;
+}
+
+enum pno_way pno_udp_way(struct pno_sock *s, int fd, const struct pno_addr *to, int *err)
+{
+	struct pno_addr peer = *to;
+	enum pno_way way;
+
+	if (likely(s->state == PNO_DGRAM && !memcmp(&s->udp->fine, to, sizeof *to)))
+		return PNO_WAY_DPU;
+	settle_peer(&peer);
+	way = s->state == PNO_FRESH ? way_fresh(s, fd, &peer, err)
+				    : way_offloaded(s, &peer, err);
+	switch (way) {
+	case PNO_WAY_DPU:
+		s->udp->fine = *to;
+		return way;
+	case PNO_WAY_ERROR:
+		return way;
+	case PNO_WAY_KERNEL:
+		break;
+	}
+	if (s->state == PNO_DGRAM && s->udp->used) {
+		/* It cannot be in two places. */
+		pno_count(udp_mixed);
+		pno_log_once("an offloaded UDP socket sends to an address that the policy leaves to the kernel: refused");
+		*err = ENETUNREACH;
+		return PNO_WAY_ERROR;
+	}
+	*err = leave(s, fd);
+	return *err ? PNO_WAY_ERROR : PNO_WAY_KERNEL;
+}
+
+static int connect_legs(struct pno_sock *s, const struct pno_addr *peer)
+{
+	static const struct pno_addr none;
+	uint32_t generation = s->generation;
+	int err = 0;
+
+	if (s->udp->asking)
+		return EALREADY;
+	s->udp->asking = true;
+	for (unsigned i = 0; i < s->udp->legs && !err; i++) {
+		err = ask_leg(s, i, 0, i ? &s->local : &none, peer);
+		if (s->generation != generation)
+			return EBADF;
+	}
+	s->udp->asking = false;
+	return err;
+}
+
+static int disconnect(struct pno_sock *s, int fd, const struct sockaddr *sa, socklen_t len)
+{
+	static const struct pno_addr none;
+	int err;
+
+	if (s->state == PNO_DGRAM)
+		err = connect_legs(s, &none);
+	else
+		err = real.connect(fd, sa, len) < 0 ? errno : 0;
+	pno_sock_unlock(s);
+	return err;
+}
+
+int pno_udp_connect(struct pno_sock *s, int fd, struct pno_session *ses, const struct sockaddr *sa, socklen_t len)
+{
+	struct pno_addr peer;
+	enum pno_way way;
+	int err;
+
+	if (sa && len >= sizeof sa->sa_family && sa->sa_family == AF_UNSPEC)
+		return disconnect(s, fd, sa, len);
+	err = pno_addr_from(sa, len, &peer);
+	if (!err && sa->sa_family != s->domain)
+		err = EAFNOSUPPORT;
+	if (err || s->state == PNO_DEAD) {
+		pno_sock_unlock(s);
+		return err ? err : ENETDOWN;
+	}
+	if (s->state == PNO_FRESH) {
+		struct pno_addr to = peer;
+
+		settle_peer(&to);
+		way = decide(ses, PNO_RULE_CONNECT, &to, &err);
+		if (way == PNO_WAY_DPU)
+			err = offload(s, fd, ses, NULL, &to);
+		else if (way == PNO_WAY_KERNEL)
+			pno_sock_to_kernel(s, fd);
+	} else {
+		way = pno_udp_way(s, fd, &peer, &err);
+		if (way == PNO_WAY_DPU)
+			err = connect_legs(s, &peer);
+	}
+	if (way == PNO_WAY_KERNEL)
+		return real.connect(fd, sa, len) < 0 ? errno : 0;
+	pno_sock_unlock(s);
+	return err;
+}
+
+/* The kernel shuts an unconnected one as well, but says that it was none. */
+int pno_udp_shutdown(struct pno_sock *s, int how)
+{
+	if (how < SHUT_RD || how > SHUT_RDWR)
+		return EINVAL;
+	s->shut_rd |= how != SHUT_WR;
+	s->shut_wr |= how != SHUT_RD;
+	pno_sock_event(s, EPOLLIN | EPOLLRDNORM | EPOLLRDHUP | EPOLLOUT | (s->shut_rd && s->shut_wr ? EPOLLHUP : 0));
+	return s->peer.family ? 0 : ENOTCONN;
+}
+
+uint32_t pno_udp_mask(const struct pno_sock *s)
+{
+	const struct pno_udp *u = s->udp;
+	uint64_t least = s->ses->tx_window / 4;
+	bool room = !s->ring_full;
+	uint32_t m = 0;
+
+	if (least < u->need)
+		least = u->need;
+	for (unsigned i = 0; i < u->legs && room; i++)
+		room = u->leg[i].tx_sent - u->leg[i].tx_acked <= s->ses->tx_window - least;
+	if (room || s->shut_wr)
+		m |= EPOLLOUT | EPOLLWRNORM;
+	if (s->rx_head || s->shut_rd)
+		m |= EPOLLIN | EPOLLRDNORM;
+	if (s->shut_rd)
+		m |= EPOLLRDHUP;
+	if (s->shut_rd && s->shut_wr)
+		m |= EPOLLHUP;
+	return m;
+}
+
+uint64_t pno_udp_unread(const struct pno_sock *s)
+{
+	return s->rx_head && s->rx_head->len >= PNO_FRAME(0) ? s->rx_head->len - PNO_FRAME(0) : 0;
+}
+
+uint64_t pno_udp_unsent(const struct pno_sock *s)
+{
+	uint64_t sum = 0;
+
+	for (unsigned i = 0; i < s->udp->legs; i++)
+		sum += s->udp->leg[i].tx_sent - s->udp->leg[i].tx_acked;
+	return sum;
+}
+
+void pno_udp_release(struct pno_sock *s)
+{
+	if (s->ses && s->handle && !atomic_load_explicit(&s->ses->lost, memory_order_relaxed)) {
+		close_legs(s);
+		pno_handle_drop(s->ses, 0, s->handle);
+	}
+	forget_legs(s);
+}
+
+void pno_udp_claim(struct pno_sock *s, struct pno_chan *c)
+{
+	struct pno_udp *u = s->udp;
+	bool ours = s->qp->chan->ses == c->ses;
+
+	for (unsigned i = 0; i < u->legs; i++) {
+		if (ours)
+			u->leg[i].former |= 1ull << s->qp->chan->index;
+		u->leg[i].claiming = true;
+	}
+	s->qp = &c->qp[0];
+	s->claiming = true;
+	pno_count(claims);
+	for (unsigned i = 0; i < u->legs; i++)
+		pno_sock_record(s, pno_udp_qp(s, i), (struct pno_record){
+			.op = PNO_OP_CLAIM, .sock = s->handle }, NULL);
+	pno_epoll_follow(s);
+}
+
+void pno_udp_child(struct pno_sock *s)
+{
+	for (unsigned i = 0; i < s->udp->legs; i++) {
+		s->udp->leg[i].away = true;
+		s->udp->leg[i].claiming = false;
+		s->udp->leg[i].former = 0;
+	}
+	s->udp->asking = false;
+}
+
+void pno_udp_adopted(struct pno_sock *s)
+{
+	for (unsigned i = 0; i < s->udp->legs; i++)
+		s->udp->leg[i].rx_told = s->udp->leg[i].rx_read;
+}
