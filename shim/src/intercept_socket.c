@@ -240,8 +240,9 @@ static int wait_revival(struct pno_sock *l)
 /* Nothing is queued: looks once more, then waits. */
 static int wait_connection(struct pno_sock *l, bool *looked, int64_t *deadline)
 {
-	struct pno_chan *c = pno_thread_chan(l->ses);
+	struct pno_session *ses = l->ses;
 	uint32_t generation = l->generation;
+	uint64_t channels;
 	int rc;
 
 	if (unlikely(l->listener->lost))
@@ -250,8 +251,10 @@ static int wait_connection(struct pno_sock *l, bool *looked, int64_t *deadline)
 		pno_listener_want(l, l->qp->chan, 0, true);
 	if (!*looked) {
 		*looked = true;
+		channels = pno_sock_channels(l);
 		pno_sock_unlock(l);
-		pno_chan_drain(c);
+		for (; channels; channels &= channels - 1)
+			pno_chan_drain(ses->chan[__builtin_ctzll(channels)]);
 		pno_lock(&l->lock);
 		return l->generation == generation ? 0 : -EBADF;
 	}

@@ -52,6 +52,17 @@ static void subscribe(struct pno_sock *s, struct pno_chan *c)
 	tell_all(s, c, PNO_OP_SUBSCRIBE, 0, MOST_UNACCEPTED);
 }
 
+/* One may be that of an epoll instance that nobody waits on at present. */
+uint64_t pno_listener_channels(const struct pno_sock *s)
+{
+	uint64_t channels = 0;
+
+	for (unsigned i = 0; i < PNO_MAX_CHANNELS; i++)
+		if (s->listener->q[i].subscribed)
+			channels |= 1ull << i;
+	return channels;
+}
+
 /* A poller has come: connections that an accept before it wanted elsewhere
  * are to come to the poller. */
 static void leave_to_pollers(struct pno_sock *s, struct pno_chan *c)

@@ -80,9 +80,9 @@ static void split(struct set *t)
 		if (s->qp) {
 			s->waiters++;
 			t->ses = s->ses;
-			t->channels |= 1ull << s->qp->chan->index;
 			if (s->state == PNO_LISTENING && (t->fds[i].events & POLLIN))
 				pno_listener_want(s, s->qp->chan, 0, true);
+			t->channels |= pno_sock_channels(s);
 		}
 		pno_sock_unlock(s);
 	}

@@ -296,6 +296,17 @@ static inline bool pno_listener_ready(const struct pno_sock *s, uint64_t channel
 	return false;
 }
 
+/* The channels by which connections come. */
+uint64_t pno_listener_channels(const struct pno_sock *s);
+
+/* The channels to look at for news of a socket that has a home. */
+static inline uint64_t pno_sock_channels(const struct pno_sock *s)
+{
+	uint64_t home = 1ull << s->qp->chan->index;
+
+	return unlikely(s->state == PNO_LISTENING) ? home | pno_listener_channels(s) : home;
+}
+
 /* More or fewer epoll items want connections on a channel; or a blocking call does. */
 void pno_listener_want(struct pno_sock *s, struct pno_chan *c, int users, bool sticky);
 /* Unsubscribes where nobody wants connections any more. */

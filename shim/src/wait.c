@@ -319,7 +319,7 @@ int pno_sock_wait(struct pno_sock *s, uint32_t bits, int64_t deadline)
 
 	s->waiters++;
 	while (!sock_has(&w) && !s->away) {
-		channels = 1ull << s->qp->chan->index;
+		channels = pno_sock_channels(s);
 		pno_unlock(&s->lock);
 		if (!pno_spin(ses, channels, sock_has, &w))
 			rc = pno_sleep(ses, channels, sock_has, &w, NULL, 0, NULL, deadline);
