@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * Calls through syscall(), as libuv closes its descriptors: they mean the same
+ * sockets, and a number that was closed so belongs to the next file.
+ */
+#include <sys/epoll.h>
+#include <sys/syscall.h>
+
+#include "conf.h"
+
+static void reused(void)
+{
+	int c, s, p[2];
+	char byte;
+
+	pair(AF_INET, &c, &s);
+	R(syscall(SYS_close, s));
+	await_events(c, POLLIN);
+	R(read(c, &byte, 1));
+	R(syscall(SYS_close, c));
+	R(syscall(SYS_close, c));
+
+	/* The numbers are now those of a pipe. */
+	need(pipe(p) == 0, "pipe");
+	R(write(p[1], "x", 1));
+	R(read(p[0], &byte, 1));
+	READY(p[0]);
+	READY(p[1]);
+	close(p[0]);
+	close(p[1]);
+}
+
+static void traffic(int family)
+{
+	struct sockaddr_storage at, who;
+	struct iovec iov = { .iov_base = "vector", .iov_len = 6 };
+	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1 };
+	socklen_t len = sizeof who;
+	char buf[32];
+	int l, c, s, one = 1, v = 0;
+
+	l = FD(syscall(SYS_socket, family, SOCK_STREAM, 0));
+	at = loopback(family, 0);
+	R(syscall(SYS_setsockopt, l, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one));
+	R(syscall(SYS_bind, l, &at, addr_len(&at)));
+	R(syscall(SYS_listen, l, 5));
+	R(syscall(SYS_getsockname, l, &at, &len));
+	c = FD(syscall(SYS_socket, family, SOCK_STREAM, 0));
+	R(syscall(SYS_connect, c, &at, addr_len(&at)));
+	s = FD(syscall(SYS_accept4, l, NULL, NULL, SOCK_CLOEXEC));
+
+	R(syscall(SYS_write, c, "plain", 5));
+	await_events(s, POLLIN);
+	R(syscall(SYS_read, s, buf, sizeof buf));
+	show_bytes("read", buf, 5);
+	R(syscall(SYS_writev, s, &iov, 1));
+	await_events(c, POLLIN);
+	R(syscall(SYS_ioctl, c, FIONREAD, &v));
+	show("%d bytes", v);
+	R(syscall(SYS_recvfrom, c, buf, sizeof buf, MSG_PEEK, NULL, NULL));
+	R(syscall(SYS_recvfrom, c, buf, sizeof buf, 0, NULL, NULL));
+	show_bytes("recvfrom", buf, 6);
+	R(syscall(SYS_sendmsg, c, &m, 0));
+	await_events(s, POLLIN);
+	iov.iov_base = buf;
+	iov.iov_len = sizeof buf;
+	R(syscall(SYS_recvmsg, s, &m, 0));
+	R(syscall(SYS_sendto, s, "to", 2, MSG_NOSIGNAL, NULL, 0));
+	await_events(c, POLLIN);
+	R(syscall(SYS_readv, c, &iov, 1));
+	R(syscall(SYS_fcntl, c, F_SETFL, O_NONBLOCK));
+	R(syscall(SYS_read, c, buf, sizeof buf));
+	len = sizeof v;
+	R(syscall(SYS_getsockopt, c, SOL_SOCKET, SO_ERROR, &v, &len));
+	R(syscall(SYS_shutdown, c, SHUT_WR));
+	await_events(s, POLLIN);
+	R(syscall(SYS_read, s, buf, sizeof buf));
+	R(syscall(SYS_close, c));
+	R(syscall(SYS_close, s));
+	R(syscall(SYS_close, l));
+}
+
+static void readiness(void)
+{
+	struct epoll_event ev = { .events = EPOLLIN | EPOLLOUT };
+	struct pollfd p = { .events = POLLIN | POLLOUT };
+	struct timespec none = { 0 };
+	int c, s, ep, copy;
+	fd_set out;
+
+	pair(AF_INET, &c, &s);
+	ep = FD(syscall(SYS_epoll_create1, 0));
+	R(syscall(SYS_epoll_ctl, ep, EPOLL_CTL_ADD, c, &ev));
+	R(syscall(SYS_epoll_pwait, ep, &ev, 1, 1000, NULL, 8));
+	show_events("epoll", ev.events);
+	p.fd = c;
+	R(syscall(SYS_ppoll, &p, 1, &none, NULL, 8));
+	show_events("ppoll", p.revents);
+	FD_ZERO(&out);
+	FD_SET(c, &out);
+	R(syscall(SYS_pselect6, c + 1, NULL, &out, NULL, &none, NULL));
+	copy = FD(syscall(SYS_dup, c));
+	R(syscall(SYS_close, c));
+	R(write(copy, "x", 1));
+	await_events(s, POLLIN);
+	R(syscall(SYS_dup3, s, copy, 0));
+	R(syscall(SYS_close_range, copy, copy, 0));
+	R(syscall(SYS_close, s));
+	close(ep);
+}
+
+int main(void)
+{
+	SECTION("a number closed and used again");
+	reused();
+	SECTION("IPv4");
+	traffic(AF_INET);
+	SECTION("IPv6");
+	traffic(AF_INET6);
+	SECTION("readiness");
+	readiness();
+	return 0;
+}
