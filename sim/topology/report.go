@@ -77,10 +77,11 @@ func way(from, to link.Stats) Way {
 	return Way{Packets: from.TxPackets, Bytes: from.TxBytes, Lost: from.TxDropped + to.RxDropped}
 }
 
-// Settle waits until no process is attached any more, at most for d, so that
-// the numbers of those that have just ended are in the report.
+// Settle waits until no process is attached any more, to neither side, at most
+// for d, so that the numbers of those that have just ended are in the report.
 func (s *Sim) Settle(d time.Duration) {
-	for end := time.Now().Add(d); len(s.host.Report().Sessions) > 0 && time.Now().Before(end); {
+	attached := func() bool { return len(s.host.Report().Sessions) > 0 || s.dpu.Stats().Sessions.Open > 0 }
+	for end := time.Now().Add(d); attached() && time.Now().Before(end); {
 		time.Sleep(5 * time.Millisecond)
 	}
 }
