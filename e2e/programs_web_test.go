@@ -23,11 +23,9 @@ func webServers() []webServer {
 		{name: "lighttpd, epoll", argv: lighttpd("linux-sysepoll", 2), stop: syscall.SIGTERM},
 		{name: "lighttpd, poll", argv: lighttpd("poll", 0), stop: syscall.SIGINT},
 		{name: "apache2, event", argv: apache("event"), stop: syscall.SIGTERM},
-		{name: "apache2, prefork", argv: apache("prefork"), stop: syscall.SIGWINCH},
+		{name: "apache2, prefork", argv: apache("prefork"), stop: syscall.SIGTERM},
 		{name: "Python http.server", argv: pythonHTTP, stop: syscall.SIGINT, closes: true},
 		{name: "Node.js http", argv: nodeHTTP("http"), stop: syscall.SIGTERM},
-		{name: "Node.js cluster, master accepts", argv: nodeHTTP("rr"), stop: syscall.SIGTERM},
-		{name: "Node.js cluster, workers accept", argv: nodeHTTP("shared"), stop: syscall.SIGTERM},
 	}
 }
 

@@ -41,6 +41,10 @@ type simReport struct {
 		ToDPU  struct{ Packets, Lost uint64 } `json:"to_dpu"`
 		ToEdge struct{ Packets, Lost uint64 } `json:"to_edge"`
 	} `json:"wire"`
+	DPU struct {
+		Sessions struct{ Open, Violators uint64 }
+		Sockets  struct{ Open, Accepted, Connected uint64 }
+	} `json:"dpu"`
 }
 
 func (l *lab) simReport(name string) (r simReport) {

@@ -41,6 +41,17 @@ test_needs=(
   ethtool:ethtool
   promtool:prometheus
   strace:strace
+  /usr/sbin/lighttpd:lighttpd
+  /usr/sbin/apache2:apache2-bin
+  /usr/bin/memcached:memcached
+  /usr/bin/node:nodejs
+  "/usr/lib/postgresql/*/bin/postgres:postgresql"
+  "/usr/lib/postgresql/*/bin/pgbench:postgresql-contrib"
+  varnishtest:varnish
+  /usr/sbin/vsftpd:vsftpd
+  /usr/sbin/sshd:openssh-server
+  ssh:openssh-client
+  "/usr/lib/python3.11/test/test_socket.py:libpython3.11-testsuite"
   jq:jq
   openssl:openssl
   "/usr/lib/softhsm/libsofthsm2.so:softhsm2"
@@ -51,7 +62,7 @@ test_needs=(
 lint_needs=(shellcheck:shellcheck)
 
 # The services that come with the packages above; see hold_services.
-services=(nginx haproxy redis-server prometheus)
+services=(nginx haproxy redis-server prometheus lighttpd memcached postgresql varnish varnishncsa vsftpd ssh)
 
 have() {
   case $1 in

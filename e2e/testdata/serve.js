@@ -13,9 +13,11 @@ const [how, addr, port, root] = process.argv.slice(2);
 
 function serve() {
   const server = http.createServer((req, res) => {
-    const file = fs.createReadStream(path.join(root, path.basename(req.url)));
-    file.on('open', () => file.pipe(res));
-    file.on('error', () => { res.statusCode = 404; res.end(); });
+    const name = path.join(root, path.basename(req.url));
+    fs.stat(name, (err, st) => {
+      res.writeHead(err ? 404 : 200, { 'Content-Length': err ? 0 : st.size });
+      if (err) res.end(); else fs.createReadStream(name).pipe(res);
+    });
   });
   server.listen(Number(port), addr);
   return server;
