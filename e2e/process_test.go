@@ -40,7 +40,7 @@ type spawnOptions struct {
 	uid  int  // to run as, if not root
 }
 
-// spawn starts argv in a namespace. When the test fails the end of its log is
+// spawn starts argv in a namespace, or, with nil, in that of the test. When the test fails the end of its log is
 // shown.
 func spawn(t testing.TB, dir, name string, ns *netns.NS, argv []string, o spawnOptions) *proc {
 	t.Helper()
@@ -63,7 +63,11 @@ func spawn(t testing.TB, dir, name string, ns *netns.NS, argv []string, o spawnO
 	if o.uid != 0 {
 		p.cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(o.uid), Gid: uint32(o.uid)}
 	}
-	err = ns.Start(p.cmd)
+	if ns != nil {
+		err = ns.Start(p.cmd)
+	} else {
+		err = p.cmd.Start()
+	}
 	f.Close()
 	if err != nil {
 		t.Fatalf("start %s: %v", strings.Join(argv, " "), err)

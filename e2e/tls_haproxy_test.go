@@ -255,22 +255,6 @@ func TestTLSHAProxyTrapAbort(t *testing.T) {
 	l.exchange(cfg)
 }
 
-// The proxy's TCP is in the DPU and its keys are with the agent, at once.
-func TestTLSHAProxyOffloaded(t *testing.T) {
-	lab := newLab(t)
-	k := agenttest.NewKey(t, "p256")
-	l := newTLSLabAt(t, lab.dir, lab.client, servedAddr+":443", agenttest.Faults{Latency: 5 * time.Millisecond}, k)
-	cfg := trusting(tls.VersionTLS13, k)
-	p := lab.appWith("haproxy", spawnOptions{env: l.env()}, l.haproxyArgs(tlsHAProxy{Cert: l.pem(k)})...)
-	l.waitServing(p, cfg)
-	h := l.loadFor(time.Second, 16, cfg)
-	t.Logf("offloaded, 5 ms a signature: %v, %d signatures at once", h, l.agent.Peak.Load())
-	if h.failed > 0 || h.done < 20 || l.agent.Peak.Load() < 2 {
-		t.Errorf("%v: %v", h, h.firstErr)
-	}
-	l.exchange(trusting(tls.VersionTLS12, k))
-}
-
 // Certificates change at run time, the configuration is loaded again, and the
 // agent starts again, while clients come all the time: none may notice.
 func TestTLSHAProxyOperations(t *testing.T) {

@@ -41,6 +41,7 @@ test_needs=(
   ethtool:ethtool
   promtool:prometheus
   strace:strace
+  gcore:gdb
   /usr/sbin/lighttpd:lighttpd
   /usr/sbin/apache2:apache2-bin
   /usr/bin/memcached:memcached

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cryptotest
+
+import (
+	"bytes"
+	"crypto/rsa"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"pno/crypto/engine/enginetest"
+)
+
+// Secrets are the primes and the private exponent of an RSA test key, as they
+// may stand in memory: big and little endian.
+func Secrets(t testing.TB, kind string) [][]byte {
+	t.Helper()
+	key := enginetest.Key(t, kind).Signer.(*rsa.PrivateKey)
+	var out [][]byte
+	for _, b := range [][]byte{key.Primes[0].Bytes(), key.Primes[1].Bytes(), key.D.Bytes()} {
+		little := slices.Clone(b)
+		slices.Reverse(little)
+		out = append(out, b, little)
+	}
+	return out
+}
+
+func holds(text []byte, secrets [][]byte) bool {
+	return slices.ContainsFunc(secrets, func(s []byte) bool { return bytes.Contains(text, s) })
+}
+
+// inReader looks for any of the secrets in everything that is read.
+func inReader(r io.Reader, secrets [][]byte) (bool, error) {
+	const overlap = 512
+	buf := make([]byte, 1<<20)
+	kept := 0
+	for {
+		n, err := io.ReadFull(r, buf[kept:])
+		if holds(buf[:kept+n], secrets) {
+			return true, nil
+		}
+		if err == io.EOF || err == io.ErrUnexpectedEOF {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		kept = copy(buf, buf[len(buf)-overlap:])
+	}
+}
+
+// InMemory looks for any of the secrets in all that a process can write. It
+// needs root for processes that hide their memory.
+func InMemory(t testing.TB, pid int, secrets [][]byte) bool {
+	t.Helper()
+	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	mem, err := os.Open(fmt.Sprintf("/proc/%d/mem", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mem.Close()
+	read := 0
+	found := false
+	for line := range strings.Lines(string(maps)) {
+		var from, to int64
+		var perm string
+		if _, err := fmt.Sscanf(line, "%x-%x %s", &from, &to, &perm); err != nil || !strings.HasPrefix(perm, "rw") {
+			continue
+		}
+		area := &memory{mem: mem, at: from, end: to}
+		hit, err := inReader(area, secrets)
+		if err != nil {
+			t.Fatal(err)
+		}
+		found, read = found || hit, read+area.pages
+	}
+	if read == 0 {
+		t.Fatalf("nothing of process %d could be read", pid)
+	}
+	return found
+}
+
+// memory reads a mapping page by page: one that cannot be read, a guard page or
+// one that is gone, is left out.
+type memory struct {
+	mem     *os.File
+	at, end int64
+	pages   int
+}
+
+func (m *memory) Read(b []byte) (int, error) {
+	const page = 4096
+	for m.at < m.end {
+		n, err := m.mem.ReadAt(b[:min(int64(len(b)), m.end-m.at)], m.at)
+		if n > 0 {
+			m.at += int64(n)
+			m.pages++
+			return n, nil
+		}
+		if err == nil {
+			return 0, io.ErrNoProgress
+		}
+		m.at += page
+	}
+	return 0, io.EOF
+}
+
+// InFiles returns the files below some folders that hold any of the secrets,
+// plainly or inside of PEM blocks.
+func InFiles(t testing.TB, secrets [][]byte, roots ...string) (hits []string) {
+	t.Helper()
+	for _, root := range roots {
+		err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || !d.Type().IsRegular() {
+				return err
+			}
+			hit, err := inFile(path, secrets)
+			if hit {
+				hits = append(hits, path)
+			}
+			return err
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	return hits
+}
+
+func inFile(path string, secrets [][]byte) (bool, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	if hit, err := inReader(f, secrets); hit || err != nil {
+		return hit, err
+	}
+	const most = 1 << 20 // of a file with PEM blocks
+	if info, err := f.Stat(); err != nil || info.Size() > most {
+		return false, err
+	}
+	text, err := os.ReadFile(path)
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		if holds(block.Bytes, secrets) {
+			return true, nil
+		}
+	}
+	return false, err
+}
