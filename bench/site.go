@@ -60,8 +60,8 @@ func (t *topology) offloadSite(ctx context.Context) (*site, error) {
 	if err := t.thread(s.clientNS, dpuNS); err != nil {
 		return nil, err
 	}
-	control, hostd := filepath.Join(t.dir, "dpud.sock"), filepath.Join(t.dir, "hostd.sock")
-	dpudPID, err := t.daemon(ctx, dpuNS, otherCore, "dpud", fmt.Sprintf(`shards: 1
+	control := filepath.Join(t.dir, "dpud.sock")
+	dpud, err := t.daemon(ctx, dpuNS, otherCore, "dpud", fmt.Sprintf(`shards: 1
 control: %[1]s
 admin: %[2]s/dpud-admin.sock
 metrics: none
@@ -71,17 +71,21 @@ addresses: [%[3]s/24]
 	if err != nil {
 		return nil, err
 	}
-	hostdPID, err := t.daemon(ctx, s.hostNS, proxyCore, "hostd", fmt.Sprintf(`listen: %[1]s
-dpu: %[2]s
-admin: %[3]s/hostd-admin.sock
+	s.dpu = []int{dpud}
+	return s, t.hostd(ctx, s)
+}
+
+// hostd starts the host's agent on a site, and has programs run under it.
+func (t *topology) hostd(ctx context.Context, s *site) error {
+	socket := filepath.Join(t.dir, "hostd.sock")
+	pid, err := t.daemon(ctx, s.hostNS, proxyCore, "hostd", fmt.Sprintf(`listen: %[1]s
+dpu: %[2]s/dpud.sock
+admin: %[2]s/hostd-admin.sock
 metrics: none
-`, hostd, control, t.dir), hostd)
-	if err != nil {
-		return nil, err
-	}
-	s.wrap = []string{filepath.Join(t.bin, "pno"), "run", "--hostd", hostd, "--"}
-	s.host, s.dpu = []int{hostdPID}, []int{dpudPID}
-	return s, nil
+`, socket, t.dir), socket)
+	s.wrap = []string{filepath.Join(t.bin, "pno"), "run", "--hostd", socket, "--"}
+	s.host = append(s.host, pid)
+	return err
 }
 
 // daemon starts one of our daemons and waits for its socket.

@@ -18,6 +18,7 @@ type Report struct {
 	When    time.Time     `json:"when"`
 	Rows    []*Comparison `json:"rows"`
 	Sweep   []*Comparison `json:"sweep"` // nginx, by payload
+	Ceiling *Ceiling      `json:"ceiling"`
 	Latency *Latency      `json:"latency"`
 	Memory  *Memory       `json:"memory"`
 }
@@ -72,6 +73,10 @@ func Table(ctx context.Context, o Options, idle int, holder []string) (*Report, 
 		r.Sweep = append(r.Sweep, c)
 	}
 	var err error
+	o.Log("== the host's ceiling")
+	if r.Ceiling, err = MeasureCeiling(ctx, o, Web{Size: 64, Conns: 64}); err != nil {
+		return nil, fmt.Errorf("the host's ceiling: %w", err)
+	}
 	o.Log("== latency by load")
 	if r.Latency, err = MeasureLatency(ctx, short, Web{Size: 64, Conns: 64}); err != nil {
 		return nil, fmt.Errorf("latency by load: %w", err)
@@ -123,6 +128,10 @@ func (r *Report) markdown() string {
 	}
 	for _, c := range r.Sweep {
 		line(fmt.Sprintf("nginx %d B", c.Size), c)
+	}
+	if c := r.Ceiling; c != nil {
+		fmt.Fprintf(&b, "\nThe host's ceiling, nginx %d B against a DPU that answers at once: **%.2f µs** of host CPU a request (spread %.0f %%) at %.0f requests/s.\n",
+			c.Size, c.HostCPU, 100*c.Spread, c.RPS)
 	}
 	if r.Memory != nil {
 		b.WriteString("\n| idle connections | host bytes each | DPU bytes each | host CPU | DPU CPU |\n|---|--:|--:|--:|--:|\n")

@@ -52,7 +52,8 @@ func newTopology(bin string, tools ...string) (*topology, error) {
 	return &topology{dir: dir, bin: bin, prefix: fmt.Sprintf("pnob%d", os.Getpid())}, nil
 }
 
-// Close ends every process, last started first, and removes what was made.
+// Close ends every process, last started first, and removes what was made. A
+// second Close does nothing.
 func (t *topology) Close() {
 	for i := len(t.procs) - 1; i >= 0; i-- {
 		c := t.procs[i]
@@ -65,6 +66,7 @@ func (t *topology) Close() {
 		_ = exec.Command("ip", "netns", "del", ns).Run()
 	}
 	_ = os.RemoveAll(t.dir)
+	t.procs, t.netns = nil, nil
 }
 
 func run(args ...string) error {

@@ -99,3 +99,12 @@ func TestBenchMemory(t *testing.T) {
 		t.Errorf("%+v", m)
 	}
 }
+
+func TestBenchCeiling(t *testing.T) {
+	var c bench.Ceiling
+	benchmark(t, &c, "ceiling", "--duration", "300ms", "--pairs", "1")
+	t.Logf("%.0f requests a second, %.2f µs of host CPU each", c.RPS, c.HostCPU)
+	if c.RPS <= 0 || c.HostCPU <= 0 {
+		t.Errorf("%+v", c)
+	}
+}

@@ -49,7 +49,7 @@ func newBenchCmd() *cobra.Command {
 		newCryptoRPCBenchCmd(),
 		newTLSLoadCmd(),
 		newLatencyBenchCmd(), newMemoryBenchCmd(), newHoldCmd(),
-		newTableBenchCmd(),
+		newCeilingBenchCmd(), newTableBenchCmd(),
 	)
 	return c
 }

@@ -103,3 +103,32 @@ func printLatency(w io.Writer, l *bench.Latency) error {
 	}
 	return t.Flush()
 }
+
+func newCeilingBenchCmd() *cobra.Command {
+	var b benchFlags
+	w := bench.Web{Size: 64, Conns: 64}
+	c := &cobra.Command{
+		Use:   "ceiling",
+		Short: "What the host's side costs when the DPU costs nothing and answers at once",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := b.prepare(cmd); err != nil {
+				return err
+			}
+			r, err := bench.MeasureCeiling(cmd.Context(), b.Options, w)
+			if err != nil {
+				return err
+			}
+			return printResult(cmd.OutOrStdout(), b.output, r, printCeiling)
+		},
+	}
+	b.add(c)
+	c.Flags().IntVar(&w.Size, "size", w.Size, "response body in bytes")
+	c.Flags().IntVar(&w.Conns, "conns", w.Conns, "client connections")
+	return c
+}
+
+func printCeiling(w io.Writer, c *bench.Ceiling) error {
+	_, err := fmt.Fprintf(w, "%.0f req/s, host %.2f µs a request (spread %.0f %%)\n", c.RPS, c.HostCPU, 100*c.Spread)
+	return err
+}

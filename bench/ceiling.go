@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"pno/bench/peer"
+	"pno/dpu/control"
+)
+
+// Ceiling is what the host's side costs when nothing else is the limit.
+type Ceiling struct {
+	Benchmark string       `json:"benchmark"`
+	Size      int          `json:"size"`
+	Conns     int          `json:"conns"`
+	RPS       float64      `json:"rps"`                 // median
+	HostCPU   float64      `json:"host_cpu_us_per_req"` // median
+	Spread    float64      `json:"host_cpu_spread"`
+	Runs      []CeilingRun `json:"runs"`
+	Machine   Machine      `json:"machine"`
+}
+
+// CeilingRun is one measured run.
+type CeilingRun struct {
+	RPS     float64 `json:"rps"`
+	HostCPU float64 `json:"host_cpu_us_per_req"`
+}
+
+// MeasureCeiling runs nginx under the real shim and hostd against a DPU that
+// costs nothing and answers at once, from the other core.
+func MeasureCeiling(ctx context.Context, o Options, w Web) (*Ceiling, error) {
+	if err := o.check(); err != nil {
+		return nil, err
+	}
+	if w.Conns < 1 || w.Size < 0 || w.Size > literal {
+		return nil, fmt.Errorf("there must be a connection, and a body of at most %d bytes", literal)
+	}
+	t, err := newTopology(o.Bin, "nginx")
+	if err != nil {
+		return nil, err
+	}
+	defer t.Close()
+	ctx, cancel := context.WithCancel(ctx)
+	p := peer.New([]byte("GET / HTTP/1.1\r\nHost: pno\r\n\r\n"), w.Conns)
+	running, err := t.runPeer(ctx, p)
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	defer func() {
+		t.Close() // the processes before the DPU that they use
+		cancel()
+		<-running
+	}()
+	s, err := t.ceilingSite(ctx, w)
+	if err != nil {
+		return nil, fmt.Errorf("%w\nhostd: %s", err, t.log("hostd"))
+	}
+	c := &Ceiling{Benchmark: "ceiling", Size: w.Size, Conns: w.Conns, Machine: machine()}
+	for i := range o.Pairs {
+		r, err := s.ceiling(ctx, o.Duration, p)
+		if err != nil {
+			return nil, fmt.Errorf("%w\n%s", err, t.log(s.name))
+		}
+		o.Log("run %d: %.0f req/s, host %.2f µs a request", i+1, r.RPS, r.HostCPU)
+		c.Runs = append(c.Runs, r)
+	}
+	c.summarise()
+	return c, nil
+}
+
+// runPeer starts the DPU that costs nothing, on the other core. The channel is
+// closed once it has ended.
+func (t *topology) runPeer(ctx context.Context, p *peer.Peer) (<-chan struct{}, error) {
+	srv := control.New(filepath.Join(t.dir, "dpud.sock"), p, slog.New(slog.DiscardHandler))
+	l, err := srv.Listen()
+	if err != nil {
+		return nil, err
+	}
+	running := make(chan struct{})
+	go func() { _ = srv.Serve(ctx, l) }() // ends with ctx
+	go func() {
+		defer close(running)
+		// The thread ends with the goroutine, and its affinity with it.
+		runtime.LockOSThread()
+		core, _ := strconv.Atoi(otherCore)
+		var set unix.CPUSet
+		set.Set(core)
+		_ = unix.SchedSetaffinity(0, &set) // on a machine with one core they share it
+		_ = p.Run(ctx)
+	}()
+	return running, nil
+}
+
+// ceilingSite is a host with nginx. A single process: forking would need
+// a DPU that knows sharing.
+func (t *topology) ceilingSite(ctx context.Context, w Web) (*site, error) {
+	s := &site{t: t, name: "ceiling", hostAddr: "198.18.3.2"}
+	var err error
+	if s.hostNS, err = t.namespace("ch"); err != nil {
+		return nil, err
+	}
+	if err := t.hostd(ctx, s); err != nil {
+		return nil, err
+	}
+	conf, err := t.nginxConf(s.name, s.hostAddr, 80, w)
+	if err != nil {
+		return nil, err
+	}
+	c, err := t.start(s.hostNS, proxyCore, s.name, append(s.wrap, "nginx", "-c", conf, "-g", "master_process off;")...)
+	if err != nil {
+		return nil, err
+	}
+	s.host = append(s.host, c.Process.Pid)
+	return s, nil
+}
+
+// ceiling measures for d, once requests flow.
+func (s *site) ceiling(ctx context.Context, d time.Duration, p *peer.Peer) (r CeilingRun, err error) {
+	if err := flowing(ctx, p); err != nil {
+		return r, err
+	}
+	probe := cpuProbe{host: s.host, core: 0}
+	if err := probe.start(); err != nil {
+		return r, err
+	}
+	before, begun := p.Answered(), time.Now()
+	select {
+	case <-ctx.Done():
+		return r, ctx.Err()
+	case <-time.After(d):
+	}
+	answers, took := p.Answered()-before, time.Since(begun)
+	host, softirq, _, err := probe.stop()
+	if err != nil {
+		return r, err
+	}
+	if answers == 0 {
+		return r, errors.New("nginx answered nothing")
+	}
+	return CeilingRun{
+		RPS:     float64(answers) / took.Seconds(),
+		HostCPU: float64((host + softirq).Nanoseconds()) / 1e3 / float64(answers),
+	}, nil
+}
+
+// flowing waits until requests are answered.
+func flowing(ctx context.Context, p *peer.Peer) error {
+	before := p.Answered()
+	for deadline := time.Now().Add(startLimit); p.Answered() < before+100; {
+		if time.Now().After(deadline) || ctx.Err() != nil {
+			return errors.New("nginx answers no request of the peer")
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return nil
+}
+
+func (c *Ceiling) summarise() {
+	rps, cpu := make([]float64, 0, len(c.Runs)), make([]float64, 0, len(c.Runs))
+	for _, r := range c.Runs {
+		rps, cpu = append(rps, r.RPS), append(cpu, r.HostCPU)
+	}
+	slices.Sort(rps)
+	slices.Sort(cpu)
+	c.RPS, c.HostCPU = rps[len(rps)/2], cpu[len(cpu)/2]
+	c.Spread = (cpu[len(cpu)-1] - cpu[0]) / c.HostCPU
+}
