@@ -276,9 +276,25 @@ func (d *DPU) Transfer(to, from uint64, index int, handle uint32) (n uint32, err
 	return n, err
 }
 
+// TransferParked implements control.Backend.
+func (d *DPU) TransferParked(to uint64, token [16]byte, index int) (n uint32, err error) {
+	if index < 0 || index >= len(d.shards) {
+		return 0, fmt.Errorf("transfer socket on shard %d of %d", index, len(d.shards))
+	}
+	s := d.shards[index]
+	if e := d.do(s, func() { n, err = s.Table.TransferParked(to, token) }); e != nil {
+		return 0, e
+	}
+	return n, err
+}
+
 // Connected implements control.Backend: sessions of an earlier agent have to
 // be asked for.
 func (d *DPU) Connected() {
+	for _, s := range d.shards {
+		// Only the former agent could tell when these have no user any more.
+		_ = d.do(s, s.Table.DropParked)
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.agent = true

@@ -301,3 +301,65 @@ func TestTransfer(t *testing.T) {
 	r.remote.dial(t, dpuAddr+":80")
 	bl.accept()
 }
+
+// TestParkedConnection passes a connection on: its sender gives unread data
+// back and is gone before the receiver is known.
+func TestParkedConnection(t *testing.T) {
+	r := newRig(t, rigOptions{})
+	a, b := newHost(t, r.agent, testLayout(1)), newHost(t, r.agent, testLayout(1))
+	l := a.listen(0, dpuAddr+":80")
+	c := r.remote.dial(t, dpuAddr+":80")
+	s := l.accept()
+	_, _ = c.Write([]byte("read, not read"))
+	a.until("data", func() bool { return len(s.rx) == 14 })
+	if got, _ := s.readN(6); string(got) != "read, " {
+		t.Fatalf("%q", got)
+	}
+	tok := bytes.Repeat([]byte{7}, 16)
+	park := a.request(0, offload.OpShared, s.handle, 6, tok)
+	if park.errno != 0 || len(park.payload) != 4 || park.payload[0] != 14 {
+		t.Fatalf("shared: errno %d, %v", park.errno, park.payload)
+	}
+	_, _ = c.Write([]byte(", new"))
+	// Last block first; one that has been read already, and one with a gap, are ignored.
+	for _, u := range []struct {
+		at   uint32
+		text string
+	}{{2, "xx"}, {10, "read"}, {3, "xxx not "}, {6, "not "}} {
+		if e := a.request(0, offload.OpUnread, s.handle, u.at, []byte(u.text)); e.errno != 0 {
+			t.Fatalf("unread: errno %d", e.errno)
+		}
+	}
+	a.kill()
+	m, err := a.agent.call(&offload.Control{Type: offload.CtlSocketTransfer, Session: b.id, Token: hex.EncodeToString(tok)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	bs := &hsock{h: b, handle: m.Handle}
+	b.do(func() { b.socks[sockKey{0, m.Handle}] = bs })
+	b.do(func() { bs.rxEnd, bs.consumed = 6, 6 })
+	bs.claim(0)
+	if bs.claimed.Seq != 6 {
+		t.Errorf("claimed at %d", bs.claimed.Seq)
+	}
+	if got, err := bs.readN(13); err != nil || string(got) != "not read, new" {
+		t.Fatalf("%q, %v", got, err)
+	}
+	// The receiver's close is not the end while a descriptor may be on its way.
+	bs.close(0)
+	buf := make([]byte, 1)
+	_ = c.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+	if _, err := c.Read(buf); err == nil || err == io.EOF {
+		t.Errorf("the connection ended with a reference left: %v", err)
+	}
+	if _, err := a.agent.call(&offload.Control{Type: offload.CtlForkDrop, Token: hex.EncodeToString(tok)}); err != nil {
+		t.Fatal(err)
+	}
+	_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
+	if _, err := c.Read(buf); err != io.EOF {
+		t.Errorf("after the last reference: %v", err)
+	}
+	if _, err := a.agent.call(&offload.Control{Type: offload.CtlSocketTransfer, Session: b.id, Token: hex.EncodeToString(tok)}); err == nil {
+		t.Error("transferred by a token that is gone")
+	}
+}

@@ -324,10 +324,17 @@ func (s *Server) request(ctx context.Context, c *attach.Conn, x *session, p *att
 	case *attach.ChannelOpen:
 		return s.openChannel(ctx, c, x, int(m.Channel), p.ID)
 	case *attach.RegisterSocket:
-		if _, err := proof(p, m.Cookie); err != nil {
+		proven, err := proof(p, m.Cookie)
+		if err != nil {
 			return err
 		}
-		return s.ack(c, p.ID, s.register(x, m))
+		if m.Kind != attach.SockConn {
+			return s.ack(c, p.ID, s.register(x, m))
+		}
+		if !proven || len(p.FDs) != 2 {
+			return fmt.Errorf("a connection without its pair of sockets: %w", attach.ErrMessage)
+		}
+		return s.ack(c, p.ID, s.park(x, m, p.FDs[1]))
 	case *attach.UnregisterSocket:
 		return s.ack(c, p.ID, s.unregister(x, m.Cookie))
 	case *attach.LookupSocket:

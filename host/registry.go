@@ -89,6 +89,10 @@ func (s *Server) lookup(ctx context.Context, x *session, cookie uint64, proven b
 		s.mu.Unlock()
 		return *row, 0
 	}
+	if k := s.parked[cookie]; k != nil {
+		s.mu.Unlock()
+		return s.lookupParked(ctx, x, k, proven)
+	}
 	var from []holder
 	for h := range s.holders[cookie] {
 		if !h.lost && h.generation == x.generation {

@@ -38,6 +38,7 @@ type Server struct {
 	adopted  map[string]*session              // by fork token
 	grants   map[string]*grant                // by fork token
 	holders  map[uint64]map[*session]struct{} // registered sockets, by cookie
+	parked   map[uint64]*parked               // connections on their way, by cookie
 	stats    totals
 
 	state        *state   // nil: nothing is kept for the next hostd
@@ -56,7 +57,7 @@ func New(cfg Config) (*Server, error) {
 		policy: cfg.Policy, loaded: time.Now(),
 		conns: make(map[*attach.Conn]int), sessions: make(map[uint64]*session),
 		adopted: make(map[string]*session), grants: make(map[string]*grant),
-		holders: make(map[uint64]map[*session]struct{}), stats: newTotals(),
+		holders: make(map[uint64]map[*session]struct{}), parked: make(map[uint64]*parked), stats: newTotals(),
 	}
 	s.link = control.New(control.Config{Path: cfg.DPU, Log: cfg.Log, Up: s.dpuUp, Down: s.dpuLost, Closed: s.dpuClosed})
 	return s, nil

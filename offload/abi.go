@@ -76,8 +76,9 @@ const (
 	OpAcceptBack  Op = 13 // the host returns an unaccepted connection to its listener
 	OpClaim       Op = 14 // deliver this socket on this channel from now on; answered by OpClaimed
 	OpFork        Op = 15 // Seq tag; payload ForkReq: grant every handle of this session to a child
-	OpShared      Op = 16 // this socket is held by another session too: retain unread data
+	OpShared      Op = 16 // Seq tag; Ack rx bytes consumed; payload ForkReq: keep this connection under a token; answered by OpReply with a u32, the rx stream offset from which unread data is kept
 	OpSendDgram   Op = 17 // Seq tx offset, Ack rx bytes consumed; payload Dgram and its data
+	OpUnread      Op = 18 // Seq tag: reply only if non-zero; Ack rx stream offset of payload[0], unread bytes given back
 )
 
 // Records from the DPU to the host.
@@ -97,6 +98,7 @@ const (
 // Record flags.
 const (
 	FlagCloseReset = 1 // OpClose: send RST (unread data, or SO_LINGER 0)
+	FlagCloseAway  = 2 // OpClose: by a holder that was never at home; Seq and Ack do not count
 	FlagMore       = 1 // OpSend: more follows at once (MSG_MORE, TCP_CORK)
 	FlagPart       = 1 // OpSendDgram, OpDgram: the datagram goes on in this socket's next record
 )

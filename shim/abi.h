@@ -57,6 +57,7 @@
 #define PNO_OP_FORK 0xfu
 #define PNO_OP_SHARED 0x10u
 #define PNO_OP_SEND_DGRAM 0x11u
+#define PNO_OP_UNREAD 0x12u
 
 #define PNO_OP_REPLY 0x40u
 #define PNO_OP_ACCEPT 0x41u
@@ -70,6 +71,7 @@
 #define PNO_OP_DGRAM 0x49u
 
 #define PNO_FLAG_CLOSE_RESET 0x1u
+#define PNO_FLAG_CLOSE_AWAY 0x2u
 #define PNO_FLAG_MORE 0x1u
 #define PNO_FLAG_PART 0x1u
 

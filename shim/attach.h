@@ -14,7 +14,7 @@
  *   request                      answer
  *   HELLO                        WELCOME + fds, or REFUSED (hostd then closes)
  *   CHANNEL_OPEN                 CHANNEL + fd, or REFUSED
- *   REGISTER_SOCKET + fd         ACK
+ *   REGISTER_SOCKET + fd (2)     ACK
  *   UNREGISTER_SOCKET            ACK
  *   LOOKUP_SOCKET + fd           SOCKET, or REFUSED (ENOENT: not one of ours)
  *   READY                        ACK
@@ -41,7 +41,9 @@
  * WELCOME then carries no descriptors.
  *
  * Registered sockets: cookies can be guessed, so the socket itself comes with
- * REGISTER_SOCKET and LOOKUP_SOCKET as proof. A row names the holders of one kernel socket by its
+ * REGISTER_SOCKET and LOOKUP_SOCKET as proof. A connection may be passed on and
+ * closed at once: the DPU keeps it under a token (OpShared) for as long as hostd
+ * sees that its placeholder is open somewhere. Of other sockets, a row names the holders of one kernel socket by its
  * SO_COOKIE, which is the same in every process that has the file. When a
  * session adopts a fork grant, hostd copies the rows of the parent to it
  * (handles are the same numbers). LOOKUP_SOCKET takes any living holder, also
@@ -196,9 +198,14 @@ struct pno_msg_forked {
 enum {
 	PNO_SOCK_LISTENER = 1,
 	PNO_SOCK_CONN = 2,
+	PNO_SOCK_BOUND = 3, /* and not listening */
 };
 
-/* A socket that may reach another process by SCM_RIGHTS or exec. */
+/*
+ * A socket that may reach another process by SCM_RIGHTS or exec. The placeholder
+ * of a connection is one end of a Unix socket pair from then on, and hostd gets
+ * both: it keeps the other end, which hangs up when no process has the first.
+ */
 struct pno_msg_register_socket {
 	struct pno_msg h;
 	uint64_t cookie; /* SO_COOKIE of the kernel socket */
@@ -209,6 +216,9 @@ struct pno_msg_register_socket {
 	struct pno_addr local;
 	struct pno_addr peer;
 	uint32_t handle[PNO_MAX_SHARDS]; /* 0: not on this shard */
+	uint32_t domain; /* of a connection: AF_INET or AF_INET6 */
+	uint32_t reserved;
+	uint8_t token[PNO_TOKEN_LEN]; /* of a connection: what the DPU keeps it under */
 };
 
 struct pno_msg_unregister_socket {
@@ -232,6 +242,8 @@ struct pno_msg_socket {
 	struct pno_addr local;
 	struct pno_addr peer;
 	uint32_t handle[PNO_MAX_SHARDS];
+	uint32_t domain;
+	uint32_t reserved;
 };
 
 struct pno_msg_ready {
@@ -255,10 +267,10 @@ _Static_assert(sizeof(struct pno_msg_refused) == 256, "pno_msg_refused");
 _Static_assert(sizeof(struct pno_msg_channel_open) == 24, "pno_msg_channel_open");
 _Static_assert(sizeof(struct pno_msg_channel) == 24, "pno_msg_channel");
 _Static_assert(sizeof(struct pno_msg_forked) == 40, "pno_msg_forked");
-_Static_assert(sizeof(struct pno_msg_register_socket) == 152, "pno_msg_register_socket");
+_Static_assert(sizeof(struct pno_msg_register_socket) == 176, "pno_msg_register_socket");
 _Static_assert(sizeof(struct pno_msg_unregister_socket) == 24, "pno_msg_unregister_socket");
 _Static_assert(sizeof(struct pno_msg_lookup_socket) == 24, "pno_msg_lookup_socket");
-_Static_assert(sizeof(struct pno_msg_socket) == 152, "pno_msg_socket");
+_Static_assert(sizeof(struct pno_msg_socket) == 160, "pno_msg_socket");
 _Static_assert(sizeof(struct pno_msg_ready) == 16, "pno_msg_ready");
 _Static_assert(sizeof(struct pno_msg_ack) == 24, "pno_msg_ack");
 

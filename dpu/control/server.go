@@ -46,6 +46,8 @@ type Backend interface {
 	AdoptFork(id uint64, token [16]byte) error
 	DropFork(token [16]byte) error
 	Transfer(to, from uint64, shard int, handle uint32) (uint32, error)
+	// TransferParked transfers what a process keeps under a token.
+	TransferParked(to uint64, token [16]byte, shard int) (uint32, error)
 }
 
 // Server is the DPU's end of the control link.
@@ -223,7 +225,7 @@ func (s *Server) handle(c *net.UnixConn, m *offload.Control, fds []int) *offload
 	case offload.CtlForkAdopt, offload.CtlForkDrop:
 		err = s.fork(m)
 	case offload.CtlSocketTransfer:
-		answer.Handle, err = s.backend.Transfer(m.Session, m.From, m.Shard, m.Handle)
+		answer.Handle, err = s.transfer(m)
 	case offload.CtlPing:
 	default:
 		err = fmt.Errorf("unknown type %q: %w", m.Type, offload.ErrControl)
@@ -287,10 +289,31 @@ func (s *Server) openSession(m *offload.Control, fds []int) error {
 	return s.backend.OpenSession(m.Session, *m.Layout, p, fds[0], fds[1:])
 }
 
+func tokenOf(m *offload.Control) (tok [16]byte, err error) {
+	if len(m.Token) != 2*len(tok) {
+		return tok, fmt.Errorf("token %q: %w", m.Token, offload.ErrControl)
+	}
+	if _, err := hex.Decode(tok[:], []byte(m.Token)); err != nil {
+		return tok, fmt.Errorf("token %q: %w", m.Token, offload.ErrControl)
+	}
+	return tok, nil
+}
+
+func (s *Server) transfer(m *offload.Control) (uint32, error) {
+	if m.Token == "" {
+		return s.backend.Transfer(m.Session, m.From, m.Shard, m.Handle)
+	}
+	tok, err := tokenOf(m)
+	if err != nil {
+		return 0, err
+	}
+	return s.backend.TransferParked(m.Session, tok, m.Shard)
+}
+
 func (s *Server) fork(m *offload.Control) error {
-	var tok [16]byte
-	if n, err := hex.Decode(tok[:], []byte(m.Token)); err != nil || n != len(tok) || len(m.Token) != 2*len(tok) {
-		return fmt.Errorf("fork token %q: %w", m.Token, offload.ErrControl)
+	tok, err := tokenOf(m)
+	if err != nil {
+		return err
 	}
 	if m.Type == offload.CtlForkDrop {
 		return s.backend.DropFork(tok)

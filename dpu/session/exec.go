@@ -30,7 +30,7 @@ func (t *Table) dispatch(q *queue, rec offload.Record, payload []byte) (ok bool,
 	case offload.OpFork:
 		return true, t.fork(q, rec, payload)
 	}
-	if rec.Op < offload.OpBind || rec.Op > offload.OpSendDgram {
+	if rec.Op < offload.OpBind || rec.Op > offload.OpUnread {
 		return true, "unknown operation"
 	}
 	h := q.s.handles.get(rec.Sock)
@@ -68,7 +68,9 @@ func (t *Table) dispatch(q *queue, rec offload.Record, payload []byte) (ok bool,
 	case offload.OpClaim:
 		t.claim(q, h)
 	case offload.OpShared:
-		t.pin(h)
+		return true, t.park(q, h, rec, payload)
+	case offload.OpUnread:
+		t.unread(q, h, rec, payload)
 	}
 	return true, ""
 }
@@ -79,7 +81,7 @@ func (t *Table) dispatch(q *queue, rec offload.Record, payload []byte) (ok bool,
 func (t *Table) unknown(q *queue, rec offload.Record) string {
 	t.stats.unknown++
 	q.s.stats.unknown++
-	answer := rec.Op == offload.OpListen || rec.Op == offload.OpGetOpt ||
+	answer := rec.Op == offload.OpListen || rec.Op == offload.OpGetOpt || rec.Op == offload.OpShared ||
 		(rec.Op == offload.OpUnsubscribe || rec.Op == offload.OpSetOpt) && rec.Seq != 0
 	if answer {
 		t.reply(q, rec, ebadf, nil)

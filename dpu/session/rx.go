@@ -234,9 +234,6 @@ func (t *Table) trim(s *socket) {
 		return
 	}
 	from := s.sent
-	if s.pinned {
-		from = min(from, max(s.consumed, s.pinFrom))
-	}
 	for _, h := range s.holds {
 		if h != s.at {
 			from = min(from, max(s.consumed, h.have))
@@ -254,4 +251,4 @@ func (t *Table) trim(s *socket) {
 }
 
 // keeping tells whether what is sent must be retained.
-func (s *socket) keeping() bool { return s.from != nil || s.pinned || len(s.holds) > 1 }
+func (s *socket) keeping() bool { return s.from != nil || len(s.holds) > 1 }

@@ -3,6 +3,8 @@
 package session
 
 import (
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"syscall"
 
@@ -16,6 +18,7 @@ type grant struct {
 	holds  []*hold
 	next   uint32 // the parent's slots, which the child's handles repeat
 	gens   []uint16
+	parked bool // one connection, for any who shows its descriptor: see park
 }
 
 // maxGrants bounds the forks of one session whose children have not come.
@@ -60,7 +63,7 @@ func (t *Table) fork(q *queue, rec offload.Record, payload []byte) string {
 // shard knew the token.
 func (t *Table) Adopt(id uint64, tok Token) (known bool, err error) {
 	g := t.grants[tok]
-	if g == nil {
+	if g == nil || g.parked {
 		return false, nil
 	}
 	s := t.sessions[id]
@@ -81,11 +84,15 @@ func (t *Table) Adopt(id uint64, tok Token) (known bool, err error) {
 	return true, nil
 }
 
-// Drop releases a fork's grant whose child will not come.
+// Drop releases a fork's grant whose child will not come, or what park keeps.
 func (t *Table) Drop(tok Token) {
 	if g := t.grants[tok]; g != nil {
 		delete(t.grants, tok)
-		g.parent.grants--
+		if g.parked {
+			g.parent.parks--
+		} else {
+			g.parent.grants--
+		}
 		for _, h := range g.holds {
 			t.release(h, closeOrderly)
 		}
@@ -103,18 +110,23 @@ func (t *Table) Transfer(to, from uint64, handle uint32) (uint32, error) {
 	if h == nil || h.sock.from != nil {
 		return 0, fmt.Errorf("transfer socket %#x of session %d: no such handle", handle, from)
 	}
-	if own := dst.handles.get(handle); own != nil && own.sock == h.sock {
-		return handle, nil
+	return t.transfer(dst, h)
+}
+
+func (t *Table) transfer(dst *Session, h *hold) (uint32, error) {
+	for _, own := range h.sock.holds {
+		if own.s == dst {
+			return own.handle, nil
+		}
 	}
-	n := handle
-	if !dst.handles.reserve(handle) {
+	n := h.handle
+	if !dst.handles.reserve(n) {
 		var ok bool
 		if n, ok = dst.handles.choose(); !ok || dst.handles.count >= maxSockets {
-			return 0, fmt.Errorf("transfer socket to session %d: too many sockets", to)
+			return 0, fmt.Errorf("transfer socket to session %d: too many sockets", dst.id)
 		}
 	}
 	c := t.hold(dst, h.sock, n)
-	c.have = max(h.sock.consumed, h.sock.retainOff)
 	c.txSeq, c.txAcked = h.txSeq, h.txSeq
 	return n, nil
 }
@@ -134,7 +146,7 @@ func (t *Table) claim(q *queue, h *hold) {
 			t.unhome(s, former)
 		}
 		s.at, s.home = h, q
-		s.sent = max(s.consumed, h.have)
+		s.sent = max(s.consumed, s.retainOff, h.have)
 		// The newcomer goes on where the stream is, with a full window.
 		h.txSeq = s.received()
 		h.txAcked = h.txSeq
@@ -175,10 +187,70 @@ func (t *Table) settle(s *socket, q *queue) {
 // received is how many bytes were taken in from all holders.
 func (s *socket) received() uint64 { return s.txBytes }
 
-// pin handles Shared: the socket is on its way to another process, which may
-// need what was sent and not consumed.
-func (t *Table) pin(h *hold) {
-	if s := h.sock; !s.pinned {
-		s.pinned, s.pinFrom = true, s.sent
+// maxParks bounds the connections of one session that are kept under a token.
+const maxParks = 16384
+
+// park handles Shared: the connection is on its way to another process. Until
+// hostd says that nobody has its descriptor any more (Drop), it lives, as does
+// what nobody has read of it.
+func (t *Table) park(q *queue, h *hold, rec offload.Record, payload []byte) string {
+	s := h.sock
+	if len(payload) < offload.ForkReqSize {
+		return "short request to share a socket"
+	}
+	tok := Token(payload[:offload.ForkReqSize])
+	if t.grants[tok] != nil {
+		return "token used twice"
+	}
+	if s.kind == connected && !t.consume(s, rec.Ack) {
+		return "consumed more than was sent"
+	}
+	if q.s.parks >= maxParks || s.from != nil || s.kind != connected {
+		t.reply(q, rec, uint32(syscall.EAGAIN), nil)
+		return ""
+	}
+	q.s.parks++
+	c := &hold{sock: s, handle: h.handle, txSeq: h.txSeq, txAcked: h.txSeq}
+	s.holds = append(s.holds, c)
+	t.grants[tok] = &grant{parent: q.s, holds: []*hold{c}, parked: true}
+	t.reply(q, rec, 0, binary.LittleEndian.AppendUint32(nil, uint32(s.retainOff)))
+	return ""
+}
+
+// unread handles Unread: what the host was sent before the connection was
+// shared, and has not read, is kept from now on. Blocks come from the last to
+// the first; what does not fit before what is kept has been read meanwhile.
+func (t *Table) unread(q *queue, h *hold, rec offload.Record, payload []byte) {
+	s := h.sock
+	off := s.retainOff + uint64(int64(int32(rec.Ack-uint32(s.retainOff))))
+	if off >= s.consumed && off+uint64(len(payload)) == s.retainOff && s.keeping() {
+		s.retain = append(append(make([]byte, 0, len(payload)+len(s.retain)), payload...), s.retain...)
+		s.retainOff = off
+	}
+	if rec.Seq != 0 {
+		t.reply(q, rec, 0, nil)
+	}
+}
+
+// TransferParked gives a session a hold of a connection that is kept under a
+// token, and returns its handle there.
+func (t *Table) TransferParked(to uint64, tok Token) (uint32, error) {
+	g, dst := t.grants[tok], t.sessions[to]
+	if g == nil || !g.parked {
+		return 0, errors.New("transfer a socket: nothing is kept under this token")
+	}
+	if dst == nil {
+		return 0, fmt.Errorf("transfer a socket to session %d: %w", to, ErrNoSession)
+	}
+	return t.transfer(dst, g.holds[0])
+}
+
+// DropParked gives up every connection that is kept under a token: who knew
+// when to drop them is gone.
+func (t *Table) DropParked() {
+	for tok, g := range t.grants {
+		if g.parked {
+			t.Drop(tok)
+		}
 	}
 }

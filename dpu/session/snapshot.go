@@ -133,7 +133,7 @@ func (t *Table) socket(s *socket) report.Socket {
 		Shard: t.Shard, Channel: -1, State: netstack.StateName(s.state()),
 		BytesRx: s.rxBytes, BytesTx: s.txBytes, RxUnread: s.sent - s.consumed,
 		RxQueued: uint64(t.queued(s)) + uint64(s.retained()), TxPending: uint64(len(s.pend)),
-		Holders: len(s.holds), Shared: len(s.holds) > 1 || s.pinned,
+		Holders: len(s.holds), Shared: len(s.holds) > 1,
 	}
 	local, peer := s.addrs()
 	r.Local = local.String()

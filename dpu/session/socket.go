@@ -71,9 +71,7 @@ type socket struct {
 	consumed  uint64 // as reported by the hosts
 	retain    []byte
 	retainOff uint64
-	pinned    bool   // on its way to another process
-	pinFrom   uint64 // retain from here if pinned
-	eof       bool   // the peer sends no more, after what was read
+	eof       bool // the peer sends no more, after what was read
 	finSent   bool
 	discard   bool // shutdown for reading: what comes is thrown away
 	errno     uint32

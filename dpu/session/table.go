@@ -103,6 +103,7 @@ type Session struct {
 	dead    bool
 	hot     int // queue pairs in the table's hot list
 	grants  int // forks whose child has not come
+	parks   int // connections kept under a token
 	stats   counters
 }
 

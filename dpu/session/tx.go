@@ -29,7 +29,7 @@ func (t *Table) send(h *hold, rec offload.Record, payload []byte) (ok bool, bad 
 	}
 	n := uint64(len(payload))
 	window := uint64(h.s.l.TxWindow)
-	if len(s.holds) > 1 || s.pinned {
+	if len(s.holds) > 1 {
 		window *= slack
 	}
 	if h.txSeq+n-h.txAcked > window {
@@ -192,14 +192,16 @@ func (t *Table) stop(h *hold, rec offload.Record) (ok bool, bad string) {
 
 // closeHandle handles Close.
 func (t *Table) closeHandle(h *hold, rec offload.Record) (ok bool, bad string) {
-	switch gap := int32(rec.Seq - uint32(h.txSeq)); {
-	case gap > 0:
-		return false, ""
-	case gap < 0:
-		return true, "close behind the stream"
-	}
-	if !t.consume(h.sock, rec.Ack) {
-		return true, "consumed more than was sent"
+	if rec.Flags&offload.FlagCloseAway == 0 || h.sock.at == h {
+		switch gap := int32(rec.Seq - uint32(h.txSeq)); {
+		case gap > 0:
+			return false, ""
+		case gap < 0:
+			return true, "close behind the stream"
+		}
+		if !t.consume(h.sock, rec.Ack) {
+			return true, "consumed more than was sent"
+		}
 	}
 	how := closeOrderly
 	if rec.Flags&offload.FlagCloseReset != 0 {

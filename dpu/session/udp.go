@@ -116,7 +116,7 @@ func (t *Table) sendDgram(h *hold, rec offload.Record, payload []byte) (ok bool,
 	}
 	n := uint64(len(payload))
 	window := uint64(h.s.l.TxWindow)
-	if len(s.holds) > 1 || s.pinned {
+	if len(s.holds) > 1 {
 		window *= slack
 	}
 	switch {

@@ -153,7 +153,7 @@ func (s *SocketInfo) check(cookie uint64) error {
 	switch {
 	case cookie == 0:
 		return errors.New("cookie 0")
-	case s.Kind != SockListener && s.Kind != SockConn:
+	case s.Kind < SockListener || s.Kind > SockBound:
 		return fmt.Errorf("socket kind %d", s.Kind)
 	case s.Shard >= offload.MaxShards:
 		return fmt.Errorf("shard %d, at most %d", s.Shard, offload.MaxShards-1)

@@ -50,7 +50,7 @@ func TestDecodeRefuses(t *testing.T) {
 		{"cut", good(func([]byte) {})[:151]},
 		{"trailing", append(good(func([]byte) {}), 0)},
 		{"cookie 0", good(func(b []byte) { clear(b[16:24]) })},
-		{"kind", good(put32(24, 3))},
+		{"kind", good(put32(24, 4))},
 		{"shard", good(put32(32, 16))},
 		{"family", good(put32(40, 5))},
 		{"channel 0", Encode(&ChannelOpen{}, 1)},

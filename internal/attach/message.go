@@ -49,6 +49,7 @@ const (
 
 	SockListener = 1 // Socket.Kind
 	SockConn     = 2
+	SockBound    = 3
 )
 
 // Header is first in every message; Size counts the whole message.
@@ -143,10 +144,15 @@ type Forked struct {
 }
 
 // RegisterSocket tells that this session holds the socket of a cookie.
+//
+// A connection comes with the socket itself and the other end of its pair: when
+// that hangs up, no process has the socket any more. The DPU keeps the
+// connection under Token until then.
 type RegisterSocket struct {
 	H      Header `c:"h"`
 	Cookie uint64 `c:"cookie"`
 	SocketInfo
+	Token [TokenLen]byte `c:"token"`
 }
 
 // Socket answers LookupSocket with the asking session's own handles.
@@ -165,6 +171,8 @@ type SocketInfo struct {
 	Local   offload.Addr              `c:"local"`
 	Peer    offload.Addr              `c:"peer"`
 	Handle  [offload.MaxShards]uint32 `c:"handle"`
+	Domain  uint32                    `c:"domain"` // of the program's socket, for a connection
+	Pad     uint32                    `c:"reserved"`
 }
 
 // UnregisterSocket tells that this session holds the socket no more.

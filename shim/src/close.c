@@ -66,7 +66,8 @@ static void close_connection(struct pno_sock *s)
 	bool reset = s->linger_reset || pno_sock_unread(s);
 	struct pno_record r = {
 		.op = PNO_OP_CLOSE, .sock = s->handle, .seq = s->tx_sent, .ack = s->rx_read,
-		.flags = reset && s->state == PNO_OPEN ? PNO_FLAG_CLOSE_RESET : 0,
+		.flags = (reset && s->state == PNO_OPEN ? PNO_FLAG_CLOSE_RESET : 0) |
+			 (s->stranger ? PNO_FLAG_CLOSE_AWAY : 0),
 	};
 
 	pno_sock_record(s, s->qp, r, NULL);

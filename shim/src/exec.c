@@ -8,10 +8,12 @@
  * names these variables itself.
  */
 #include <errno.h>
+#include <spawn.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "pass.h"
 #include "real.h"
 #include "sock.h"
 
@@ -49,7 +51,8 @@ static void count_one(struct pno_sock *s, void *arg)
 	*(unsigned *)arg += pno_sock_offloaded(s);
 }
 
-/* env with what is missing, or env itself. */
+/* What stays open can be found by the new image. Gives env with what is
+ * missing, or env itself. */
 static char **complete(char *const *env)
 {
 	unsigned offloaded = 0, missing = 0, n = 0;
@@ -58,6 +61,7 @@ static char **complete(char *const *env)
 	pno_sock_each(count_one, &offloaded);
 	if (!offloaded)
 		return (char **)env;
+	pno_pass_exec();
 	for (size_t i = 0; i < NAMES; i++)
 		missing += saved[i] && !has(env, names[i]);
 	while (env && env[n])
@@ -112,4 +116,39 @@ PNO_EXPORT int execv(const char *path, char *const argv[])
 PNO_EXPORT int execvp(const char *file, char *const argv[])
 {
 	return execvpe(file, argv, environ);
+}
+
+/* These fork inside libc, and the child never comes by here: what it will have
+ * is made ready by its parent. */
+PNO_EXPORT int posix_spawn(pid_t *pid, const char *path, const posix_spawn_file_actions_t *actions,
+			   const posix_spawnattr_t *attr, char *const argv[], char *const env[])
+{
+	char **full;
+	int rc;
+
+	PNO_ENTER();
+	full = complete(env);
+	rc = real.posix_spawn(pid, path, actions, attr, argv, full);
+	after(full, env);
+	return rc;
+}
+
+PNO_EXPORT int posix_spawnp(pid_t *pid, const char *file, const posix_spawn_file_actions_t *actions,
+			    const posix_spawnattr_t *attr, char *const argv[], char *const env[])
+{
+	char **full;
+	int rc;
+
+	PNO_ENTER();
+	full = complete(env);
+	rc = real.posix_spawnp(pid, file, actions, attr, argv, full);
+	after(full, env);
+	return rc;
+}
+
+PNO_EXPORT int posix_spawn_file_actions_adddup2(posix_spawn_file_actions_t *actions, int fd, int to)
+{
+	PNO_ENTER();
+	pno_pass(fd); /* also if it is close-on-exec: its copy is not */
+	return real.posix_spawn_file_actions_adddup2(actions, fd, to);
 }

@@ -275,8 +275,8 @@ int pno_hostd_ready(struct pno_session *ses)
 	return pno_hostd_ask(ses, &m, PNO_MSG_READY, sizeof m, -1, &ack, PNO_MSG_ACK, sizeof ack, NULL);
 }
 
-int pno_hostd_ask(struct pno_session *ses, void *req, uint16_t type, size_t len, int proof,
-		  void *ans, uint16_t ans_type, size_t ans_len, struct pno_fdset *fds)
+int pno_hostd_ask_with(struct pno_session *ses, void *req, uint16_t type, size_t len, const int *sfd, int nsfd,
+		       void *ans, uint16_t ans_type, size_t ans_len, struct pno_fdset *fds)
 {
 	int err = ECONNRESET;
 
@@ -284,12 +284,18 @@ int pno_hostd_ask(struct pno_session *ses, void *req, uint16_t type, size_t len,
 	for (int tries = 0; tries < 2; tries++) {
 		if (conn < 0 && (err = readopt(ses)))
 			break;
-		err = transact(req, type, len, &proof, proof >= 0, ans, ans_type, ans_len, fds, NULL);
+		err = transact(req, type, len, sfd, nsfd, ans, ans_type, ans_len, fds, NULL);
 		if (conn >= 0)
 			break;
 	}
 	pthread_mutex_unlock(&mutex);
 	return err;
+}
+
+int pno_hostd_ask(struct pno_session *ses, void *req, uint16_t type, size_t len, int proof,
+		  void *ans, uint16_t ans_type, size_t ans_len, struct pno_fdset *fds)
+{
+	return pno_hostd_ask_with(ses, req, type, len, &proof, proof >= 0, ans, ans_type, ans_len, fds);
 }
 
 void pno_hostd_forked(const uint8_t *token, pid_t pid)

@@ -22,10 +22,12 @@ void pno_hostd_start(void);
  * errno, with *fallback from hostd if it refused. */
 int pno_hostd_attach(const uint8_t *token, struct pno_msg_welcome *w, struct pno_fdset *fds, int *fallback);
 /*
- * Sends a request (its head is filled in), with a descriptor if proof is not
- * -1, and waits for the answer of the wanted type. Reconnects once if hostd
+ * Sends a request (its head is filled in) with descriptors, and waits for the answer of the wanted type. Reconnects once if hostd
  * was restarted. 0 or an errno.
  */
+int pno_hostd_ask_with(struct pno_session *ses, void *req, uint16_t type, size_t len, const int *sfd, int nsfd,
+		       void *ans, uint16_t ans_type, size_t ans_len, struct pno_fdset *fds);
+/* The same with one descriptor, or with none: -1. */
 int pno_hostd_ask(struct pno_session *ses, void *req, uint16_t type, size_t len, int proof,
 		  void *ans, uint16_t ans_type, size_t ans_len, struct pno_fdset *fds);
 /* READY: after start-up; and before a fork, to be sure that hostd listens. */

@@ -4,7 +4,8 @@
  * Sockets that came from elsewhere: over exec (the image that made them is
  * gone, its descriptors are not) or by SCM_RIGHTS. The kernel knows such a
  * socket by its SO_COOKIE, and so does hostd if an offloaded listener was
- * registered under it. Then dpud gives this session a share of the listener.
+ * registered under it, or what pass.c has made ready. Then dpud gives this
+ * session a share of it.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -14,6 +15,7 @@
 
 #include "hostd.h"
 #include "log.h"
+#include "pass.h"
 #include "real.h"
 #include "sock.h"
 #include "stats.h"
@@ -27,39 +29,101 @@ static uint64_t candidate(int fd, int *domain)
 
 	if (fd < 0 || (unsigned)fd >= pno_nfds || pno_fd_obj(fd))
 		return 0;
-	if (real.getsockopt(fd, SOL_SOCKET, SO_DOMAIN, domain, &len) < 0 ||
-	    (*domain != AF_INET && *domain != AF_INET6))
+	if (real.getsockopt(fd, SOL_SOCKET, SO_DOMAIN, domain, &len) < 0)
 		return 0;
 	len = sizeof(int);
 	if (real.getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) < 0 || type != SOCK_STREAM)
 		return 0;
 	len = sizeof(int);
-	if (real.getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &len) < 0 || protocol != IPPROTO_TCP)
+	if (*domain == AF_UNIX) {
+		if (!pno_pass_marked(fd))
+			return 0;
+	} else if ((*domain != AF_INET && *domain != AF_INET6) ||
+		   real.getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &len) < 0 || protocol != IPPROTO_TCP) {
 		return 0;
+	}
 	len = sizeof cookie;
 	if (real.getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &len) < 0)
 		return 0;
 	return cookie;
 }
 
+struct wanted {
+	uint64_t cookie;
+	struct pno_sock *sock;
+};
+
+static void same_cookie(struct pno_sock *s, void *arg)
+{
+	struct wanted *w = arg;
+
+	if (s->cookie == w->cookie && s->nfds)
+		w->sock = s;
+}
+
 /* Another descriptor of a socket that we have already. */
 static bool known(int fd, uint64_t cookie)
 {
-	struct pno_sock *s = pno_listener_by_cookie(cookie);
+	struct wanted w = { cookie, pno_listener_by_cookie(cookie) };
 
-	if (!s)
+	if (!w.sock)
+		pno_sock_each(same_cookie, &w);
+	if (!w.sock)
 		return false;
-	pno_lock(&s->lock);
-	if (s->state == PNO_LISTENING && pno_fd_set(fd, (struct pno_obj *)s))
-		s->nfds++;
-	pno_unlock(&s->lock);
+	pno_lock(&w.sock->lock);
+	if (w.sock->nfds && pno_fd_set(fd, (struct pno_obj *)w.sock))
+		w.sock->nfds++;
+	pno_unlock(&w.sock->lock);
 	return true;
+}
+
+/* A connection is claimed when it is first used, and then tells where its
+ * streams stand. */
+static bool take_over_connection(struct pno_sock *s, const struct pno_msg_socket *m)
+{
+	if (m->shard >= s->ses->shards || !m->handle[m->shard])
+		return false;
+	s->shard = m->shard;
+	s->handle = m->handle[m->shard];
+	s->qp = &s->ses->chan[0]->qp[s->shard];
+	s->peer = m->peer;
+	s->state = PNO_OPEN;
+	s->connect_told = true;
+	s->away = s->stranger = true;
+	return pno_handle_enter(s->ses, s->shard, s->handle, s);
+}
+
+static bool take_over_bound(struct pno_sock *s, const struct pno_msg_socket *m)
+{
+	s->handle = m->handle[0];
+	s->qp = &s->ses->chan[0]->qp[0];
+	s->state = PNO_BOUND;
+	s->bound = true;
+	return s->handle && pno_handle_enter(s->ses, 0, s->handle, s);
+}
+
+static bool take_over_kind(struct pno_sock *s, const struct pno_msg_socket *m)
+{
+	switch (m->kind) {
+	case PNO_SOCK_LISTENER:
+		return pno_listener_inherit(s, m);
+	case PNO_SOCK_CONN:
+		s->cookie = m->cookie;
+		return take_over_connection(s, m);
+	case PNO_SOCK_BOUND:
+		s->cookie = m->cookie;
+		return take_over_bound(s, m);
+	}
+	return false;
 }
 
 static void take_over(struct pno_session *ses, int fd, int domain, const struct pno_msg_socket *m)
 {
-	struct pno_sock *s = pno_sock_new(domain);
+	struct pno_sock *s;
 
+	if (m->kind == PNO_SOCK_CONN)
+		domain = m->domain == AF_INET6 ? AF_INET6 : AF_INET;
+	s = pno_sock_new(domain);
 	if (!s)
 		return;
 	s->own_file = true;
@@ -68,10 +132,11 @@ static void take_over(struct pno_session *ses, int fd, int domain, const struct 
 	s->local = m->local;
 	s->shared = true;
 	s->nonblock = real.fcntl(fd, F_GETFL) & O_NONBLOCK;
-	if (!pno_listener_inherit(s, m)) {
+	if (!take_over_kind(s, m)) {
 		pno_sock_free(s);
 		return;
 	}
+	pno_sock_refresh(s);
 	pno_fd_set(fd, (struct pno_obj *)s);
 	pno_count(sockets_offloaded);
 	pno_count(sockets_inherited);
@@ -94,7 +159,7 @@ static bool look_up(int fd)
 		return false;
 	err = pno_hostd_ask(ses, &req, PNO_MSG_LOOKUP_SOCKET, sizeof req, fd,
 			    &ans, PNO_MSG_SOCKET, sizeof ans, NULL);
-	if (!err && ans.kind == PNO_SOCK_LISTENER)
+	if (!err)
 		take_over(ses, fd, domain, &ans);
 	else if (err && err != ENOENT)
 		pno_log(PNO_ERROR, "inherited socket %d stays with the kernel: %s", fd, strerror(err));

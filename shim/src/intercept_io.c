@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "fault.h"
+#include "pass.h"
 #include "real.h"
 #include "sock.h"
 #include "stats.h"
@@ -266,8 +267,14 @@ PNO_EXPORT int recvmmsg(int fd, struct mmsghdr *v, unsigned n, int flags, struct
 
 	PNO_ENTER();
 	s = io_sock(fd);
-	if (!s)
-		return real.recvmmsg(fd, v, n, flags, timeout);
+	if (!s) {
+		int got = real.recvmmsg(fd, v, n, flags, timeout);
+
+		for (int k = 0; k < got; k++)
+			if (unlikely(v[k].msg_hdr.msg_controllen))
+				pno_inherit_message(&v[k].msg_hdr);
+		return got;
+	}
 	pno_sock_unlock(s);
 	if (timeout && !until(timeout, &end))
 		return -1;
@@ -354,8 +361,12 @@ PNO_EXPORT ssize_t sendmsg(int fd, const struct msghdr *m, int flags)
 
 	PNO_ENTER();
 	s = io_sock(fd);
-	if (!s)
+	if (!s) {
+		if (pno_readable(m, sizeof *m) && unlikely(m->msg_controllen) &&
+		    pno_readable(m->msg_control, m->msg_controllen))
+			pno_pass_message(m);
 		return real.sendmsg(fd, m, flags);
+	}
 	if (!head_ok(s, m, true) || !iov_ok(s, m->msg_iov, m->msg_iovlen, EMSGSIZE))
 		return -1;
 	if (unlikely(s->udp))
@@ -370,8 +381,14 @@ PNO_EXPORT int sendmmsg(int fd, struct mmsghdr *v, unsigned n, int flags)
 
 	PNO_ENTER();
 	s = io_sock(fd);
-	if (!s)
+	if (!s) {
+		if (pno_readable(v, n * sizeof *v))
+			for (i = 0; i < n; i++)
+				if (unlikely(v[i].msg_hdr.msg_controllen) &&
+				    pno_readable(v[i].msg_hdr.msg_control, v[i].msg_hdr.msg_controllen))
+					pno_pass_message(&v[i].msg_hdr);
 		return real.sendmmsg(fd, v, n, flags);
+	}
 	pno_sock_unlock(s);
 	for (i = 0; i < n && i < UIO_MAXIOV; i++) {
 		ssize_t sent = sendmsg(fd, &v[i].msg_hdr, flags);

@@ -120,6 +120,7 @@ struct pno_sock {
 	bool connect_told; /* connect() has reported success once */
 	bool bound;        /* Bind holds the port on shard 0 */
 	bool unconnected;  /* DEAD, and connect() has said why: as before it */
+	bool stranger;     /* from another process, and never at home here */
 	pno_lock_t lock;
 	_Atomic uint32_t mask; /* EPOLL…, read without the lock */
 	uint32_t handle;
@@ -150,6 +151,7 @@ struct pno_sock {
 	struct pno_optset *inherited; /* of a listener: for those to come */
 	struct timeval rcvtimeo, sndtimeo;
 	int rcvlowat; /* SO_RCVLOWAT; 0 is 1 */
+	uint64_t cookie; /* of its placeholder, once it was passed on; 0: not */
 	struct pno_addr local, peer;
 };
 

@@ -1,0 +1,276 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * Connections that leave the process: by SCM_RIGHTS, over exec, or to a child
+ * that posix_spawn starts.
+ *
+ * Right before, a connection gets a placeholder of its own: one end of a Unix
+ * socket pair, with a name by which the receiver knows what it is. The other
+ * end goes to hostd. The kernel counts the references of ours, in processes
+ * and in messages under way; when the last is gone, hostd's end hangs up, and
+ * the DPU, which has kept the connection under a token meanwhile, lets it go.
+ * So the sender may close the connection at once, as such senders do.
+ *
+ * What has been received here and not been read goes back to the DPU, which
+ * sends it to whoever claims the connection: from the last block to the first,
+ * so that each ends where the one before it begins.
+ *
+ * A socket that is bound only keeps its placeholder, and is found by its
+ * cookie like a listener.
+ */
+#include "pass.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "hostd.h"
+#include "log.h"
+#include "real.h"
+#include "sock.h"
+#include "stats.h"
+
+#define NAME "pno-connection-"
+
+bool pno_pass_marked(int fd)
+{
+	struct sockaddr_un sa;
+	socklen_t len = sizeof sa;
+
+	return real.getsockname(fd, (struct sockaddr *)&sa, &len) == 0 && sa.sun_family == AF_UNIX &&
+	       len > offsetof(struct sockaddr_un, sun_path) + sizeof NAME && !sa.sun_path[0] &&
+	       !memcmp(sa.sun_path + 1, NAME, sizeof NAME - 1);
+}
+
+/* end[0] is the placeholder. */
+static bool make_pair(int end[2], const uint8_t *token, bool nonblock)
+{
+	struct sockaddr_un sa = { .sun_family = AF_UNIX };
+	size_t n = offsetof(struct sockaddr_un, sun_path) + sizeof NAME;
+	char *at = sa.sun_path + sizeof NAME;
+
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | (nonblock ? SOCK_NONBLOCK : 0), 0, end) < 0)
+		return false;
+	memcpy(sa.sun_path + 1, NAME, sizeof NAME - 1);
+	for (int i = 0; i < PNO_TOKEN_LEN; i++, at += 2)
+		snprintf(at, 3, "%02x", token[i]);
+	n += 2 * PNO_TOKEN_LEN;
+	if (real.bind(end[0], (struct sockaddr *)&sa, n) == 0)
+		return true;
+	real.close(end[0]);
+	real.close(end[1]);
+	return false;
+}
+
+/* Copies [from, from + n) of the received stream. Socket locked. */
+static bool copy_out(const struct pno_sock *s, uint64_t from, uint8_t *to, size_t n)
+{
+	size_t done = 0;
+
+	for (const struct pno_seg *g = s->rx_head; g && done < n; g = g->next) {
+		uint64_t skip = from + done - g->off, k;
+
+		if (g->off > from + done)
+			return false;
+		if (skip >= g->len)
+			continue;
+		k = g->len - skip < n - done ? g->len - skip : n - done;
+		memcpy(to + done, g->data + skip, k);
+		done += k;
+	}
+	return done == n;
+}
+
+/* The DPU keeps what it sent from kept on; before that, it is ours to give. */
+static int give_back(struct pno_sock *s, uint32_t kept)
+{
+	uint64_t from = s->rx_read, end = from + (int32_t)(kept - (uint32_t)from);
+	struct pno_call call;
+	uint8_t *all;
+	int err = 0;
+
+	if ((int64_t)(end - from) <= 0)
+		return 0;
+	all = malloc(end - from);
+	if (!all)
+		return ENOMEM;
+	if (end > s->rx_next || !copy_out(s, from, all, end - from))
+		err = EAGAIN;
+	while (!err && end > from) {
+		uint32_t n = end - from < PNO_MAX_PAYLOAD ? end - from : PNO_MAX_PAYLOAD;
+		struct pno_record r = { .op = PNO_OP_UNREAD, .len = n, .sock = s->handle };
+
+		end -= n;
+		r.ack = end;
+		if (end > from)
+			err = pno_sock_record(s, s->qp, r, all + (end - from)) ? 0 : ENETDOWN;
+		else
+			err = pno_sock_ask(s, s->qp, r, all, &call);
+	}
+	free(all);
+	return err;
+}
+
+/* The DPU keeps the connection, and all that is unread. */
+static int keep(struct pno_sock *s, const uint8_t *token)
+{
+	struct pno_fork_req req;
+	struct pno_call call;
+	uint32_t kept;
+	int err;
+
+	memcpy(req.token, token, sizeof req.token);
+	s->rx_told = s->rx_read;
+	s->shared = true;
+	err = pno_sock_ask(s, s->qp, (struct pno_record){
+		.op = PNO_OP_SHARED, .len = sizeof req, .sock = s->handle, .ack = s->rx_read }, &req, &call);
+	if (err)
+		return err;
+	if (call.len < sizeof kept)
+		return EPROTO;
+	memcpy(&kept, call.payload, sizeof kept);
+	return give_back(s, kept);
+}
+
+/* hostd has both ends of the pair from here. Unlocks meanwhile. */
+static int enrol(struct pno_sock *s, const uint8_t *token, const int end[2], uint64_t *cookie)
+{
+	struct pno_msg_register_socket m = {
+		.kind = PNO_SOCK_CONN, .proto = PNO_PROTO_TCP, .shard = s->shard, .domain = s->domain,
+		.local = s->local, .peer = s->peer,
+	};
+	struct pno_session *ses = s->ses;
+	uint32_t generation = s->generation;
+	socklen_t len = sizeof m.cookie;
+	struct pno_msg_ack ack;
+	int err;
+
+	if (real.getsockopt(end[0], SOL_SOCKET, SO_COOKIE, &m.cookie, &len) < 0)
+		return errno;
+	m.handle[s->shard] = s->handle;
+	memcpy(m.token, token, sizeof m.token);
+	pno_sock_unlock(s);
+	err = pno_hostd_ask_with(ses, &m, PNO_MSG_REGISTER_SOCKET, sizeof m, end, 2,
+				 &ack, PNO_MSG_ACK, sizeof ack, NULL);
+	pno_lock(&s->lock);
+	*cookie = m.cookie;
+	return err ? err : ack.err ? ack.err : s->generation != generation ? EBADF : 0;
+}
+
+/* Every descriptor of the socket gets the new file. */
+static void replace(struct pno_sock *s, int file)
+{
+	for (unsigned fd = 0; fd < atomic_load(&pno_fd_top); fd++) {
+		int flags;
+
+		if (pno_fd_obj(fd) != (struct pno_obj *)s)
+			continue;
+		flags = real.fcntl(fd, F_GETFD);
+		real.dup3(file, fd, flags & FD_CLOEXEC ? O_CLOEXEC : 0);
+	}
+	s->own_file = true;
+}
+
+static int pass_connection(struct pno_sock *s)
+{
+	uint8_t token[PNO_TOKEN_LEN];
+	uint64_t cookie = 0;
+	int end[2], err;
+
+	if (getrandom(token, sizeof token, 0) != sizeof token || !make_pair(end, token, s->nonblock))
+		return errno ? errno : EIO;
+	s->cookie = 1; /* under way */
+	err = keep(s, token);
+	if (!err)
+		err = enrol(s, token, end, &cookie);
+	if (err != EBADF) {
+		s->cookie = err ? 0 : cookie;
+		if (!err)
+			replace(s, end[0]);
+	}
+	real.close(end[0]);
+	real.close(end[1]);
+	return err == EBADF ? 0 : err;
+}
+
+static int pass_bound(struct pno_sock *s, int fd)
+{
+	struct pno_msg_register_socket m = {
+		.kind = PNO_SOCK_BOUND, .proto = PNO_PROTO_TCP, .domain = s->domain, .local = s->local,
+	};
+	struct pno_session *ses = s->ses;
+	uint32_t generation = s->generation;
+	socklen_t len = sizeof m.cookie;
+	struct pno_msg_ack ack;
+	int err;
+
+	if (real.getsockopt(fd, SOL_SOCKET, SO_COOKIE, &m.cookie, &len) < 0)
+		return errno;
+	m.handle[0] = s->handle;
+	s->cookie = m.cookie;
+	pno_sock_unlock(s);
+	err = pno_hostd_ask(ses, &m, PNO_MSG_REGISTER_SOCKET, sizeof m, fd, &ack, PNO_MSG_ACK, sizeof ack, NULL);
+	pno_lock(&s->lock);
+	err = err ? err : ack.err;
+	if (err && s->generation == generation)
+		s->cookie = 0;
+	return err;
+}
+
+void pno_pass(int fd)
+{
+	struct pno_obj *o = pno_fd_obj(fd);
+	struct pno_session *ses;
+	struct pno_sock *s;
+	int saved = errno, err = 0;
+
+	if (likely(!o || o->kind != PNO_KIND_SOCK || ((struct pno_sock *)o)->state < PNO_BOUND))
+		return;
+	ses = pno_session_get(); /* the child of a fork needs its own */
+	s = pno_sock_peek(fd);
+	if (!s)
+		return;
+	if (ses && s->ses == ses && !s->cookie) {
+		if (s->state == PNO_OPEN)
+			err = pass_connection(s);
+		else if (s->state == PNO_BOUND)
+			err = pass_bound(s, fd);
+	}
+	pno_sock_unlock(s);
+	if (err)
+		pno_log(PNO_ERROR, "descriptor %d cannot be passed on: %s", fd, strerror(err));
+	errno = saved;
+}
+
+void pno_pass_message(const struct msghdr *m)
+{
+	for (struct cmsghdr *c = CMSG_FIRSTHDR(m); c; c = CMSG_NXTHDR((struct msghdr *)m, c)) {
+		size_t n;
+		int fd;
+
+		if (c->cmsg_len < CMSG_LEN(0))
+			return;
+		if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
+			continue;
+		n = (c->cmsg_len - CMSG_LEN(0)) / sizeof fd;
+		for (size_t i = 0; i < n; i++) {
+			memcpy(&fd, CMSG_DATA(c) + i * sizeof fd, sizeof fd);
+			pno_pass(fd);
+		}
+	}
+}
+
+void pno_pass_exec(void)
+{
+	for (unsigned fd = 0; fd < atomic_load(&pno_fd_top); fd++) {
+		struct pno_obj *o = pno_fd_obj(fd);
+
+		if (o && o->kind == PNO_KIND_SOCK && !(real.fcntl(fd, F_GETFD) & FD_CLOEXEC))
+			pno_pass(fd);
+	}
+}
