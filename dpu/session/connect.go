@@ -97,6 +97,16 @@ func peerOf(req offload.ConnectReq) netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), p.Port())
 }
 
+// fromLocal is where a connection to an address of our own comes from, if the
+// stack should not choose: Linux reaches all of 127.0.0.0/8 from 127.0.0.1.
+func fromLocal(peer netip.Addr) netip.AddrPort {
+	home := netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	if !peer.IsLoopback() || !peer.Is4() || peer == home {
+		return netip.AddrPort{}
+	}
+	return netip.AddrPortFrom(home, 0)
+}
+
 // connectNew makes a socket and connects it, from a local port that brings
 // the replies to this shard unless the host named one.
 func (t *Table) connectNew(ss *Session, req offload.ConnectReq) (*socket, uint32) {
@@ -126,7 +136,7 @@ func (t *Table) connectNew(ss *Session, req offload.ConnectReq) (*socket, uint32
 			return nil, uint32(syscall.EHOSTUNREACH) // the reply would go astray
 		}
 		if req.Local.Family == 0 || req.Local.AddrPort().Addr().IsUnspecified() {
-			local = netip.AddrPort{} // the stack chooses
+			local = fromLocal(peer.Addr())
 		}
 		return t.connectOnce(st, req, local)
 	}
