@@ -20,8 +20,8 @@
  * Lines that begin with a blank belong to the check before them: show_*().
  * SECTION(name) begins a section; a difference is reported with its name.
  *
- * A topic says in a line "conf: threads" of its first comment that it runs
- * under ThreadSanitizer too.
+ * A topic says in its first comment "conf: threads", and then runs under
+ * ThreadSanitizer too, or "conf: not sanitized" with the reason.
  */
 #ifndef CONF_H
 #define CONF_H
