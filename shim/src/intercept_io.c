@@ -125,14 +125,8 @@ PNO_EXPORT ssize_t read(int fd, void *buf, size_t len)
 	return likely(!s->udp) ? give(pno_sock_recv(s, &v, 1, 0)) : udp_in(s, fd, &v, 1, 0);
 }
 
-PNO_EXPORT ssize_t readv(int fd, const struct iovec *iov, int n)
+static ssize_t read_vector(struct pno_sock *s, int fd, const struct iovec *iov, int n, int flags)
 {
-	struct pno_sock *s;
-
-	PNO_ENTER();
-	s = io_sock(fd);
-	if (!s)
-		return real.readv(fd, iov, n);
 	if (!iov_ok(s, iov, n, EINVAL))
 		return -1;
 	while (n && !iov->iov_len) {
@@ -141,7 +135,71 @@ PNO_EXPORT ssize_t readv(int fd, const struct iovec *iov, int n)
 	}
 	if (unlikely(!n))
 		return read_nothing(s);
-	return likely(!s->udp) ? give(pno_sock_recv(s, iov, n, 0)) : udp_in(s, fd, iov, n, 0);
+	return likely(!s->udp) ? give(pno_sock_recv(s, iov, n, flags)) : udp_in(s, fd, iov, n, flags);
+}
+
+PNO_EXPORT ssize_t readv(int fd, const struct iovec *iov, int n)
+{
+	struct pno_sock *s;
+
+	PNO_ENTER();
+	s = io_sock(fd);
+	return s ? read_vector(s, fd, iov, n, 0) : real.readv(fd, iov, n);
+}
+
+static ssize_t write_vector(struct pno_sock *s, int fd, const struct iovec *iov, int n, int flags)
+{
+	if (!iov_ok(s, iov, n, EINVAL))
+		return -1;
+	return likely(!s->udp) ? give(pno_sock_send(s, iov, n, flags)) : udp_out(s, fd, iov, n, flags);
+}
+
+/* preadv2 and pwritev2 at -1 are readv and writev with flags. A position a
+ * socket has not: the placeholder says so. */
+static struct pno_sock *io_sock_at(int fd, off_t at)
+{
+	return at == -1 ? io_sock(fd) : NULL;
+}
+
+static bool flags_ok(struct pno_sock *s, int flags)
+{
+	if (!(flags & ~(RWF_HIPRI | RWF_NOWAIT)))
+		return true;
+	pno_sock_unlock(s);
+	errno = EOPNOTSUPP;
+	return false;
+}
+
+PNO_EXPORT ssize_t preadv2(int fd, const struct iovec *iov, int n, off_t at, int flags)
+{
+	struct pno_sock *s;
+
+	PNO_ENTER();
+	s = io_sock_at(fd, at);
+	if (!s)
+		return real.preadv2(fd, iov, n, at, flags);
+	return flags_ok(s, flags) ? read_vector(s, fd, iov, n, flags & RWF_NOWAIT ? MSG_DONTWAIT : 0) : -1;
+}
+
+PNO_EXPORT ssize_t preadv64v2(int fd, const struct iovec *iov, int n, off64_t at, int flags)
+{
+	return preadv2(fd, iov, n, at, flags);
+}
+
+PNO_EXPORT ssize_t pwritev2(int fd, const struct iovec *iov, int n, off_t at, int flags)
+{
+	struct pno_sock *s;
+
+	PNO_ENTER();
+	s = io_sock_at(fd, at);
+	if (!s)
+		return real.pwritev2(fd, iov, n, at, flags);
+	return flags_ok(s, flags) ? write_vector(s, fd, iov, n, flags & RWF_NOWAIT ? MSG_DONTWAIT : 0) : -1;
+}
+
+PNO_EXPORT ssize_t pwritev64v2(int fd, const struct iovec *iov, int n, off64_t at, int flags)
+{
+	return pwritev2(fd, iov, n, at, flags);
 }
 
 PNO_EXPORT ssize_t recv(int fd, void *buf, size_t len, int flags)
@@ -315,11 +373,7 @@ PNO_EXPORT ssize_t writev(int fd, const struct iovec *iov, int n)
 
 	PNO_ENTER();
 	s = io_sock(fd);
-	if (!s)
-		return real.writev(fd, iov, n);
-	if (!iov_ok(s, iov, n, EINVAL))
-		return -1;
-	return likely(!s->udp) ? give(pno_sock_send(s, iov, n, 0)) : udp_out(s, fd, iov, n, 0);
+	return s ? write_vector(s, fd, iov, n, 0) : real.writev(fd, iov, n);
 }
 
 PNO_EXPORT ssize_t send(int fd, const void *buf, size_t len, int flags)
@@ -436,7 +490,7 @@ PNO_EXPORT ssize_t sendfile(int out, int in, off_t *offset, size_t count)
 	return s ? give(pno_sock_sendfile(s, in, offset, count)) : real.sendfile(out, in, offset, count);
 }
 
-_Static_assert(sizeof(off_t) == 8, "sendfile and sendfile64 are the same");
+_Static_assert(sizeof(off_t) == 8, "the 64-bit twins are the same");
 
 PNO_EXPORT ssize_t sendfile64(int out, int in, off64_t *offset, size_t count)
 {
