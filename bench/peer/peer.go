@@ -133,6 +133,9 @@ func (*Peer) DropFork([16]byte) error { return nil }
 // Transfer implements control.Backend.
 func (*Peer) Transfer(uint64, uint64, int, uint32) (uint32, error) { return 0, syscall.EOPNOTSUPP }
 
+// TransferParked implements control.Backend.
+func (*Peer) TransferParked(uint64, [16]byte, int) (uint32, error) { return 0, syscall.EOPNOTSUPP }
+
 // Run polls until ctx ends.
 func (p *Peer) Run(ctx context.Context) error {
 	runtime.LockOSThread()
