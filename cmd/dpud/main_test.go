@@ -212,7 +212,7 @@ func scrape(t *testing.T, ns *netns.NS) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{`pno_dpu_info{protocol="1.0"`, "pno_dpu_netstack_tcp_retransmits_total 0", `pno_dpu_link_receive_packets_total{interface="p0",link="0"}`} {
+	for _, want := range []string{`pno_dpu_info{protocol="1.1"`, "pno_dpu_netstack_tcp_retransmits_total 0", `pno_dpu_link_receive_packets_total{interface="p0",link="0"}`} {
 		if !strings.Contains(string(body), "\n"+want) {
 			t.Errorf("no metric %s", want)
 		}

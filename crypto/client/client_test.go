@@ -165,6 +165,14 @@ func TestHedge(t *testing.T) {
 	if _, err := cl.Do(soon(), opFor(t, "P-256", signing.ECDSAP256SHA256)); err != nil {
 		t.Fatal(err)
 	}
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+		if w := cl.Stats().Workers; w[0].Connected && w[1].Connected {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("a worker is not connected")
+		}
+	}
 	c.Workers[0].Fault.Delay(300 * time.Millisecond)
 	for range 20 {
 		start := time.Now()
