@@ -56,10 +56,16 @@ provider: ## the OpenSSL provider pno.so alone, into bin/
 	$(MAKE) -C crypto/provider all OUT=$(BIN) CC="$(CC)"
 
 .PHONY: arm64
-arm64: ## cross-build every command and libpno.so for the DPU, into bin/arm64/
+arm64: provider-arm64 ## cross-build every command, libpno.so and pno.so for the DPU, into bin/arm64/
 	@mkdir -p $(BIN)/arm64
 	GOOS=linux GOARCH=arm64 CGO_ENABLED=0 $(GOBUILD) -o $(BIN)/arm64/ ./cmd/...
 	$(MAKE) -C shim all OUT=$(BIN)/arm64 CC="$(CROSS_CC)"
+
+.PHONY: provider-arm64
+provider-arm64:
+	@mkdir -p $(BIN)/arm64
+	scripts/sysroot-arm64.sh $(BIN)/arm64/sysroot
+	$(MAKE) -C crypto/provider all OUT=$(BIN)/arm64 CC="$(CROSS_CC)" SYSROOT=$(BIN)/arm64/sysroot
 
 .PHONY: clean
 clean: ## remove what was built
@@ -109,6 +115,13 @@ test-provider: ## the C tests of the OpenSSL provider, plain and under the sanit
 .PHONY: test-arm64
 test-arm64: ## the unit tests of offload/ and dpu/ as arm64 binaries under qemu-user
 	GOOS=linux GOARCH=arm64 CGO_ENABLED=0 $(GO) test -exec qemu-aarch64-static $(ARM64_PKGS)
+	$(MAKE) test-provider-arm64
+
+# OpenSSL's and the cross compiler's libraries, under qemu-user.
+.PHONY: test-provider-arm64
+test-provider-arm64: provider-arm64
+	$(MAKE) -C crypto/provider test OUT=$(BIN)/arm64 CC="$(CROSS_CC)" SYSROOT=$(BIN)/arm64/sysroot \
+	  RUN="qemu-aarch64-static -L /usr/aarch64-linux-gnu -E LD_LIBRARY_PATH=$(BIN)/arm64/sysroot/usr/lib/aarch64-linux-gnu"
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME (10s)

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# Runs every fuzz target of the module for FUZZTIME each. A crasher is left
-# below the package's testdata/fuzz, where it becomes a regression test.
+# Runs every fuzz target of the module for FUZZTIME each: those in Go, whose
+# crashers are left below the package's testdata/fuzz, where they become
+# regression tests, and those of the OpenSSL provider in C, by libFuzzer.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -30,6 +31,23 @@ while IFS=: read -r file target; do
   echo "$(dirname "$file") $target"
   fuzz "$(dirname "$file")" "$target" || failed+=("$target")
 done < <(grep -roH --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' . | sed 's,^\./,,; s/:func /:/' | sort)
+
+# seconds DURATION: libFuzzer knows nothing of 2s, 10m or 1h.
+seconds() {
+  local -A unit=([s]=1 [m]=60 [h]=3600)
+  local total=0 rest=$1
+  while [[ $rest =~ ^([0-9]+)([smh])(.*)$ ]]; do
+    total=$((total + BASH_REMATCH[1] * unit[${BASH_REMATCH[2]}]))
+    rest=${BASH_REMATCH[3]}
+  done
+  [[ -z $rest ]] || { echo "fuzz: FUZZTIME=$1 is not a time, as 10s or 1m" >&2; return 1; }
+  echo "$total"
+}
+
+provider=(crypto/provider/fuzz/*_fuzz.c)
+count=$((count + ${#provider[@]}))
+limit=$(seconds "$fuzztime")
+make --no-print-directory -C crypto/provider fuzz OUT="$PWD/bin" SECONDS="$limit" || failed+=(crypto/provider)
 
 echo "$count fuzz targets, ${#failed[@]} failed${failed[*]:+: ${failed[*]}}"
 ((count > 0 && ${#failed[@]} == 0))

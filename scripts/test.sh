@@ -40,6 +40,7 @@ section_provider() { make --no-print-directory test-provider; }
 
 section_arm64-unit() {
   "${arm64[@]}" "${go_test[@]}" -timeout 8m -exec qemu-aarch64-static ./offload/... ./dpu/...
+  make --no-print-directory test-provider-arm64
 }
 
 # make exports FUZZTIME for make fuzz; here each target only shows that it runs.
