@@ -376,9 +376,24 @@ PNO_EXPORT int getsockname(int fd, struct sockaddr *addr, socklen_t *len)
 			pno_sock_unlock(s);
 		return real.getsockname(fd, addr, len);
 	}
+	if (unlikely(s->state == PNO_CONNECTING && !s->local.port))
+		pno_sock_settle(s);
 	err = pno_addr_to(&s->local, s->domain, addr, len);
 	pno_sock_unlock(s);
 	return give(err);
+}
+
+/* Connected or not: what the DPU has said about it counts, also if nobody has
+ * looked yet. */
+static struct pno_sock *look(int fd, struct pno_sock *s)
+{
+	struct pno_chan *c = s->qp && !s->away ? s->qp->chan : NULL;
+
+	if (!c || (s->state != PNO_OPEN && s->state != PNO_CONNECTING))
+		return s;
+	pno_sock_unlock(s);
+	pno_chan_drain(c);
+	return pno_sock_peek(fd);
 }
 
 PNO_EXPORT int getpeername(int fd, struct sockaddr *addr, socklen_t *len)
@@ -393,6 +408,9 @@ PNO_EXPORT int getpeername(int fd, struct sockaddr *addr, socklen_t *len)
 			pno_sock_unlock(s);
 		return real.getpeername(fd, addr, len);
 	}
+	s = look(fd, s);
+	if (unlikely(!s))
+		return give(EBADF);
 	if (s->udp ? !s->peer.family : s->state != PNO_OPEN || over(s))
 		err = ENOTCONN;
 	else

@@ -368,6 +368,8 @@ void pno_placeholder_child(void);
 int pno_sock_bind(struct pno_sock *s, int fd, struct pno_session *ses, const struct sockaddr *sa, socklen_t len);
 int pno_sock_listen(struct pno_sock *s, int fd, struct pno_session *ses, int backlog);
 int pno_sock_connect(struct pno_sock *s, int fd, struct pno_session *ses, const struct sockaddr *sa, socklen_t len);
+/* Waits a moment for the answer to a connect that is under way. */
+void pno_sock_settle(struct pno_sock *s);
 /* PNO_BIND_… of the options set on the placeholder. */
 uint32_t pno_sock_bind_flags(const struct pno_sock *s, int fd);
 /* Sends a request about the socket and waits for its Reply, unlocked. */

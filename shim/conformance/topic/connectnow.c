@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * What is known right after a non-blocking connect on the loopback: the names,
+ * and how it ended.
+ */
+#include "conf.h"
+
+static void accepted(int family)
+{
+	struct sockaddr_storage at, me;
+	socklen_t len = sizeof me;
+	int l = listener(family, &at), c, s;
+
+	name_port(&at, "listener");
+	c = FD(socket(family, SOCK_STREAM | SOCK_NONBLOCK, 0));
+	R(connect(c, SA(at), addr_len(&at)));
+	R(getsockname(c, SA(me), &len));
+	name_port(&me, "client");
+	WHERE(getsockname, c);
+	WHERE(getpeername, c);
+	READY(c);
+	R(write(c, "x", 1));
+	s = FD(accept(l, NULL, NULL));
+	WHERE(getpeername, s);
+	close(s);
+	close(c);
+	close(l);
+}
+
+static void refused(int family)
+{
+	struct sockaddr_storage at = loopback(family, 0);
+	int holder = socket(family, SOCK_STREAM, 0), c;
+
+	need(bind(holder, SA(at), addr_len(&at)) == 0, "bind");
+	at = bound_to(holder);
+	c = FD(socket(family, SOCK_STREAM | SOCK_NONBLOCK, 0));
+	R(connect(c, SA(at), addr_len(&at)));
+	READY(c);
+	WHERE(getpeername, c);
+	OPT(c, SOL_SOCKET, SO_ERROR);
+	close(c);
+	close(holder);
+}
+
+/* The peer is gone, and what it sent before is still here. */
+static void reset(void)
+{
+	struct linger hard = { .l_onoff = 1 };
+	char buf[8];
+	int c, s;
+
+	pair(AF_INET, &c, &s);
+	R(setsockopt(c, SOL_SOCKET, SO_LINGER, &hard, sizeof hard));
+	R(write(c, "last", 4));
+	await_events(s, POLLIN);
+	R(close(c));
+	nap(100);
+	WHERE(getpeername, s);
+	R(read(s, buf, sizeof buf));
+	close(s);
+}
+
+int main(void)
+{
+	SECTION("IPv4");
+	accepted(AF_INET);
+	SECTION("IPv6");
+	accepted(AF_INET6);
+	SECTION("refused");
+	refused(AF_INET);
+	refused(AF_INET6);
+	SECTION("reset");
+	reset();
+	return 0;
+}
