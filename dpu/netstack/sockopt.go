@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 )
 
@@ -19,6 +21,10 @@ const (
 	tcpInfoSize     = 232
 	ipv6TClass      = 67
 	ipv6UnicastHops = 16
+	ipMTU           = 14
+	ipv6MTU         = 24
+
+	loopbackMTU = 65536
 )
 
 // option is a socket option that the stack honours.
@@ -68,10 +74,12 @@ var options = map[key]option{
 	{syscall.SOL_SOCKET, syscall.SO_KEEPALIVE}:  flag((*tcpip.SocketOptions).SetKeepAlive, (*tcpip.SocketOptions).GetKeepAlive),
 	{syscall.SOL_SOCKET, syscall.SO_REUSEADDR}:  flag((*tcpip.SocketOptions).SetReuseAddress, (*tcpip.SocketOptions).GetReuseAddress),
 	{syscall.SOL_SOCKET, 15 /* SO_REUSEPORT */}: flag((*tcpip.SocketOptions).SetReusePort, (*tcpip.SocketOptions).GetReusePort),
+	// Half of what Linux would allow: the other half waits on the host, where
+	// the windows are limited by the same value.
 	{syscall.SOL_SOCKET, syscall.SO_SNDBUF}: {
 		func(ep tcpip.Endpoint, v int) tcpip.Error {
 			lo, hi := ep.SocketOptions().SendBufferLimits()
-			ep.SocketOptions().SetSendBufferSize(min(max(2*int64(v), lo), hi), true)
+			ep.SocketOptions().SetSendBufferSize(min(max(int64(v), lo), hi), true)
 			return nil
 		},
 		func(ep tcpip.Endpoint) (int, tcpip.Error) { return int(ep.SocketOptions().GetSendBufferSize()), nil },
@@ -79,7 +87,7 @@ var options = map[key]option{
 	{syscall.SOL_SOCKET, syscall.SO_RCVBUF}: {
 		func(ep tcpip.Endpoint, v int) tcpip.Error {
 			lo, hi := ep.SocketOptions().ReceiveBufferLimits()
-			ep.SocketOptions().SetReceiveBufferSize(min(max(2*int64(v), lo), hi), true)
+			ep.SocketOptions().SetReceiveBufferSize(min(max(int64(v), lo), hi), true)
 			return nil
 		},
 		func(ep tcpip.Endpoint) (int, tcpip.Error) { return int(ep.SocketOptions().GetReceiveBufferSize()), nil },
@@ -196,12 +204,33 @@ func SetOption(ep tcpip.Endpoint, v6 bool, level, name uint32, val []byte) sysca
 	return Errno(o.set(ep, int(int32(binary.LittleEndian.Uint32(val)))))
 }
 
+// mtu is that of the port which an endpoint's connection leaves by.
+func (s *Stack) mtu(ep tcpip.Endpoint) int {
+	if i, ok := ep.Info().(*stack.TransportEndpointInfo); ok && i.RegisterNICID >= 1 && int(i.RegisterNICID) <= len(s.ports) {
+		return int(s.ports[i.RegisterNICID-1].mtu)
+	}
+	return loopbackMTU
+}
+
+// maxSegment is the most data of a segment: what fits the MTU beside the
+// headers and the timestamps, or what was asked for, if that is less.
+func (s *Stack) maxSegment(ep tcpip.Endpoint, v6 bool) int {
+	headers := ipv4Len + tcpLen + 12
+	if i, ok := ep.Info().(*stack.TransportEndpointInfo); ok && i.NetProto == header.IPv6ProtocolNumber || !ok && v6 {
+		headers += header.IPv6MinimumSize - ipv4Len
+	}
+	return s.mtu(ep) - headers
+}
+
 // GetOption reads a Linux socket option into val and returns its length.
-func GetOption(ep tcpip.Endpoint, v6 bool, level, name uint32, val []byte) (int, syscall.Errno) {
+func (s *Stack) GetOption(ep tcpip.Endpoint, v6 bool, level, name uint32, val []byte) (int, syscall.Errno) {
 	if level == syscall.IPPROTO_TCP {
 		switch name {
 		case syscall.TCP_INFO:
-			return tcpInfo(ep, val)
+			return tcpInfo(ep, s.maxSegment(ep, v6), val)
+		case syscall.TCP_MAXSEG:
+			binary.LittleEndian.PutUint32(val, uint32(s.maxSegment(ep, v6)))
+			return 4, 0
 		case tcpCongestion:
 			var o tcpip.CongestionControlOption
 			if err := ep.GetSockOpt(&o); err != nil {
@@ -211,6 +240,10 @@ func GetOption(ep tcpip.Endpoint, v6 bool, level, name uint32, val []byte) (int,
 			copy(val[:15], o)
 			return 16, 0
 		}
+	}
+	if level == syscall.IPPROTO_IP && name == ipMTU || level == syscall.IPPROTO_IPV6 && name == ipv6MTU {
+		binary.LittleEndian.PutUint32(val, uint32(s.mtu(ep)))
+		return 4, 0
 	}
 	o, ok := options[key{level, name}]
 	if !ok || level == syscall.IPPROTO_IPV6 && !v6 {
@@ -235,7 +268,7 @@ func cString(b []byte) string {
 
 // tcpInfo fills Linux's struct tcp_info as far as the stack knows; the rest
 // is zero.
-func tcpInfo(ep tcpip.Endpoint, val []byte) (int, syscall.Errno) {
+func tcpInfo(ep tcpip.Endpoint, maxSegment int, val []byte) (int, syscall.Errno) {
 	var o tcpip.TCPInfoOption
 	if err := ep.GetSockOpt(&o); err != nil {
 		return 0, Errno(err)
@@ -246,10 +279,7 @@ func tcpInfo(ep tcpip.Endpoint, val []byte) (int, syscall.Errno) {
 	us := func(d time.Duration) uint32 { return uint32(min(d/time.Microsecond, 1<<32-1)) }
 	b[0] = LinuxState(tcp.EndpointState(o.State))
 	b[1] = uint8(o.CcState)
-	mss := uint32(0)
-	if n, err := ep.GetSockOptInt(tcpip.MaxSegOption); err == nil {
-		mss = uint32(n)
-	}
+	mss := uint32(maxSegment)
 	le.PutUint32(b[8:], us(o.RTO))
 	le.PutUint32(b[16:], mss) // snd_mss
 	le.PutUint32(b[20:], mss) // rcv_mss

@@ -3,6 +3,7 @@
 package session
 
 import (
+	"encoding/binary"
 	"syscall"
 
 	"pno/dpu/netstack"
@@ -32,6 +33,9 @@ func (t *Table) setOpt(q *queue, h *hold, rec offload.Record, payload []byte) st
 			netstack.SetOption(s.twin, s.v6, o.Level, o.Name, o.Val[:o.Len])
 		}
 	}
+	if errno == 0 && s.u == nil && o.Level == syscall.SOL_SOCKET {
+		t.limitWindows(h, o)
+	}
 	if errno == 0 && s.u == nil && (s.kind == bound || s.kind == listening) {
 		if s.l == nil {
 			s.l = &listener{}
@@ -42,6 +46,24 @@ func (t *Table) setOpt(q *queue, h *hold, rec offload.Record, payload []byte) st
 		t.reply(q, rec, errno, nil)
 	}
 	return ""
+}
+
+// least is the smallest window that a buffer size can leave.
+const least = 2048
+
+// limitWindows makes the socket's windows as small as its buffers: what waits
+// on the host counts as much as what waits in the stack.
+func (t *Table) limitWindows(h *hold, o offload.OptVal) {
+	n := max(binary.LittleEndian.Uint32(o.Val[:]), least)
+	switch o.Name {
+	case syscall.SO_SNDBUF:
+		h.txLimit = n
+	case syscall.SO_RCVBUF:
+		h.rxLimit = n
+	default:
+		return
+	}
+	t.later(h.sock)
 }
 
 // remember keeps an option for the connections to come.
@@ -80,7 +102,7 @@ func (t *Table) getOpt(q *queue, h *hold, rec offload.Record, payload []byte) st
 		t.reply(q, rec, ebadf, nil)
 		return ""
 	}
-	n, errno := netstack.GetOption(s.ep, s.v6, o.Level, o.Name, o.Val[:])
+	n, errno := s.stack.GetOption(s.ep, s.v6, o.Level, o.Name, o.Val[:])
 	if errno != 0 {
 		t.reply(q, rec, uint32(errno), nil)
 		return ""

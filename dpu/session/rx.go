@@ -30,7 +30,7 @@ func (w *writer) Write(p []byte) (int, error) {
 
 // credit is how many more bytes the host may be sent now.
 func (s *socket) credit() int {
-	limit := s.consumed + uint64(s.at.s.l.RxWindow)
+	limit := s.consumed + s.at.rxWindow()
 	if s.from != nil {
 		limit = min(limit, retainMax)
 	}

@@ -44,7 +44,8 @@ func (t *Table) fork(q *queue, rec offload.Record, payload []byte) string {
 		if s.from != nil {
 			return // not accepted: the child has no descriptor for it
 		}
-		c := &hold{sock: s, handle: h.handle, have: s.sent, txSeq: h.txSeq, txAcked: h.txAcked}
+		c := &hold{sock: s, handle: h.handle, have: s.sent, txSeq: h.txSeq, txAcked: h.txAcked,
+			rxLimit: h.rxLimit, txLimit: h.txLimit}
 		s.holds = append(s.holds, c)
 		g.holds = append(g.holds, c)
 	})

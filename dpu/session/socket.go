@@ -38,6 +38,21 @@ type hold struct {
 	// txSeq counts the bytes that this holder sent, txAcked those reported to
 	// it as taken. With one holder they are the socket's own.
 	txSeq, txAcked uint64
+
+	// rxLimit and txLimit are what SO_RCVBUF and SO_SNDBUF left of the
+	// windows; 0 is all. They are set by this holder only, which knows them.
+	rxLimit, txLimit uint32
+}
+
+// rxWindow and txWindow are the holder's windows.
+func (h *hold) rxWindow() uint64 { return limited(h.s.l.RxWindow, h.rxLimit) }
+func (h *hold) txWindow() uint64 { return limited(h.s.l.TxWindow, h.txLimit) }
+
+func limited(window, limit uint32) uint64 {
+	if limit != 0 && limit < window {
+		return uint64(limit)
+	}
+	return uint64(window)
 }
 
 // socket is one socket of the shard: TCP has ep and wq, UDP has u.

@@ -140,7 +140,7 @@ func (t *Table) credit(h *hold) {
 	if h.s == nil || h.sock.home == nil || h.sock.at != h {
 		return
 	}
-	window := uint64(h.s.l.TxWindow)
+	window := h.txWindow()
 	open := h.txSeq - h.txAcked
 	free := open - min(open, uint64(len(h.sock.pend)))
 	if free == 0 || free < window/4 && open < window {

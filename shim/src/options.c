@@ -1,209 +1,154 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * setsockopt and getsockopt.
+ * setsockopt and getsockopt. What is done with an option says options.def.
  *
  * While a socket is fresh the kernel's socket takes every option, and those in
  * options.def are remembered for the DPU. A socket with a kernel file of its
  * own goes on setting the kernel's too: the kernel checks the value, and reads
- * it back as programs expect. Accepted sockets share one placeholder, so for
- * them the shim keeps what was set.
+ * it back as programs expect. Accepted sockets share one kernel file, so for
+ * them the shim keeps what was set; a kernel socket made for the purpose checks
+ * the value, and gives the defaults.
  */
 #include <errno.h>
+#include <linux/tcp.h>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "options.h"
 #include "real.h"
 #include "sock.h"
 #include "stats.h"
 
-enum how { UNKNOWN, FORWARD, ASK, KEEP, REFUSE };
+enum how { UNKNOWN, FORWARD, ASK, KEEP, READ, REFUSE };
 
-static const struct {
+struct row {
 	int level, name;
 	enum how how;
-} table[] = {
-#define PNO_OPTION(level, name, how) { level, name, how },
-#include "options.def"
-#undef PNO_OPTION
+	int err; /* with REFUSE */
 };
 
-static enum how how_of(int level, int name)
+static const struct row table[] = {
+#define PNO_OPTION(level, name, how, note)  { level, name, how, 0 },
+#define PNO_REFUSED(level, name, err, note) { level, name, REFUSE, err },
+#include "options.def"
+#undef PNO_OPTION
+#undef PNO_REFUSED
+};
+
+static struct row row_of(int level, int name)
 {
 	for (size_t i = 0; i < sizeof table / sizeof table[0]; i++)
 		if (table[i].level == level && table[i].name == name)
-			return table[i].how;
-	return UNKNOWN;
+			return table[i];
+	return (struct row){ level, name, UNKNOWN, ENOPROTOOPT };
 }
 
-static struct pno_opt *find(struct pno_opt *o, int level, int name)
+/* Set for each connection by servers: their value is 0 or 1, and no kernel
+ * socket is asked about it. */
+static bool plain_flag(const struct row *r)
 {
-	while (o && (o->level != level || o->name != name))
-		o = o->next;
-	return o;
+	if (r->level == IPPROTO_TCP)
+		return r->name == TCP_NODELAY || r->name == TCP_CORK || r->name == TCP_QUICKACK;
+	return r->level == SOL_SOCKET &&
+	       (r->name == SO_KEEPALIVE || r->name == SO_REUSEADDR || r->name == SO_REUSEPORT || r->name == SO_OOBINLINE);
 }
 
-static void free_list(struct pno_opt *o)
+static bool is_buffer(int level, int name)
 {
-	while (o) {
-		struct pno_opt *next = o->next;
+	return level == SOL_SOCKET && (name == SO_SNDBUF || name == SO_RCVBUF);
+}
 
-		free(o);
-		o = next;
+static bool nothing(const uint8_t *val, socklen_t len)
+{
+	while (len && !val[len - 1])
+		len--;
+	return !len;
+}
+
+/* A kernel socket like this one. */
+static int like(const struct pno_sock *s)
+{
+	return pno_fd_own(real.socket(s->domain, SOCK_STREAM | SOCK_CLOEXEC, IPPROTO_TCP));
+}
+
+struct value {
+	uint8_t b[64];
+	socklen_t len;
+};
+
+/*
+ * Has the kernel check the value, and read it back: 0 or an errno. The value
+ * of TCP_MAXSEG does not come back before there is a connection.
+ */
+static int kernel_reading(const struct pno_sock *s, int fd, const struct row *r, const void *val, socklen_t len,
+			  struct value *out)
+{
+	int file = fd, err = 0;
+
+	out->len = len < sizeof out->b ? len : sizeof out->b;
+	memcpy(out->b, val, out->len);
+	if (plain_flag(r) && len >= sizeof(int)) {
+		int flag;
+
+		memcpy(&flag, val, sizeof flag);
+		flag = !!flag;
+		memcpy(out->b, &flag, sizeof flag);
+		out->len = sizeof flag;
+		if (!s->own_file)
+			return 0;
+		return real.setsockopt(fd, r->level, r->name, val, len) < 0 ? errno : 0;
 	}
-}
-
-static void drop_set(struct pno_sock *s)
-{
-	struct pno_optset *set = s->inherited;
-
-	s->inherited = NULL;
-	if (set && atomic_fetch_sub(&set->refs, 1) == 1) {
-		free_list(set->list);
-		free(set);
-	}
-}
-
-void pno_sock_forget_opts(struct pno_sock *s)
-{
-	free_list(s->opts);
-	s->opts = NULL;
-	drop_set(s);
-}
-
-/* The listener's options as they are now, for it and its connections. */
-static struct pno_optset *make_set(const struct pno_opt *from)
-{
-	struct pno_optset *set = calloc(1, sizeof *set);
-	struct pno_opt **end = &set->list;
-
-	if (!set)
-		return NULL;
-	for (; from; from = from->next) {
-		struct pno_opt *o = malloc(sizeof *o);
-
-		if (!o)
-			break;
-		*o = *from;
-		o->next = NULL;
-		*end = o;
-		end = &o->next;
-	}
-	atomic_init(&set->refs, 1);
-	return set;
-}
-
-void pno_sock_inherit_opts(struct pno_sock *c, struct pno_sock *l)
-{
-	c->rcvtimeo = l->rcvtimeo;
-	c->sndtimeo = l->sndtimeo;
-	c->rcvlowat = l->rcvlowat;
-	c->linger_reset = l->linger_reset;
-	if (l->opts && !l->inherited)
-		l->inherited = make_set(l->opts);
-	c->inherited = l->inherited;
-	if (c->inherited)
-		atomic_fetch_add(&c->inherited->refs, 1);
-}
-
-static struct pno_opt *remembered(const struct pno_sock *s, int level, int name)
-{
-	struct pno_opt *o = find(s->opts, level, name);
-
-	return o || !s->inherited ? o : find(s->inherited->list, level, name);
-}
-
-static int remember(struct pno_sock *s, int level, int name, const void *val, socklen_t len, bool forward)
-{
-	struct pno_opt *o = find(s->opts, level, name);
-
-	if (s->state == PNO_LISTENING)
-		drop_set(s);
-	if (!o) {
-		o = calloc(1, sizeof *o);
-		if (!o)
+	if (!s->own_file) {
+		file = like(s);
+		if (file < 0)
 			return ENOBUFS;
-		o->level = level;
-		o->name = name;
-		o->next = s->opts;
-		s->opts = o;
 	}
-	o->forward = forward;
-	o->len = len;
-	memcpy(o->val, val, len);
-	return 0;
-}
-
-static void tell(struct pno_sock *s, struct pno_qp *q, uint32_t handle, const struct pno_opt *o)
-{
-	struct pno_opt_val v = { .level = o->level, .name = o->name, .len = o->len };
-
-	memcpy(v.val, o->val, o->len);
-	pno_sock_record(s, q, (struct pno_record){
-		.op = PNO_OP_SET_OPT, .len = sizeof v, .sock = handle }, &v);
-}
-
-static void tell_everywhere(struct pno_sock *s, const struct pno_opt *o)
-{
-	if (s->state != PNO_LISTENING) {
-		if (s->state == PNO_OPEN || s->state == PNO_CONNECTING)
-			tell(s, s->qp, s->handle, o);
-		return;
+	if (real.setsockopt(file, r->level, r->name, val, len) < 0)
+		err = errno;
+	else if (r->how != READ && (r->level != IPPROTO_TCP || r->name != TCP_MAXSEG)) {
+		out->len = sizeof out->b;
+		if (real.getsockopt(file, r->level, r->name, out->b, &out->len) < 0 || out->len > sizeof out->b)
+			err = ENOPROTOOPT;
 	}
-	for (unsigned i = 0; i < s->ses->shards; i++)
-		if (s->listener->handle[i])
-			tell(s, &s->ses->chan[0]->qp[i], s->listener->handle[i], o);
-}
-
-/* Sets an option that may be refused; 0 or the DPU's errno. */
-static int ask_to_set(struct pno_sock *s, int level, int name, const void *val, socklen_t len)
-{
-	struct pno_opt_val v = { .level = level, .name = name, .len = len };
-	bool listening = s->state == PNO_LISTENING;
-	unsigned n = listening ? s->ses->shards : 1;
-	int err = 0;
-
-	memcpy(v.val, val, len);
-	for (unsigned i = 0; i < n && !err; i++) {
-		struct pno_qp *q = listening ? &s->ses->chan[0]->qp[i] : s->qp;
-		uint32_t handle = listening ? s->listener->handle[i] : s->handle;
-		struct pno_call call;
-
-		if (handle)
-			err = pno_sock_ask(s, q, (struct pno_record){
-				.op = PNO_OP_SET_OPT, .len = sizeof v, .sock = handle }, &v, &call);
-	}
+	if (!s->own_file)
+		pno_fd_disown(file);
 	return err;
 }
 
-void pno_sock_send_opts(struct pno_sock *s)
-{
-	for (const struct pno_opt *o = s->opts; o; o = o->next)
-		if (o->forward)
-			tell_everywhere(s, o);
-}
-
 /* Options whose effect is the shim's own. */
-static void act(struct pno_sock *s, int level, int name, const void *val, socklen_t len)
+static void act(struct pno_sock *s, const struct row *r, const struct value *v)
 {
 	struct linger l;
+	uint32_t n;
 
-	if (level != SOL_SOCKET)
+	if (r->level != SOL_SOCKET)
 		return;
-	if (name == SO_RCVTIMEO && len >= sizeof s->rcvtimeo)
-		memcpy(&s->rcvtimeo, val, sizeof s->rcvtimeo);
-	if (name == SO_SNDTIMEO && len >= sizeof s->sndtimeo)
-		memcpy(&s->sndtimeo, val, sizeof s->sndtimeo);
-	if (name == SO_RCVLOWAT && len >= sizeof s->rcvlowat) {
-		memcpy(&s->rcvlowat, val, sizeof s->rcvlowat);
+	if (r->name == SO_RCVTIMEO && v->len >= sizeof s->rcvtimeo)
+		memcpy(&s->rcvtimeo, v->b, sizeof s->rcvtimeo);
+	if (r->name == SO_SNDTIMEO && v->len >= sizeof s->sndtimeo)
+		memcpy(&s->sndtimeo, v->b, sizeof s->sndtimeo);
+	if (r->name == SO_RCVLOWAT && v->len >= sizeof s->rcvlowat) {
+		memcpy(&s->rcvlowat, v->b, sizeof s->rcvlowat);
 		pno_sock_refresh(s);
 	}
-	if (name == SO_LINGER && len >= sizeof l) {
-		memcpy(&l, val, sizeof l);
+	if (r->name == SO_LINGER && v->len >= sizeof l) {
+		memcpy(&l, v->b, sizeof l);
 		s->linger_reset = l.l_onoff && !l.l_linger;
 	}
+	if (!is_buffer(r->level, r->name))
+		return;
+	memcpy(&n, v->b, sizeof n);
+	n = n / 2 < PNO_LEAST_WINDOW ? PNO_LEAST_WINDOW : n / 2;
+	if (r->name == SO_SNDBUF) {
+		s->tx_limit = n;
+	} else {
+		s->rx_limit = n;
+		if (s->ses)
+			pno_sock_ack(s, true); /* or what is unreported would fill the smaller window */
+	}
+	pno_sock_refresh(s);
 }
 
 /* Saying yes to what nobody does would be a lie. A socket that is not decided
@@ -228,57 +173,74 @@ bool pno_option_is_granted(int level, int name)
 
 /* The kernel lets this process, but hostd does not. The DPU would refuse the
  * bind; here the program still expects it. */
-static bool not_granted(const struct pno_sock *s, int level, int name)
+static bool not_granted(const struct pno_sock *s, const struct row *r)
 {
 	const struct pno_session *ses;
 
-	if (!pno_option_is_granted(level, name))
+	if (!pno_option_is_granted(r->level, r->name))
 		return false;
 	ses = s->ses ? s->ses : pno_session_now();
 	return ses && !ses->foreign && ses->default_action == PNO_ACTION_OFFLOAD;
 }
 
+/* The stack has what every kernel has, and no more. */
+static bool unknown_congestion(const struct pno_sock *s, const struct row *r, const struct value *v)
+{
+	if (r->level != IPPROTO_TCP || r->name != TCP_CONGESTION || !unserved(s, REFUSE))
+		return false;
+	return strncmp((const char *)v->b, "cubic", sizeof v->b) && strncmp((const char *)v->b, "reno", sizeof v->b);
+}
+
+/* What the kernel would say because of the socket's state, which its file does
+ * not have. */
+static int too_late(const struct pno_sock *s, const struct row *r)
+{
+	if (!pno_sock_offloaded(s))
+		return 0;
+	return r->level == IPPROTO_IPV6 && r->name == IPV6_V6ONLY ? EINVAL : 0;
+}
+
 int pno_sock_setopt(struct pno_sock *s, int fd, int level, int name, const void *val, socklen_t len)
 {
-	enum how how = how_of(level, name);
+	struct row r = row_of(level, name);
+	struct value v;
+	struct pno_opt *o;
 	int err;
 
-	if (!val)
-		return EFAULT;
-	if (unserved(s, how)) {
+	if (r.how == REFUSE && nothing(val, len))
+		r.how = KEEP; /* to have it off is what everybody does */
+	if (unlikely(unserved(s, r.how))) {
 		pno_count(opt_unsupported);
-		return ENOPROTOOPT;
+		return r.err;
 	}
-	if (unlikely(not_granted(s, level, name)))
+	if (unlikely(not_granted(s, &r)))
 		return EPERM;
-	if (s->own_file) {
-		if (real.setsockopt(fd, level, name, val, len) < 0)
-			return errno;
-	} else if (len < sizeof(int) && name != TCP_CONGESTION) {
-		return EINVAL;
-	}
-	if (how == UNKNOWN || how == REFUSE)
-		return 0; /* the kernel's socket has it */
-	if (len > sizeof s->opts->val)
-		return EINVAL;
-	if (how == ASK && s->ses && (s->state == PNO_OPEN || s->state == PNO_LISTENING)) {
-		err = ask_to_set(s, level, name, val, len);
+	err = kernel_reading(s, fd, &r, val, len, &v);
+	if (!err)
+		err = too_late(s, &r);
+	if (!err && unlikely(unknown_congestion(s, &r, &v)))
+		err = ENOENT;
+	if (err || r.how == UNKNOWN || r.how == REFUSE || r.how == READ)
+		return err; /* the kernel's socket has it */
+	if (r.how == ASK && s->ses && (s->state == PNO_OPEN || s->state == PNO_LISTENING)) {
+		struct pno_opt asked = { .level = level, .name = name, .len = v.len };
+
+		memcpy(asked.val, v.b, v.len);
+		err = pno_opt_ask(s, &asked);
 		if (err)
 			return err;
 	}
-	err = remember(s, level, name, val, len, how != KEEP);
-	if (err)
-		return err;
-	act(s, level, name, val, len);
-	if (how == FORWARD && pno_sock_offloaded(s) && s->ses)
-		tell_everywhere(s, remembered(s, level, name));
+	o = pno_opt_keep(s, level, name, v.b, v.len, r.how != KEEP);
+	if (!o)
+		return ENOBUFS;
+	act(s, &r, &v);
+	if (pno_sock_offloaded(s) && s->ses && (r.how == FORWARD || (r.how == ASK && s->state == PNO_CONNECTING)))
+		pno_opt_tell(s, o);
 	return 0;
 }
 
 static int answer(void *val, socklen_t *len, const void *from, socklen_t size)
 {
-	if (!val || !len)
-		return EFAULT;
 	if (*len > size)
 		*len = size;
 	memcpy(val, from, *len);
@@ -331,13 +293,75 @@ static int get_common(struct pno_sock *s, int name, void *val, socklen_t *len)
 	return -1;
 }
 
+/* TCP_INFO of a socket without a connection. The queue of a listener is where
+ * the kernel has it, too. */
+static int idle_info(const struct pno_sock *s, void *val, socklen_t *len)
+{
+	struct tcp_info info = { .tcpi_state = 7 /* TCP_CLOSE */ };
+
+	if (s->state == PNO_CONNECTING)
+		info.tcpi_state = 2; /* TCP_SYN_SENT */
+	if (s->state == PNO_LISTENING && !s->listener->stopped) {
+		info.tcpi_state = 10; /* TCP_LISTEN */
+		info.tcpi_unacked = s->listener->parked;
+		info.tcpi_sacked = s->listener->backlog;
+	}
+	return answer(val, len, &info, sizeof info);
+}
+
+static bool dpu_knows(int level, int name)
+{
+	switch (level) {
+	case IPPROTO_TCP:
+		return name == TCP_INFO || name == TCP_MAXSEG || name == TCP_CONGESTION;
+	case IPPROTO_IP:
+		return name == IP_MTU;
+	case IPPROTO_IPV6:
+		return name == IPV6_MTU;
+	}
+	return false;
+}
+
+/* The program may have asked for less, which includes the timestamps. */
+static void least_segment(const struct pno_sock *s, void *val, socklen_t len)
+{
+	const struct pno_opt *o = pno_opt_find(s, IPPROTO_TCP, TCP_MAXSEG);
+	int most, here;
+
+	if (!o || len < sizeof most)
+		return;
+	memcpy(&most, o->val, sizeof most);
+	memcpy(&here, val, sizeof here);
+	most -= 12;
+	if (most > 0 && most < here)
+		memcpy(val, &most, sizeof most);
+}
+
+/* Nobody translates addresses on the way: getsockname says where a connection
+ * was meant to go, also one that a transparent listener took. */
+static bool is_original_dst(const struct pno_sock *s, int level, int name)
+{
+	return name == PNO_SO_ORIGINAL_DST && (level == IPPROTO_IP || (level == IPPROTO_IPV6 && s->domain == AF_INET6));
+}
+
+/* What a kernel socket says that nobody has touched. */
+static int default_of(const struct pno_sock *s, int level, int name, void *val, socklen_t *len)
+{
+	int file = like(s), err = 0;
+
+	if (file < 0)
+		return ENOBUFS;
+	if (real.getsockopt(file, level, name, val, len) < 0)
+		err = errno;
+	pno_fd_disown(file);
+	return err;
+}
+
 int pno_sock_getopt(struct pno_sock *s, int level, int name, void *val, socklen_t *len)
 {
 	struct pno_opt *o;
 	int rc;
 
-	if (!val || !len)
-		return EFAULT;
 	if (!pno_sock_offloaded(s))
 		return -1;
 	if (level == SOL_SOCKET) {
@@ -345,19 +369,18 @@ int pno_sock_getopt(struct pno_sock *s, int level, int name, void *val, socklen_
 		if (rc >= 0)
 			return rc;
 	}
-	if (level == IPPROTO_TCP && (name == TCP_INFO || name == TCP_MAXSEG || name == TCP_CONGESTION) &&
-	    s->state == PNO_OPEN && s->ses)
-		return ask_dpu(s, level, name, val, len);
+	if (dpu_knows(level, name) && s->state == PNO_OPEN && s->ses) {
+		rc = ask_dpu(s, level, name, val, len);
+		if (level == IPPROTO_TCP && name == TCP_MAXSEG && !rc)
+			least_segment(s, val, *len);
+		return rc;
+	}
+	if (level == IPPROTO_TCP && name == TCP_INFO)
+		return idle_info(s, val, len);
+	if (is_original_dst(s, level, name) && s->state == PNO_OPEN)
+		return ENOENT;
 	if (s->own_file)
 		return -1;
-	o = remembered(s, level, name);
-	if (!o)
-		return -1; /* the default, which the template has */
-	if (level == SOL_SOCKET && (name == SO_SNDBUF || name == SO_RCVBUF)) {
-		int v;
-
-		memcpy(&v, o->val, sizeof v);
-		return answer_int(val, len, 2 * v); /* as the kernel counts */
-	}
-	return answer(val, len, o->val, o->len);
+	o = pno_opt_find(s, level, name);
+	return o ? answer(val, len, o->val, o->len) : default_of(s, level, name, val, len);
 }

@@ -50,7 +50,7 @@ void pno_sock_ack(struct pno_sock *s, bool now)
 {
 	uint64_t n = s->rx_read - s->rx_told;
 
-	if (s->state != PNO_OPEN || !n || (!now && n < s->ses->rx_window / 4))
+	if (s->state != PNO_OPEN || !n || (!now && n < pno_sock_rx_window(s) / 4))
 		return;
 	s->rx_told = s->rx_read;
 	pno_sock_record(s, s->qp, (struct pno_record){

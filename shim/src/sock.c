@@ -144,7 +144,7 @@ static uint32_t open_mask(const struct pno_sock *s)
 	else if (pno_sock_unread(s) >= pno_sock_lowat(s))
 		m |= in;
 	/* Like the kernel: a good part of the buffer must be free. */
-	if (s->shut_wr || (!s->ring_full && pno_sock_window(s) >= s->ses->tx_window / 4))
+	if (s->shut_wr || (!s->ring_full && pno_sock_window(s) >= pno_sock_tx_window(s) / 4))
 		m |= out;
 	if (end && s->shut_wr)
 		m |= EPOLLHUP;

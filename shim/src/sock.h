@@ -152,6 +152,7 @@ struct pno_sock {
 	struct timeval rcvtimeo, sndtimeo;
 	int rcvlowat; /* SO_RCVLOWAT; 0 is 1 */
 	uint64_t cookie; /* of its placeholder, once it was passed on; 0: not */
+	uint32_t rx_limit, tx_limit; /* of the windows, by SO_RCVBUF and SO_SNDBUF; 0: none */
 	struct pno_addr local, peer;
 };
 
@@ -223,11 +224,22 @@ static inline uint64_t pno_sock_unread(const struct pno_sock *s)
 	return s->rx_next - s->rx_read;
 }
 
+/* The windows: the session's, or what the buffer sizes left of them. */
+static inline uint32_t pno_sock_rx_window(const struct pno_sock *s)
+{
+	return s->rx_limit && s->rx_limit < s->ses->rx_window ? s->rx_limit : s->ses->rx_window;
+}
+
+static inline uint32_t pno_sock_tx_window(const struct pno_sock *s)
+{
+	return s->tx_limit && s->tx_limit < s->ses->tx_window ? s->tx_limit : s->ses->tx_window;
+}
+
 /* How much must be there to count as readable. A window is never fuller than
  * full. */
 static inline uint64_t pno_sock_lowat(const struct pno_sock *s)
 {
-	uint64_t most = s->ses ? s->ses->rx_window / 2 : 1;
+	uint64_t most = s->ses ? pno_sock_rx_window(s) / 2 : 1;
 
 	if (likely(s->rcvlowat <= 1))
 		return 1;
@@ -244,7 +256,7 @@ static inline uint64_t pno_sock_window(const struct pno_sock *s)
 {
 	uint64_t out = s->tx_sent - s->tx_acked;
 
-	return out < s->ses->tx_window ? s->ses->tx_window - out : 0;
+	return out < pno_sock_tx_window(s) ? pno_sock_tx_window(s) - out : 0;
 }
 
 /* Received bytes: into the stream (drain), off the front (read). */
@@ -381,10 +393,15 @@ ssize_t pno_sock_send(struct pno_sock *s, const struct iovec *iov, size_t n, int
 ssize_t pno_sock_sendfile(struct pno_sock *s, int in, off_t *offset, size_t count);
 ssize_t pno_sock_from_pipe(struct pno_sock *s, int in, size_t count);
 
-/* options.c: what an accepted connection has of its listener (both locked);
- * forgets a socket's options. */
+/* optlist.c: what an accepted connection has of its listener (both locked);
+ * forgets a socket's options; finds one, its listener's too; keeps a value;
+ * tells the DPU; tells it and waits for its errno. */
 void pno_sock_inherit_opts(struct pno_sock *c, struct pno_sock *l);
 void pno_sock_forget_opts(struct pno_sock *s);
+struct pno_opt *pno_opt_find(const struct pno_sock *s, int level, int name);
+struct pno_opt *pno_opt_keep(struct pno_sock *s, int level, int name, const void *val, socklen_t len, bool forward);
+void pno_opt_tell(struct pno_sock *s, const struct pno_opt *o);
+int pno_opt_ask(struct pno_sock *s, const struct pno_opt *o);
 /* options.c: socket locked; 0, an errno, or -1: ask the placeholder. */
 int pno_sock_setopt(struct pno_sock *s, int fd, int level, int name, const void *val, socklen_t len);
 /* True: hostd has a say in who may set it, so there must be a session. */
