@@ -31,6 +31,7 @@ type Config struct {
 
 	MaxSessions int           // default and most: offload.MaxSessions
 	MaxPerUser  int           // sessions of one uid that is not root; default 256
+	BypassEvery time.Duration // how often processes are looked at that may pass the offload by; default 10 s
 	DPUWait     time.Duration // how long an attach waits for a DPU that is not there yet; default 1 s
 	RunPolicies bool          // honour the policy file that a process names (pno run --policy)
 }
@@ -77,6 +78,9 @@ func (c Config) withDefaults() (Config, error) {
 	if c.MaxPerUser == 0 {
 		c.MaxPerUser = 256
 	}
+	if c.BypassEvery == 0 {
+		c.BypassEvery = bypassEvery
+	}
 	if c.DPUWait == 0 {
 		c.DPUWait = time.Second
 	}
@@ -88,7 +92,7 @@ func (c Config) withDefaults() (Config, error) {
 	if c.MaxSessions < 1 || c.MaxSessions > offload.MaxSessions {
 		return c, fmt.Errorf("hostd configuration: %d sessions, want 1 to %d", c.MaxSessions, offload.MaxSessions)
 	}
-	if c.MaxPerUser < 1 || c.DPUWait < 0 {
+	if c.MaxPerUser < 1 || c.DPUWait < 0 || c.BypassEvery < 0 {
 		return c, errors.New("hostd configuration: negative limit")
 	}
 	return c, nil

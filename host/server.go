@@ -40,6 +40,7 @@ type Server struct {
 	holders  map[uint64]map[*session]struct{} // registered sockets, by cookie
 	parked   map[uint64]*parked               // connections on their way, by cookie
 	stats    totals
+	bypass   *bypasses
 
 	state        *state   // nil: nothing is kept for the next hostd
 	orphans      []uint64 // sessions that ended while the DPU was not reached
@@ -59,6 +60,7 @@ func New(cfg Config) (*Server, error) {
 		adopted: make(map[string]*session), grants: make(map[string]*grant),
 		holders: make(map[uint64]map[*session]struct{}), parked: make(map[uint64]*parked), stats: newTotals(),
 	}
+	s.bypass = newBypasses(s)
 	s.link = control.New(control.Config{Path: cfg.DPU, Log: cfg.Log, Up: s.dpuUp, Down: s.dpuLost, Closed: s.dpuClosed})
 	return s, nil
 }
@@ -119,6 +121,7 @@ func (s *Server) Serve(ctx context.Context) error {
 		stateDone.Go(func() { s.state.run(stopState) })
 	}
 	linkDone.Go(func() { s.link.Run(ctx) })
+	linkDone.Go(func() { s.bypass.run(ctx) })
 	stop := context.AfterFunc(ctx, func() { _ = ln.Close() })
 	defer stop()
 	s.log.Info("hostd ready", "listen", s.cfg.Listen, "dpu", s.cfg.DPU, "policy", s.Policy().Source())

@@ -129,6 +129,10 @@ func (s *Server) Report() report.Host {
 			r.SocketsKernel[reason] = total[i]
 		}
 	}
+	if s.bypass.sockets > 0 {
+		r.SocketsKernel[bypassSockets] = s.bypass.sockets
+	}
+	r.Bypassing, r.Agent.Bypassing = s.bypass.report(), maps.Clone(s.bypass.counts)
 	return r
 }
 

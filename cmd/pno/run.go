@@ -16,6 +16,7 @@ import (
 
 	"pno/host/policy"
 	"pno/internal/attach"
+	"pno/internal/target"
 	"pno/offload"
 )
 
@@ -27,8 +28,8 @@ machine's. hostd reads FILE whenever one of them attaches, so it must stay, and
 belong to the user of the process, or to root and be readable by all. A child
 of fork has its parent's policy.
 
-Programs that cannot be offloaded are refused: statically linked ones, Go
-programs, and set-user-ID ones. If there is no DPU, hostd's policy decides:
+Programs that cannot be offloaded are refused: statically linked ones,
+set-user-ID ones, and Go programs that do not import package pno/shim. If there is no DPU, hostd's policy decides:
 with "no_dpu: kernel" CMD runs with the kernel's sockets, and pno says so.
 
 The exit status is CMD's, 125 if a check failed, 126 if CMD cannot be run and
@@ -78,7 +79,7 @@ func runAttached(hostd, policyFile string, args []string) error {
 		}
 		return &statusError{code, fmt.Errorf("run %s: %w", args[0], errors.Unwrap(err))}
 	}
-	if err := checkTarget(path); err != nil {
+	if err := target.Check(path); err != nil {
 		return &statusError{exitCannotRun, err}
 	}
 	library, err := findLibrary()

@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
-	"golang.org/x/sys/unix"
 
 	"pno/host"
 	"pno/host/control/controltest"
@@ -94,38 +93,4 @@ func staticProgram(t *testing.T, dir string) string {
 		t.Fatal(err)
 	}
 	return out
-}
-
-func TestCheckPrivilege(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root, to make files of other users")
-	}
-	file := filepath.Join(t.TempDir(), "f")
-	if err := os.WriteFile(file, nil, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	for _, tt := range []struct {
-		name     string
-		uid, gid int
-		mode     uint32
-		want     string
-	}{
-		{"plain", 0, 0, 0o755, ""},
-		{"set-user-ID of another user", 1000, 0, 0o4755, "is set-user-ID"},
-		{"set-user-ID of oneself", 0, 0, 0o4755, ""},
-		{"set-group-ID of another group", 0, 1000, 0o2755, "is set-group-ID"},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			if err := os.Chown(file, tt.uid, tt.gid); err != nil {
-				t.Fatal(err)
-			}
-			if err := unix.Chmod(file, tt.mode); err != nil {
-				t.Fatal(err)
-			}
-			err := checkPrivilege(file)
-			if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
-				t.Errorf("got %v, want %q", err, tt.want)
-			}
-		})
-	}
 }

@@ -4,6 +4,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -16,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"pno/host/policy"
+	"pno/internal/target"
 	"pno/offload"
 	"pno/sim/edge"
 	"pno/sim/pcie"
@@ -120,9 +122,11 @@ func runSim(f *simFlags, args []string) error {
 	if err != nil {
 		return err
 	}
-	if err := checkTarget(c.path); err != nil {
+	var unfit *target.Error
+	if err := target.Check(c.path); err != nil {
 		// Not an error: it may start others that can be offloaded.
 		fmt.Fprintf(os.Stderr, "pno sim: warning: not offloaded itself: %v\n", err)
+		errors.As(err, &unfit)
 	}
 	out, err := f.openStats()
 	if err != nil {
@@ -139,6 +143,9 @@ func runSim(f *simFlags, args []string) error {
 	}
 	if err := c.start(mergeEnv(os.Environ(), env)); err != nil {
 		return err
+	}
+	if unfit != nil && unfit.Reason != "" {
+		s.NoteBypass(c.pid, filepath.Base(c.path), unfit.Reason)
 	}
 	status, err := c.wait()
 	if err != nil {

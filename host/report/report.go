@@ -23,6 +23,9 @@ type Host struct {
 	Sessions []Session `json:"sessions"` // live ones, by id
 	Agent    Agent     `json:"agent"`
 
+	// Living processes that were to be offloaded and are not, as far as found.
+	Bypassing []Bypass `json:"bypassing,omitempty"`
+
 	// Totals over live and ended sessions.
 	SocketsOffloaded uint64            `json:"sockets_offloaded"`
 	SocketsKernel    map[string]uint64 `json:"sockets_kernel"` // by reason
@@ -107,4 +110,15 @@ type Agent struct {
 	Readopted       uint64            `json:"readopted"`     // sessions taken over after a restart
 	PolicyReloads   uint64            `json:"policy_reloads"`
 	PolicyErrors    uint64            `json:"policy_errors"`
+	Bypassing       map[string]uint64 `json:"bypassing"` // processes so far, by reason
+}
+
+// Bypass is a process that passes the offload by.
+type Bypass struct {
+	PID     int       `json:"pid"`
+	Name    string    `json:"name"` // of its program
+	Reason  string    `json:"reason"`
+	Advice  string    `json:"advice"`
+	Sockets int       `json:"sockets"` // of the kernel, that the policy would offload
+	Since   time.Time `json:"since"`   // found
 }

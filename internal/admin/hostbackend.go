@@ -3,6 +3,8 @@
 package admin
 
 import (
+	"fmt"
+
 	hostreport "pno/host/report"
 	adminv1 "pno/proto/pno/admin/v1"
 )
@@ -37,7 +39,18 @@ func hostStatus(r hostreport.Host) *adminv1.Status {
 		}
 		s.Problems = append(s.Problems, problem)
 	}
+	for _, b := range r.Bypassing {
+		s.Notices = append(s.Notices, bypassNotice(b))
+	}
 	return s
+}
+
+func bypassNotice(b hostreport.Bypass) string {
+	what := "is not offloaded"
+	if b.Sockets > 0 {
+		what = fmt.Sprintf("has %d kernel sockets that the policy would offload", b.Sockets)
+	}
+	return fmt.Sprintf("process %s (pid %d) %s (%s): %s", text(b.Name), b.PID, what, b.Reason, b.Advice)
 }
 
 func hostStats(r hostreport.Host) *adminv1.Stats {
@@ -46,10 +59,11 @@ func hostStats(r hostreport.Host) *adminv1.Stats {
 		StartTime: timestamp(r.Started),
 		Host: &adminv1.HostStats{
 			Sessions: &adminv1.HostSessionStats{
-				Active:   uint64(len(r.Sessions)),
-				Attached: r.Agent.AttachesTotal,
-				Refused:  reasons(r.Agent.AttachesRefused),
-				Ended:    reasons(r.Agent.SessionsEnded),
+				Active:    uint64(len(r.Sessions)),
+				Attached:  r.Agent.AttachesTotal,
+				Refused:   reasons(r.Agent.AttachesRefused),
+				Ended:     reasons(r.Agent.SessionsEnded),
+				Bypassing: reasons(r.Agent.Bypassing),
 			},
 			Sockets: &adminv1.HostSocketStats{
 				Offloaded: r.SocketsOffloaded,

@@ -45,6 +45,8 @@ func hostFamilies() []family {
 			labelled(func(h *adminv1.HostStats) map[string]uint64 { return h.GetSessions().GetRefused() }), "reason"),
 		counter("pno_host_sessions_ended_total", "Sessions that ended, by reason.",
 			labelled(func(h *adminv1.HostStats) map[string]uint64 { return h.GetSessions().GetEnded() }), "reason"),
+		counter("pno_host_processes_bypassing_total", "Processes that were to be offloaded and passed it by, by reason.",
+			labelled(func(h *adminv1.HostStats) map[string]uint64 { return h.GetSessions().GetBypassing() }), "reason"),
 
 		counter("pno_host_sockets_offloaded_total", "Sockets that went through the offload.",
 			host(func(h *adminv1.HostStats) uint64 { return h.GetSockets().GetOffloaded() })),

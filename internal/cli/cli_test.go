@@ -279,6 +279,15 @@ func TestStatusOfATroubledHost(t *testing.T) {
 	}
 }
 
+// A process that passes the offload by is told of; hostd is well all the same.
+func TestStatusHasNotices(t *testing.T) {
+	r := run(noAddr, serveHost(t, admintest.Host{}), "status")
+	want := "hostd: notice: process busybox (pid 4242) has 2 kernel sockets that the policy would offload (static): use a dynamically linked build\n"
+	if r.code != exitOK || !strings.Contains(r.stdout, want) {
+		t.Errorf("exit code %d:\n%s", r.code, r.stdout)
+	}
+}
+
 func TestErrors(t *testing.T) {
 	dpu, host := serveDPU(t, admintest.DPU{}), serveHost(t, admintest.Host{})
 	gone := "unix:///nonexistent/s"

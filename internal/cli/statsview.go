@@ -83,6 +83,9 @@ func (v *view) host(h *adminv1.HostStats) {
 	v.begin("host")
 	v.row("sockets offloaded", number(h.GetSockets().GetOffloaded()), many(h.GetSessions().GetActive(), "process")+" attached")
 	v.row("sockets left to the kernel", number(sum(h.GetSockets().GetKernel())), byReason(h.GetSockets().GetKernel()))
+	if n := sum(h.GetSessions().GetBypassing()); n > 0 {
+		v.row("processes not offloaded", number(n), byReason(h.GetSessions().GetBypassing()))
+	}
 	v.row("bytes sent", bytesize(h.GetBytesTx()))
 	v.row("bytes received", bytesize(h.GetBytesRx()))
 	v.row("doorbells rung", number(shim["doorbells"]))

@@ -74,6 +74,9 @@ func (a *App) writeStatus(d daemons) error {
 		for _, p := range s.GetProblems() {
 			notes = append(notes, fmt.Sprintf("%s: %s", one.name, printable(p)))
 		}
+		for _, n := range s.GetNotices() {
+			notes = append(notes, fmt.Sprintf("%s: notice: %s", one.name, printable(n)))
+		}
 		t.add(one.name, state, printable(s.GetVersion()), printable(s.GetProtocol()), a.uptime(s),
 			strconv.FormatInt(s.GetPid(), 10), number(s.GetSessions()), number(uint64(s.GetShards())), peer(s))
 	}

@@ -17,6 +17,7 @@ import (
 	"pno/dpu/rss"
 	"pno/host"
 	"pno/internal/admin"
+	"pno/internal/target"
 	"pno/sim/edge"
 	"pno/sim/wire"
 )
@@ -25,6 +26,8 @@ import (
 const (
 	startTimeout = 10 * time.Second
 	stopTimeout  = 5 * time.Second
+	// A simulation often lives for seconds only.
+	bypassEvery = 500 * time.Millisecond
 )
 
 // Sim is a running simulation.
@@ -96,7 +99,7 @@ func (s *Sim) startHost() error {
 	var err error
 	s.host, err = host.New(host.Config{
 		Listen: s.hostSocket(), SocketMode: mode, DPU: s.controlSocket(),
-		Policy: s.cfg.Policy, Log: s.cfg.Log.With("part", "hostd"),
+		Policy: s.cfg.Policy, Log: s.cfg.Log.With("part", "hostd"), BypassEvery: bypassEvery,
 	})
 	if err != nil {
 		return err
@@ -177,6 +180,11 @@ func (s *Sim) Env() []string {
 		"PNO_ADMIN_DPU=unix://" + s.dir.file("admin-dpu.sock"),
 		"PNO_ADMIN_HOST=unix://" + s.dir.file("admin-host.sock"),
 	}
+}
+
+// NoteBypass counts a program that starts without the shim in it.
+func (s *Sim) NoteBypass(pid int, name string, reason target.Reason) {
+	s.host.NoteBypass(pid, name, reason)
 }
 
 // Published returns the addresses of the publish listeners on this machine, in

@@ -186,9 +186,10 @@ func (Host) Report() hostreport.Host {
 			session(7, 4711, "nginx", 12_001, 3, 20_000_000_000, 600_000),
 			session(9, 815, "haproxy", 341, 2, 1_474_836_480, 448_576),
 		},
+		Bypassing: []hostreport.Bypass{{PID: 4242, Name: "busybox", Reason: "static", Advice: "use a dynamically linked build", Sockets: 2}},
 		Agent: hostreport.Agent{
 			AttachesTotal: 5, AttachesRefused: map[string]uint64{"wrong protocol version": 1},
-			SessionsEnded: map[string]uint64{"process exited": 3}, ChannelsOpened: 7, Forks: 2, ForksAdopted: 1, ForksDropped: 1,
+			SessionsEnded: map[string]uint64{"process exited": 3}, Bypassing: map[string]uint64{"static": 1}, ChannelsOpened: 7, Forks: 2, ForksAdopted: 1, ForksDropped: 1,
 			SocketsMoved: 1, SocketsHeld: 2, PolicyReloads: 1,
 		},
 		SocketsOffloaded: 12_342, SocketsKernel: map[string]uint64{"policy": 3, "udp": 2},

@@ -872,7 +872,9 @@ type HostSessionStats struct {
 	// Refused so far, by reason.
 	Refused map[string]uint64 `protobuf:"bytes,3,rep,name=refused,proto3" json:"refused,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	// Ended so far, by reason.
-	Ended         map[string]uint64 `protobuf:"bytes,4,rep,name=ended,proto3" json:"ended,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	Ended map[string]uint64 `protobuf:"bytes,4,rep,name=ended,proto3" json:"ended,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// Processes that were to be offloaded and passed it by, so far, by reason.
+	Bypassing     map[string]uint64 `protobuf:"bytes,5,rep,name=bypassing,proto3" json:"bypassing,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -931,6 +933,13 @@ func (x *HostSessionStats) GetRefused() map[string]uint64 {
 func (x *HostSessionStats) GetEnded() map[string]uint64 {
 	if x != nil {
 		return x.Ended
+	}
+	return nil
+}
+
+func (x *HostSessionStats) GetBypassing() map[string]uint64 {
+	if x != nil {
+		return x.Bypassing
 	}
 	return nil
 }
@@ -1273,17 +1282,21 @@ const file_pno_admin_v1_stats_proto_rawDesc = "" +
 	"\x04shim\x18\x05 \x03(\v2\x15.pno.admin.v1.CounterR\x04shim\x12.\n" +
 	"\x05agent\x18\x06 \x01(\v2\x18.pno.admin.v1.AgentStatsR\x05agent\x124\n" +
 	"\aprocess\x18\a \x01(\v2\x1a.pno.admin.v1.ProcessStatsR\aprocess\x125\n" +
-	"\bdpu_link\x18\b \x01(\v2\x1a.pno.admin.v1.DpuLinkStatsR\adpuLink\"\xca\x02\n" +
+	"\bdpu_link\x18\b \x01(\v2\x1a.pno.admin.v1.DpuLinkStatsR\adpuLink\"\xd5\x03\n" +
 	"\x10HostSessionStats\x12\x1c\n" +
 	"\x06active\x18\x01 \x01(\x04B\x04\x88\xb5\x18\x01R\x06active\x12\x1a\n" +
 	"\battached\x18\x02 \x01(\x04R\battached\x12E\n" +
 	"\arefused\x18\x03 \x03(\v2+.pno.admin.v1.HostSessionStats.RefusedEntryR\arefused\x12?\n" +
-	"\x05ended\x18\x04 \x03(\v2).pno.admin.v1.HostSessionStats.EndedEntryR\x05ended\x1a:\n" +
+	"\x05ended\x18\x04 \x03(\v2).pno.admin.v1.HostSessionStats.EndedEntryR\x05ended\x12K\n" +
+	"\tbypassing\x18\x05 \x03(\v2-.pno.admin.v1.HostSessionStats.BypassingEntryR\tbypassing\x1a:\n" +
 	"\fRefusedEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\x1a8\n" +
 	"\n" +
 	"EndedEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\x1a<\n" +
+	"\x0eBypassingEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xdd\x01\n" +
 	"\x0fHostSocketStats\x12\x1c\n" +
@@ -1323,7 +1336,7 @@ func file_pno_admin_v1_stats_proto_rawDescGZIP() []byte {
 	return file_pno_admin_v1_stats_proto_rawDescData
 }
 
-var file_pno_admin_v1_stats_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_pno_admin_v1_stats_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_pno_admin_v1_stats_proto_goTypes = []any{
 	(*Stats)(nil),                 // 0: pno.admin.v1.Stats
 	(*DpuStats)(nil),              // 1: pno.admin.v1.DpuStats
@@ -1340,25 +1353,26 @@ var file_pno_admin_v1_stats_proto_goTypes = []any{
 	nil,                           // 12: pno.admin.v1.DpuSessionStats.ClosedByReasonEntry
 	nil,                           // 13: pno.admin.v1.HostSessionStats.RefusedEntry
 	nil,                           // 14: pno.admin.v1.HostSessionStats.EndedEntry
-	nil,                           // 15: pno.admin.v1.HostSocketStats.KernelEntry
-	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
-	(*LinkCounters)(nil),          // 17: pno.admin.v1.LinkCounters
-	(*durationpb.Duration)(nil),   // 18: google.protobuf.Duration
+	nil,                           // 15: pno.admin.v1.HostSessionStats.BypassingEntry
+	nil,                           // 16: pno.admin.v1.HostSocketStats.KernelEntry
+	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
+	(*LinkCounters)(nil),          // 18: pno.admin.v1.LinkCounters
+	(*durationpb.Duration)(nil),   // 19: google.protobuf.Duration
 }
 var file_pno_admin_v1_stats_proto_depIdxs = []int32{
-	16, // 0: pno.admin.v1.Stats.time:type_name -> google.protobuf.Timestamp
-	16, // 1: pno.admin.v1.Stats.start_time:type_name -> google.protobuf.Timestamp
+	17, // 0: pno.admin.v1.Stats.time:type_name -> google.protobuf.Timestamp
+	17, // 1: pno.admin.v1.Stats.start_time:type_name -> google.protobuf.Timestamp
 	1,  // 2: pno.admin.v1.Stats.dpu:type_name -> pno.admin.v1.DpuStats
 	7,  // 3: pno.admin.v1.Stats.host:type_name -> pno.admin.v1.HostStats
 	2,  // 4: pno.admin.v1.DpuStats.sessions:type_name -> pno.admin.v1.DpuSessionStats
 	3,  // 5: pno.admin.v1.DpuStats.sockets:type_name -> pno.admin.v1.DpuSocketStats
 	4,  // 6: pno.admin.v1.DpuStats.channel:type_name -> pno.admin.v1.ChannelStats
-	17, // 7: pno.admin.v1.DpuStats.link:type_name -> pno.admin.v1.LinkCounters
+	18, // 7: pno.admin.v1.DpuStats.link:type_name -> pno.admin.v1.LinkCounters
 	5,  // 8: pno.admin.v1.DpuStats.netstack:type_name -> pno.admin.v1.Counter
 	6,  // 9: pno.admin.v1.DpuStats.process:type_name -> pno.admin.v1.ProcessStats
 	12, // 10: pno.admin.v1.DpuSessionStats.closed_by_reason:type_name -> pno.admin.v1.DpuSessionStats.ClosedByReasonEntry
-	18, // 11: pno.admin.v1.ProcessStats.cpu_user:type_name -> google.protobuf.Duration
-	18, // 12: pno.admin.v1.ProcessStats.cpu_system:type_name -> google.protobuf.Duration
+	19, // 11: pno.admin.v1.ProcessStats.cpu_user:type_name -> google.protobuf.Duration
+	19, // 12: pno.admin.v1.ProcessStats.cpu_system:type_name -> google.protobuf.Duration
 	8,  // 13: pno.admin.v1.HostStats.sessions:type_name -> pno.admin.v1.HostSessionStats
 	9,  // 14: pno.admin.v1.HostStats.sockets:type_name -> pno.admin.v1.HostSocketStats
 	5,  // 15: pno.admin.v1.HostStats.shim:type_name -> pno.admin.v1.Counter
@@ -1367,12 +1381,13 @@ var file_pno_admin_v1_stats_proto_depIdxs = []int32{
 	11, // 18: pno.admin.v1.HostStats.dpu_link:type_name -> pno.admin.v1.DpuLinkStats
 	13, // 19: pno.admin.v1.HostSessionStats.refused:type_name -> pno.admin.v1.HostSessionStats.RefusedEntry
 	14, // 20: pno.admin.v1.HostSessionStats.ended:type_name -> pno.admin.v1.HostSessionStats.EndedEntry
-	15, // 21: pno.admin.v1.HostSocketStats.kernel:type_name -> pno.admin.v1.HostSocketStats.KernelEntry
-	22, // [22:22] is the sub-list for method output_type
-	22, // [22:22] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	15, // 21: pno.admin.v1.HostSessionStats.bypassing:type_name -> pno.admin.v1.HostSessionStats.BypassingEntry
+	16, // 22: pno.admin.v1.HostSocketStats.kernel:type_name -> pno.admin.v1.HostSocketStats.KernelEntry
+	23, // [23:23] is the sub-list for method output_type
+	23, // [23:23] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_pno_admin_v1_stats_proto_init() }
@@ -1388,7 +1403,7 @@ func file_pno_admin_v1_stats_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pno_admin_v1_stats_proto_rawDesc), len(file_pno_admin_v1_stats_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

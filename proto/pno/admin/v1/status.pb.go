@@ -105,7 +105,10 @@ type Status struct {
 	// Sessions attached now.
 	Sessions uint64 `protobuf:"varint,12,opt,name=sessions,proto3" json:"sessions,omitempty"`
 	// Shards; of hostd, those of the DPU it is connected to.
-	Shards        uint32 `protobuf:"varint,13,opt,name=shards,proto3" json:"shards,omitempty"`
+	Shards uint32 `protobuf:"varint,13,opt,name=shards,proto3" json:"shards,omitempty"`
+	// What somebody may want to look into though the daemon is well: processes
+	// that pass the offload by, in words, one an item.
+	Notices       []string `protobuf:"bytes,14,rep,name=notices,proto3" json:"notices,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -231,6 +234,13 @@ func (x *Status) GetShards() uint32 {
 	return 0
 }
 
+func (x *Status) GetNotices() []string {
+	if x != nil {
+		return x.Notices
+	}
+	return nil
+}
+
 // Cpu is the processor of the machine a daemon runs on.
 type Cpu struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -299,7 +309,7 @@ var File_pno_admin_v1_status_proto protoreflect.FileDescriptor
 
 const file_pno_admin_v1_status_proto_rawDesc = "" +
 	"\n" +
-	"\x19pno/admin/v1/status.proto\x12\fpno.admin.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9e\x03\n" +
+	"\x19pno/admin/v1/status.proto\x12\fpno.admin.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb8\x03\n" +
 	"\x06Status\x12&\n" +
 	"\x04role\x18\x01 \x01(\x0e2\x12.pno.admin.v1.RoleR\x04role\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x1a\n" +
@@ -316,7 +326,8 @@ const file_pno_admin_v1_status_proto_rawDesc = "" +
 	" \x03(\tR\bproblems\x12#\n" +
 	"\x03cpu\x18\v \x01(\v2\x11.pno.admin.v1.CpuR\x03cpu\x12\x1a\n" +
 	"\bsessions\x18\f \x01(\x04R\bsessions\x12\x16\n" +
-	"\x06shards\x18\r \x01(\rR\x06shards\"M\n" +
+	"\x06shards\x18\r \x01(\rR\x06shards\x12\x18\n" +
+	"\anotices\x18\x0e \x03(\tR\anotices\"M\n" +
 	"\x03Cpu\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\rR\x05count\x12\x1a\n" +
