@@ -102,6 +102,7 @@ func (t *Table) getOpt(q *queue, h *hold, rec offload.Record, payload []byte) st
 		t.reply(q, rec, ebadf, nil)
 		return ""
 	}
+	t.acknowledge(h)
 	n, errno := s.stack.GetOption(s.ep, s.v6, o.Level, o.Name, o.Val[:])
 	if errno != 0 {
 		t.reply(q, rec, uint32(errno), nil)

@@ -202,7 +202,7 @@ func (t *Table) drain(s *socket) {
 		s.retainOff += uint64(t.out.n)
 	}
 	s.sent, s.consumed, s.retain = s.retainOff, s.retainOff, nil
-	if s.home != nil && s.errno != 0 {
+	if s.home != nil && s.eof {
 		t.finish(s, s.home)
 	}
 }

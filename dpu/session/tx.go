@@ -146,6 +146,14 @@ func (t *Table) credit(h *hold) {
 	if free == 0 || free < window/4 && open < window {
 		return
 	}
+	t.acknowledge(h)
+}
+
+// acknowledge sends a TxAck of all that the stack has taken.
+func (t *Table) acknowledge(h *hold) {
+	if h.s == nil || h.sock.home == nil || h.sock.at != h || h.sock.kind != connected {
+		return
+	}
 	before := h.txAcked
 	if t.emit(h.sock.home, offload.OpTxAck, h.handle, 0, t.ack(h), 0) == nil {
 		h.txAcked = before

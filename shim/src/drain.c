@@ -60,6 +60,7 @@ static const char *on_data(struct pno_sock *s, struct pno_qp *q, const struct pn
 		pno_sock_die(s, ENOMEM);
 		return NULL;
 	}
+	atomic_fetch_add_explicit(&s->arrivals, 1, memory_order_relaxed);
 	event(s, IN);
 	return NULL;
 }

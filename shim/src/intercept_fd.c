@@ -154,8 +154,10 @@ static int set_flags(struct pno_sock *s, int fd, long flags)
 	/* Accepted sockets share one kernel file: its flags are not theirs. */
 	if (s->own_file)
 		rc = real.fcntl(fd, F_SETFL, flags);
-	if (rc == 0)
+	if (rc == 0) {
 		s->nonblock = flags & O_NONBLOCK;
+		s->append = flags & O_APPEND;
+	}
 	return rc;
 }
 
@@ -164,7 +166,7 @@ static int get_flags(const struct pno_sock *s, int fd)
 	int rc = real.fcntl(fd, F_GETFL);
 
 	if (rc >= 0 && !s->own_file)
-		rc = (rc & ~O_NONBLOCK) | (s->nonblock ? O_NONBLOCK : 0);
+		rc = (rc & ~(O_NONBLOCK | O_APPEND)) | (s->nonblock ? O_NONBLOCK : 0) | (s->append ? O_APPEND : 0);
 	return rc;
 }
 
@@ -218,6 +220,7 @@ static int answer(int *arg, uint64_t v)
 static int sock_ioctl(struct pno_sock *s, int fd, unsigned long request, int *arg)
 {
 	uint32_t on;
+	uint64_t n;
 
 	switch (request) {
 	case FIONBIO:
@@ -228,17 +231,20 @@ static int sock_ioctl(struct pno_sock *s, int fd, unsigned long request, int *ar
 		s->nonblock = on;
 		return 0;
 	case FIONREAD:
+	case SIOCOUTQ:
 		if (s->state <= PNO_BOUND)
 			return 1;
 		if (s->state == PNO_LISTENING)
 			return bad(EINVAL);
-		return answer(arg, s->udp ? pno_udp_unread(s) : pno_sock_unread(s));
-	case SIOCOUTQ:
-		if (s->state <= PNO_BOUND)
-			return 1;
-		return answer(arg, s->udp ? pno_udp_unsent(s) : s->tx_sent - s->tx_acked);
+		if (!pno_sock_look(s))
+			return bad(EBADF);
+		if (request == FIONREAD)
+			return answer(arg, s->udp ? pno_udp_unread(s) : pno_sock_unread(s));
+		if (s->udp)
+			return answer(arg, pno_udp_unsent(s));
+		return pno_sock_unsent(s, &n) ? bad(EBADF) : answer(arg, n);
 	case SIOCATMARK:
-		return answer(arg, 0);
+		return s->udp ? bad(ENOTTY) : answer(arg, 0);
 	}
 	return 1;
 }

@@ -326,7 +326,13 @@ PNO_EXPORT int accept(int fd, struct sockaddr *addr, socklen_t *len)
 /* Both sides have ended: the kernel has forgotten the peer by then. */
 static bool over(const struct pno_sock *s)
 {
-	return s->shut_wr && pno_sock_ended(s);
+	return s->shut_wr && (s->shut_rd ? s->fin : pno_sock_ended(s));
+}
+
+/* What the DPU has posted may change the answer to this. */
+static bool news(const struct pno_sock *s)
+{
+	return (s->state == PNO_CONNECTING || s->state == PNO_OPEN) && s->qp && !s->away && pno_qp_moved(s->qp);
 }
 
 PNO_EXPORT int shutdown(int fd, int how)
@@ -342,7 +348,9 @@ PNO_EXPORT int shutdown(int fd, int how)
 			pno_sock_unlock(s);
 		return real.shutdown(fd, how);
 	}
-	if (s->udp) {
+	if (news(s) && !pno_sock_look(s)) {
+		err = EBADF;
+	} else if (s->udp) {
 		err = pno_udp_shutdown(s, how);
 	} else if (how < SHUT_RD || how > SHUT_RDWR) {
 		err = EINVAL;
@@ -383,19 +391,6 @@ PNO_EXPORT int getsockname(int fd, struct sockaddr *addr, socklen_t *len)
 	return give(err);
 }
 
-/* Connected or not: what the DPU has said about it counts, also if nobody has
- * looked yet. */
-static struct pno_sock *look(int fd, struct pno_sock *s)
-{
-	struct pno_chan *c = s->qp && !s->away ? s->qp->chan : NULL;
-
-	if (!c || (s->state != PNO_OPEN && s->state != PNO_CONNECTING))
-		return s;
-	pno_sock_unlock(s);
-	pno_chan_drain(c);
-	return pno_sock_peek(fd);
-}
-
 PNO_EXPORT int getpeername(int fd, struct sockaddr *addr, socklen_t *len)
 {
 	struct pno_sock *s;
@@ -408,10 +403,9 @@ PNO_EXPORT int getpeername(int fd, struct sockaddr *addr, socklen_t *len)
 			pno_sock_unlock(s);
 		return real.getpeername(fd, addr, len);
 	}
-	s = look(fd, s);
-	if (unlikely(!s))
-		return give(EBADF);
-	if (s->udp ? !s->peer.family : s->state != PNO_OPEN || over(s))
+	if (news(s) && !pno_sock_look(s))
+		err = EBADF;
+	else if (s->udp ? !s->peer.family : s->state != PNO_OPEN || over(s))
 		err = ENOTCONN;
 	else
 		err = pno_addr_to(&s->peer, s->domain, addr, len);

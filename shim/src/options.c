@@ -271,12 +271,27 @@ static int ask_dpu(struct pno_sock *s, int level, int name, void *val, socklen_t
 	return v.len <= sizeof v.val ? answer(val, len, v.val, v.len) : ENOPROTOOPT;
 }
 
+int pno_sock_unsent(struct pno_sock *s, uint64_t *n)
+{
+	int mss, err = 0;
+	socklen_t len = sizeof mss;
+
+	/* Its answer to any question comes after the acknowledgement of all that
+	 * it has taken. */
+	if (s->tx_sent != s->tx_acked && s->state == PNO_OPEN && s->ses)
+		err = ask_dpu(s, IPPROTO_TCP, TCP_MAXSEG, &mss, &len);
+	*n = s->tx_sent - s->tx_acked;
+	return err == EBADF ? err : 0;
+}
+
 static int get_common(struct pno_sock *s, int name, void *val, socklen_t *len)
 {
 	int err;
 
 	switch (name) {
 	case SO_ERROR:
+		if (!s->err && s->qp && pno_qp_moved(s->qp) && !pno_sock_look(s))
+			return EBADF;
 		err = s->err;
 		s->err = 0;
 		pno_sock_refresh(s);

@@ -138,22 +138,16 @@ static size_t capacity(const struct iovec *iov, size_t n)
 static int wait_data(struct pno_sock *s, bool nowait, bool *looked, int64_t *deadline)
 {
 	if (!*looked || nowait) {
-		struct pno_chan *c = s->qp->chan;
-		uint32_t generation = s->generation;
-
 		if (*looked)
 			return -EAGAIN;
 		*looked = true;
-		pno_unlock(&s->lock);
-		pno_chan_drain(c);
-		pno_lock(&s->lock);
-		return s->generation == generation ? 0 : -EBADF;
+		return pno_sock_look(s) ? 0 : -EBADF;
 	}
 	if (!*deadline) {
 		*deadline = recv_deadline(s);
 		pno_interrupts_begin();
 	}
-	return pno_sock_wait(s, EPOLLIN | EPOLLRDHUP, *deadline);
+	return pno_sock_wait_data(s, *deadline);
 }
 
 static void consumed(struct pno_sock *s, size_t n)

@@ -197,6 +197,17 @@ void pno_sock_event(struct pno_sock *s, uint32_t bits)
 		pno_chan_kick(s->qp->chan);
 }
 
+bool pno_sock_look(struct pno_sock *s)
+{
+	struct pno_chan *c = s->qp->chan;
+	uint32_t generation = s->generation;
+
+	pno_unlock(&s->lock);
+	pno_chan_drain(c);
+	pno_lock(&s->lock);
+	return s->generation == generation;
+}
+
 void pno_sock_die(struct pno_sock *s, int err)
 {
 	if (s->state == PNO_DEAD || s->state == PNO_FREE)

@@ -117,12 +117,14 @@ struct pno_sock {
 	bool ring_full;   /* on the ring's list of waiters */
 	bool linger_reset;
 	bool sent_blind;   /* sent, and not received since */
+	bool append;       /* O_APPEND, of a file that is not its own */
 	bool connect_told; /* connect() has reported success once */
 	bool bound;        /* Bind holds the port on shard 0 */
 	bool unconnected;  /* DEAD, and connect() has said why: as before it */
 	bool stranger;     /* from another process, and never at home here */
 	pno_lock_t lock;
 	_Atomic uint32_t mask; /* EPOLL…, read without the lock */
+	_Atomic uint32_t arrivals; /* Data records, likewise */
 	uint32_t handle;
 	uint32_t waiters; /* threads blocked on it outside epoll */
 	int err;          /* SO_ERROR */
@@ -215,6 +217,11 @@ static inline bool pno_sock_offloaded(const struct pno_sock *s)
 void pno_sock_refresh(struct pno_sock *s);
 /* Something happened (EPOLL… bits): refresh, and tell epolls and waiters. */
 void pno_sock_event(struct pno_sock *s, uint32_t bits);
+/* Takes in what the DPU has posted, unlocking meanwhile: a program may poll
+ * with calls that neither wait nor read. False: the socket has been closed. */
+bool pno_sock_look(struct pno_sock *s);
+/* Bytes that the DPU's stack has not taken; asks it. 0 or EBADF. */
+int pno_sock_unsent(struct pno_sock *s, uint64_t *n);
 /* The connection is over. */
 void pno_sock_die(struct pno_sock *s, int err);
 

@@ -142,19 +142,6 @@ static size_t push(struct pno_sock *s, struct source *src, size_t want, bool *dr
 	return sent;
 }
 
-/* Drains the socket's channel: an acknowledgement or a reset may be there
- * already. False: the socket has been closed meanwhile. */
-static bool look(struct pno_sock *s)
-{
-	struct pno_chan *c = s->qp->chan;
-	uint32_t generation = s->generation;
-
-	pno_unlock(&s->lock);
-	pno_chan_drain(c);
-	pno_lock(&s->lock);
-	return s->generation == generation;
-}
-
 static ssize_t send_all(struct pno_sock *s, struct source *src, size_t want, bool nowait)
 {
 	int64_t deadline = 0;
@@ -163,7 +150,7 @@ static ssize_t send_all(struct pno_sock *s, struct source *src, size_t want, boo
 	int rc;
 
 	/* A program that only sends must learn of a reset. */
-	if (unlikely(s->sent_blind) && s->qp && pno_qp_moved(s->qp) && !look(s)) {
+	if (unlikely(s->sent_blind) && s->qp && pno_qp_moved(s->qp) && !pno_sock_look(s)) {
 		pno_sock_unlock(s);
 		return -EBADF;
 	}
@@ -182,7 +169,8 @@ static ssize_t send_all(struct pno_sock *s, struct source *src, size_t want, boo
 			if (looked || sent)
 				break;
 			looked = true;
-			if (look(s))
+			/* The acknowledgement may be there already. */
+			if (pno_sock_look(s))
 				continue;
 			rc = -EBADF;
 			break;

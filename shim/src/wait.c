@@ -300,6 +300,8 @@ void pno_wait_child(void)
 struct sock_wait {
 	struct pno_sock *s;
 	uint32_t bits, generation;
+	bool data; /* more arrivals than: */
+	uint32_t arrivals;
 };
 
 static bool sock_has(void *arg)
@@ -307,12 +309,13 @@ static bool sock_has(void *arg)
 	struct sock_wait *w = arg;
 
 	return w->s->generation != w->generation ||
+	       (w->data && atomic_load_explicit(&w->s->arrivals, memory_order_relaxed) != w->arrivals) ||
 	       (atomic_load_explicit(&w->s->mask, memory_order_acquire) & (w->bits | EPOLLERR | EPOLLHUP));
 }
 
-int pno_sock_wait(struct pno_sock *s, uint32_t bits, int64_t deadline)
+static int sock_wait(struct sock_wait w, int64_t deadline)
 {
-	struct sock_wait w = { s, bits, s->generation };
+	struct pno_sock *s = w.s;
 	struct pno_session *ses = s->ses;
 	uint64_t channels;
 	int rc = 0;
@@ -331,4 +334,16 @@ int pno_sock_wait(struct pno_sock *s, uint32_t bits, int64_t deadline)
 	}
 	s->waiters--;
 	return rc == -ETIMEDOUT ? -EAGAIN : rc < 0 ? rc : 0;
+}
+
+int pno_sock_wait(struct pno_sock *s, uint32_t bits, int64_t deadline)
+{
+	return sock_wait((struct sock_wait){ s, bits, s->generation, false, 0 }, deadline);
+}
+
+int pno_sock_wait_data(struct pno_sock *s, int64_t deadline)
+{
+	uint32_t n = atomic_load_explicit(&s->arrivals, memory_order_relaxed);
+
+	return sock_wait((struct sock_wait){ s, EPOLLRDHUP, s->generation, true, n }, deadline);
 }

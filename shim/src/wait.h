@@ -51,6 +51,8 @@ void pno_channels_awake(struct pno_session *ses, uint64_t channels);
  * first wait of a call.
  */
 int pno_sock_wait(struct pno_sock *s, uint32_t bits, int64_t deadline);
+/* The same until there is more data than now, or none to come. */
+int pno_sock_wait_data(struct pno_sock *s, int64_t deadline);
 
 /* True if a wait that has failed is to be repeated: interrupted, but by
  * handlers only that the kernel restarts the call after. */
