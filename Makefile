@@ -157,7 +157,7 @@ lint: ## golangci-lint, for both machines, buf lint and shellcheck
 	@scripts/lint.sh
 
 .PHONY: gen
-gen: ## rewrite what is generated: shim/abi.h, host/counters.go, proto/, docs/deps/
+gen: ## rewrite what is generated: shim/abi.h, host/counters.go, proto/, docs/compat.md, docs/deps/
 	@scripts/gen.sh
 
 .PHONY: check-gen

@@ -7,13 +7,14 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 tools=$PWD/tools/bin
-generated=(shim/abi.h host/counters.go shim/counters.go ':(glob)proto/**/*.pb.go' docs/deps)
+generated=(shim/abi.h host/counters.go shim/counters.go ':(glob)proto/**/*.pb.go' docs/deps docs/compat.md)
 
 mkdir -p "$tools"
 GOBIN=$tools go -C tools install tool
 GOBIN=$tools go -C tools/buf install tool
 
 go run ./offload/genabi -o shim/abi.h
+go run ./shim/gencompat -o docs/compat.md
 go generate ./...
 (cd proto && PATH=$tools:$PATH buf generate)
 go test -count=1 -run '^TestDependencyLists$' . -update
