@@ -15,7 +15,7 @@
 
 #define LEN sizeof(struct sockaddr_in)
 
-static void *const nowhere = (void *)8;
+static void *volatile nowhere = (void *)8; /* or the compiler objects */
 static char *readonly, *edge; /* edge: 4 bytes before the end of the world */
 
 static void map(void)
