@@ -59,11 +59,15 @@ test_needs=(
   python3:python3
   ps:procps
   git:git
+  unbound:unbound
+  dnsmasq:dnsmasq-base
+  dig:bind9-dnsutils
+  "/usr/lib/nginx/modules/ngx_stream_module.so:libnginx-mod-stream"
 )
 lint_needs=(shellcheck:shellcheck)
 
 # The services that come with the packages above; see hold_services.
-services=(nginx haproxy redis-server prometheus lighttpd memcached postgresql varnish varnishncsa vsftpd ssh)
+services=(nginx haproxy redis-server prometheus lighttpd memcached postgresql varnish varnishncsa vsftpd ssh unbound)
 
 have() {
   case $1 in

@@ -219,7 +219,7 @@ func (u *UDP) Peer() netip.AddrPort { return u.peer }
 func (u *UDP) MTU() int {
 	if u.peer.IsValid() {
 		if r, err := u.routeTo(u.peer.Addr(), netip.Addr{}); err == nil {
-			return int(r.MTU())
+			return int(r.MTU()) + ipHeader(r)
 		}
 	}
 	mtu := 65535
@@ -244,6 +244,13 @@ func (u *UDP) Close() {
 		u.port = 0
 	}
 	u.forget()
+}
+
+func ipHeader(r *stack.Route) int {
+	if r.NetProto() == header.IPv6ProtocolNumber {
+		return header.IPv6MinimumSize
+	}
+	return header.IPv4MinimumSize
 }
 
 func (u *UDP) forget() {
@@ -308,13 +315,9 @@ func (u *UDP) Send(b []byte, o Sent) tcpip.Error {
 	if r.IsOutboundBroadcast() {
 		return &tcpip.ErrBroadcastDisabled{}
 	}
-	v6 := to.Addr().Is6()
-	hdr := header.IPv4MinimumSize
 	longest := header.UDPMaximumPacketSize - header.UDPMinimumSize
-	if v6 {
-		hdr = header.IPv6MinimumSize
-	} else {
-		longest -= hdr
+	if to.Addr().Is4() {
+		longest -= header.IPv4MinimumSize
 	}
 	// The stack has no path MTU discovery: "want", the default of Linux, would
 	// lose what is too long for the path. So only who insists gets DF.

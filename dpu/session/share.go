@@ -136,6 +136,7 @@ func (t *Table) transfer(dst *Session, h *hold) (uint32, error) {
 func (t *Table) claim(q *queue, h *hold) {
 	s := h.sock
 	former := s.at
+	h.claimed = q
 	if former == h {
 		// Another channel of the same process.
 		t.settle(s, q)

@@ -35,6 +35,8 @@ type hold struct {
 
 	// have is the rx offset up to which this holder was sent the data.
 	have uint64
+	// claimed is the channel on which it last got the socket's records.
+	claimed *queue
 	// txSeq counts the bytes that this holder sent, txAcked those reported to
 	// it as taken. With one holder they are the socket's own.
 	txSeq, txAcked uint64
@@ -162,6 +164,7 @@ func (t *Table) release(h *hold, how closing) {
 	}
 	if s.at == h {
 		t.unhome(s, h)
+		defer t.handOver(s)
 	}
 	if s.l != nil {
 		t.unsubscribeSession(s, h.s)

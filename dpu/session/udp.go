@@ -30,7 +30,7 @@ func (t *Table) bindUDP(q *queue, rec offload.Record, req offload.BindReq) strin
 		t.destroy(s, false)
 		return "bind of a slot in use"
 	}
-	s.home = q
+	s.home, s.at.claimed = q, q
 	t.replyUDP(q, rec, s)
 	return ""
 }
@@ -83,7 +83,7 @@ func (t *Table) connectUDP(q *queue, rec offload.Record, h *hold, req offload.Co
 			t.destroy(s, false)
 			return "connect on a slot in use"
 		}
-		s.home = q
+		s.home, s.at.claimed = q, q
 	}
 	t.replyUDP(q, rec, s)
 	return ""
@@ -348,6 +348,27 @@ func (t *Table) emitFrame(s *socket, q *queue, frame []byte) {
 		q.qp.Commit(offload.OpDgram, flags, s.at.handle, uint32(s.sent), t.ack(s.at), n)
 		t.emitted(q)
 		s.sent += uint64(n)
+	}
+}
+
+// handOver gives a datagram socket whose home is gone to another holder, as if
+// that had claimed it: it may sleep until a datagram comes.
+func (t *Table) handOver(s *socket) {
+	if s.kind != datagrams || s.at != nil {
+		return
+	}
+	for _, h := range s.holds {
+		if h.s == nil || h.s.dead {
+			continue
+		}
+		q := h.claimed
+		if q == nil {
+			q = h.s.queues[0]
+		}
+		if q != nil {
+			t.claim(q, h)
+			return
+		}
 	}
 }
 

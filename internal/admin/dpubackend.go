@@ -144,6 +144,7 @@ var socketKinds = map[string]adminv1.SocketKind{
 	dpureport.KindConnecting: adminv1.SocketKind_SOCKET_KIND_CONNECTING,
 	dpureport.KindConnection: adminv1.SocketKind_SOCKET_KIND_CONNECTION,
 	dpureport.KindOrphan:     adminv1.SocketKind_SOCKET_KIND_ORPHAN,
+	dpureport.KindDatagram:   adminv1.SocketKind_SOCKET_KIND_DATAGRAM,
 }
 
 func (b dpuBackend) sockets() []*adminv1.Socket {
@@ -173,6 +174,8 @@ func (b dpuBackend) sockets() []*adminv1.Socket {
 			Retransmits:    s.Retransmits,
 			Holders:        uint32(s.Holders),
 			Shared:         s.Shared,
+
+			DroppedDatagrams: s.Dropped,
 		}
 		if s.Kind == dpureport.KindListener {
 			m.Listener = &adminv1.ListenerQueue{

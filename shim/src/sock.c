@@ -161,8 +161,7 @@ void pno_sock_refresh(struct pno_sock *s)
 			m = open_mask(s);
 		break;
 	case PNO_DGRAM:
-		if (!s->away)
-			m = pno_udp_mask(s);
+		m = pno_udp_mask(s);
 		break;
 	case PNO_LISTENING:
 		if (s->listener->stopped)

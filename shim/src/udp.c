@@ -120,10 +120,15 @@ static void forget_legs(struct pno_sock *s)
 {
 	struct pno_udp *u = s->udp;
 
+	if (s->ring_full)
+		pno_sock_leave_space(s);
 	pno_rx_drop_all(s);
 	drop_parts(u);
 	memset(u->leg, 0, sizeof u->leg);
 	u->legs = 0;
+	u->used = false;
+	memset(&u->fine, 0, sizeof u->fine);
+	memset(&s->peer, 0, sizeof s->peer);
 	s->handle = 0;
 	s->away = s->claiming = false;
 }
@@ -207,6 +212,7 @@ static int offload(struct pno_sock *s, int fd, struct pno_session *ses, const st
 	if (err)
 		return err;
 	s->udp->chosen = !local;
+	s->udp->loose = !local || (!local->port && !memcmp(local->ip, open.ip, sizeof open.ip));
 	s->state = PNO_DGRAM;
 	pno_count(sockets_offloaded);
 	pno_count(sockets_udp);
@@ -357,10 +363,20 @@ static int disconnect(struct pno_sock *s, int fd, const struct sockaddr *sa, soc
 	static const struct pno_addr none;
 	int err;
 
-	if (s->state == PNO_DGRAM)
+	if (s->state == PNO_DGRAM && s->udp->loose) {
+		/* The kernel gives up a port that nobody asked for. */
+		pno_udp_release(s);
+		pno_epoll_revert(s);
+		s->state = PNO_FRESH;
+		s->ses = NULL;
+		s->qp = NULL;
+		pno_sock_refresh(s);
+		err = 0;
+	} else if (s->state == PNO_DGRAM) {
 		err = connect_legs(s, &none);
-	else
+	} else {
 		err = real.connect(fd, sa, len) < 0 ? errno : 0;
+	}
 	pno_sock_unlock(s);
 	return err;
 }
@@ -414,10 +430,14 @@ int pno_udp_shutdown(struct pno_sock *s, int how)
 uint32_t pno_udp_mask(const struct pno_sock *s)
 {
 	const struct pno_udp *u = s->udp;
-	uint64_t least = s->ses->tx_window / 4;
+	uint64_t least = s->ses ? s->ses->tx_window / 4 : 0;
 	bool room = !s->ring_full;
 	uint32_t m = 0;
 
+	/* Who sends or receives brings it home; whether there is anything to
+	 * receive, its home knows. */
+	if (s->away)
+		return EPOLLOUT | EPOLLWRNORM;
 	if (least < u->need)
 		least = u->need;
 	for (unsigned i = 0; i < u->legs && room; i++)

@@ -46,6 +46,7 @@ struct pno_leg {
 struct pno_udp {
 	unsigned legs;     /* shards that have it; 0: not on the DPU */
 	bool chosen;       /* bound by connect or send, not by bind */
+	bool loose;        /* nobody asked for its address or port */
 	bool used;         /* has sent or received */
 	bool asking;       /* a thread is at bind or connect */
 	bool df;           /* do not fragment: too long is EMSGSIZE here */

@@ -125,10 +125,12 @@ static void drop_stale(struct pno_sock *s, unsigned leg, uint64_t read)
 	}
 }
 
-static void on_claimed(struct pno_sock *s, unsigned leg, const struct pno_record *r, struct pno_drain *d)
+/* Also unasked: the process that had the socket is gone. */
+static void on_claimed(struct pno_sock *s, struct pno_qp *q, const struct pno_record *r, struct pno_drain *d)
 {
+	unsigned leg = q->shard;
 	struct pno_leg *l = &s->udp->leg[leg];
-	bool away = false, claiming = false;
+	bool away = false, claiming = false, asked = l->claiming;
 
 	if (l->away) {
 		uint64_t read = l->rx_next + (int32_t)(r->seq - (uint32_t)l->rx_next);
@@ -154,6 +156,8 @@ static void on_claimed(struct pno_sock *s, unsigned leg, const struct pno_record
 	}
 	s->away = away;
 	s->claiming = claiming;
+	if (unlikely(!asked && s->qp->chan != q->chan))
+		pno_udp_claim(s, s->qp->chan); /* here it is waited for */
 	pno_sock_event(s, EPOLLIN | EPOLLRDNORM | EPOLLOUT | EPOLLWRNORM);
 }
 
@@ -173,7 +177,7 @@ const char *pno_udp_record(struct pno_sock *s, struct pno_qp *q, const struct pn
 		pno_sock_event(s, EPOLLIN | EPOLLOUT | EPOLLERR);
 		return NULL;
 	case PNO_OP_CLAIMED:
-		on_claimed(s, q->shard, r, d);
+		on_claimed(s, q, r, d);
 		return NULL;
 	case PNO_OP_REVOKED:
 		l->away = s->away = s->shared = true;
@@ -393,7 +397,7 @@ ssize_t pno_udp_recv(struct pno_sock *s, int fd, struct msghdr *m, int flags)
 			rc = deliver(s, m, flags);
 			break;
 		}
-		if (s->shut_rd) {
+		if (s->shut_rd && !nowait) { /* who does not wait is told nothing */
 			m->msg_namelen = m->msg_controllen = m->msg_flags = 0;
 			break;
 		}

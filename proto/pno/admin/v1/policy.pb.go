@@ -139,7 +139,7 @@ type PolicyRule struct {
 	Ports string `protobuf:"bytes,5,opt,name=ports,proto3" json:"ports,omitempty"`
 	// offload, kernel or refuse.
 	Action string `protobuf:"bytes,6,opt,name=action,proto3" json:"action,omitempty"`
-	// tcp or udp.
+	// tcp, udp, or any.
 	Protocol      string `protobuf:"bytes,7,opt,name=protocol,proto3" json:"protocol,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

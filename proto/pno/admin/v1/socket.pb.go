@@ -39,6 +39,9 @@ const (
 	SocketKind_SOCKET_KIND_CONNECTION SocketKind = 4
 	// Closed by the host, still flushing.
 	SocketKind_SOCKET_KIND_ORPHAN SocketKind = 5
+	// Datagrams: UDP. Its state is ESTAB while it is connected to a peer, else
+	// UNCONN.
+	SocketKind_SOCKET_KIND_DATAGRAM SocketKind = 6
 )
 
 // Enum value maps for SocketKind.
@@ -50,6 +53,7 @@ var (
 		3: "SOCKET_KIND_CONNECTING",
 		4: "SOCKET_KIND_CONNECTION",
 		5: "SOCKET_KIND_ORPHAN",
+		6: "SOCKET_KIND_DATAGRAM",
 	}
 	SocketKind_value = map[string]int32{
 		"SOCKET_KIND_UNSPECIFIED": 0,
@@ -58,6 +62,7 @@ var (
 		"SOCKET_KIND_CONNECTING":  3,
 		"SOCKET_KIND_CONNECTION":  4,
 		"SOCKET_KIND_ORPHAN":      5,
+		"SOCKET_KIND_DATAGRAM":    6,
 	}
 )
 
@@ -137,9 +142,11 @@ type Socket struct {
 	// Another process may claim it (after fork, or passed on).
 	Shared bool `protobuf:"varint,22,opt,name=shared,proto3" json:"shared,omitempty"`
 	// Of a listener: what accept() needs.
-	Listener      *ListenerQueue `protobuf:"bytes,23,opt,name=listener,proto3" json:"listener,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Listener *ListenerQueue `protobuf:"bytes,23,opt,name=listener,proto3" json:"listener,omitempty"`
+	// Datagrams that were dropped because the application is too slow a reader.
+	DroppedDatagrams uint64 `protobuf:"varint,24,opt,name=dropped_datagrams,json=droppedDatagrams,proto3" json:"dropped_datagrams,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Socket) Reset() {
@@ -333,6 +340,13 @@ func (x *Socket) GetListener() *ListenerQueue {
 	return nil
 }
 
+func (x *Socket) GetDroppedDatagrams() uint64 {
+	if x != nil {
+		return x.DroppedDatagrams
+	}
+	return 0
+}
+
 // ListenerQueue is what waits at a listener.
 type ListenerQueue struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -410,7 +424,7 @@ var File_pno_admin_v1_socket_proto protoreflect.FileDescriptor
 
 const file_pno_admin_v1_socket_proto_rawDesc = "" +
 	"\n" +
-	"\x19pno/admin/v1/socket.proto\x12\fpno.admin.v1\"\xa8\x05\n" +
+	"\x19pno/admin/v1/socket.proto\x12\fpno.admin.v1\"\xd5\x05\n" +
 	"\x06Socket\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\asession\x18\x02 \x01(\x04R\asession\x12\x14\n" +
@@ -435,14 +449,15 @@ const file_pno_admin_v1_socket_proto_rawDesc = "" +
 	"\vretransmits\x18\x14 \x01(\x04R\vretransmits\x12\x18\n" +
 	"\aholders\x18\x15 \x01(\rR\aholders\x12\x16\n" +
 	"\x06shared\x18\x16 \x01(\bR\x06shared\x127\n" +
-	"\blistener\x18\x17 \x01(\v2\x1b.pno.admin.v1.ListenerQueueR\blistener\"\x85\x01\n" +
+	"\blistener\x18\x17 \x01(\v2\x1b.pno.admin.v1.ListenerQueueR\blistener\x12+\n" +
+	"\x11dropped_datagrams\x18\x18 \x01(\x04R\x10droppedDatagrams\"\x85\x01\n" +
 	"\rListenerQueue\x12\x1e\n" +
 	"\n" +
 	"unaccepted\x18\x01 \x01(\rR\n" +
 	"unaccepted\x12\x18\n" +
 	"\awaiting\x18\x02 \x01(\rR\awaiting\x12\x18\n" +
 	"\abacklog\x18\x03 \x01(\rR\abacklog\x12 \n" +
-	"\vsubscribers\x18\x04 \x01(\rR\vsubscribers*\xaa\x01\n" +
+	"\vsubscribers\x18\x04 \x01(\rR\vsubscribers*\xc4\x01\n" +
 	"\n" +
 	"SocketKind\x12\x1b\n" +
 	"\x17SOCKET_KIND_UNSPECIFIED\x10\x00\x12\x15\n" +
@@ -450,7 +465,8 @@ const file_pno_admin_v1_socket_proto_rawDesc = "" +
 	"\x14SOCKET_KIND_LISTENER\x10\x02\x12\x1a\n" +
 	"\x16SOCKET_KIND_CONNECTING\x10\x03\x12\x1a\n" +
 	"\x16SOCKET_KIND_CONNECTION\x10\x04\x12\x16\n" +
-	"\x12SOCKET_KIND_ORPHAN\x10\x05B Z\x1epno/proto/pno/admin/v1;adminv1b\x06proto3"
+	"\x12SOCKET_KIND_ORPHAN\x10\x05\x12\x18\n" +
+	"\x14SOCKET_KIND_DATAGRAM\x10\x06B Z\x1epno/proto/pno/admin/v1;adminv1b\x06proto3"
 
 var (
 	file_pno_admin_v1_socket_proto_rawDescOnce sync.Once
