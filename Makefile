@@ -131,6 +131,12 @@ fuzz: ## every fuzz target for FUZZTIME (10s)
 e2e: build ## real proxies through the offload (root)
 	$(GO) test -count=1 -timeout 20m -v ./e2e/...
 
+.PHONY: suites
+suites: build ## other people's test suites, natively and offloaded, into docs/suites.md (root; most of an hour; ONLY=glob)
+	@scripts/deps.sh test
+	nice -n 10 $(GO) test -count=1 -timeout 3h -v -run TestAll ./e2e/suites -args -all \
+	  $(if $(ONLY),-only '$(ONLY)',-record $(CURDIR)/docs/suites.md)
+
 .PHONY: soak
 soak: build ## race tests and the end-to-end suite again and again for SOAK (1h)
 	@scripts/soak.sh $(or $(SOAK),1h)

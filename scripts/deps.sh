@@ -53,6 +53,10 @@ test_needs=(
   /usr/sbin/sshd:openssh-server
   ssh:openssh-client
   "/usr/lib/python3.11/test/test_socket.py:libpython3.11-testsuite"
+  "/usr/lib/python3/dist-packages/twisted/test/test_tcp.py:python3-twisted"
+  "/usr/lib/python3/dist-packages/tornado/test/iostream_test.py:python3-tornado"
+  "/usr/lib/python3/dist-packages/trio/tests/test_socket.py:python3-trio"
+  "/usr/lib/python3/dist-packages/pytest/__init__.py:python3-pytest"
   jq:jq
   openssl:openssl
   "/usr/lib/softhsm/libsofthsm2.so:softhsm2"

@@ -57,7 +57,7 @@ section_e2e() {
   if ((EUID != 0)); then
     echo "not root: every test that needs network namespaces or AF_XDP is skipped and says so below"
   fi
-  "${go_test[@]}" -count=1 -timeout 15m -v ./e2e/...
+  "${go_test[@]}" -p 1 -count=1 -timeout 15m -v ./e2e/...
 }
 
 # packages REGEX: the Go packages that match, without those that need the

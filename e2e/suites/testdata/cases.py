@@ -106,30 +106,26 @@ def flat(suite):
             yield one
 
 
-def chosen(suite, done, match, without):
-    """The cases to run, still grouped by class, for setUpClass."""
-    kept = unittest.TestSuite()
-    for case in flat(suite):
-        name = case.id()
-        if name in done or any(fnmatch.fnmatchcase(name, g) for g in without):
-            continue
-        if not match or any(fnmatch.fnmatchcase(name, g) for g in match):
-            kept.addTest(case)
-    return kept
+class Wanted:
+    """Says of a case whether it is to be run."""
+
+    def __init__(self, done, match, without):
+        self.done, self.match, self.without = done, match, without
+
+    def __call__(self, name):
+        if name in self.done or any(fnmatch.fnmatchcase(name, g) for g in self.without):
+            return False
+        return not self.match or name in self.match or any(fnmatch.fnmatchcase(name, g) for g in self.match)
 
 
 class PytestJournal:
     """The same for test modules that need pytest."""
 
-    def __init__(self, journal, done, without):
-        self.journal, self.done, self.without = journal, done, without
+    def __init__(self, journal, wanted):
+        self.journal, self.wanted = journal, wanted
 
     def pytest_collection_modifyitems(self, items):
-        items[:] = [
-            i
-            for i in items
-            if i.nodeid not in self.done and not any(fnmatch.fnmatchcase(i.nodeid, g) for g in self.without)
-        ]
+        items[:] = [i for i in items if self.wanted(i.nodeid)]
 
     def pytest_runtest_logstart(self, nodeid):
         self.outcome, self.detail = "ok", ""
@@ -145,20 +141,19 @@ class PytestJournal:
         self.journal.end(nodeid, self.outcome, self.detail)
 
 
-def run_unittest(args, journal, done):
-    loader = unittest.TestLoader()
-    suite = unittest.TestSuite()
-    for name in args.modules:
-        suite.addTest(loader.loadTestsFromName(name))
-    chosen(suite, done, args.match, args.without).run(Result(journal))
+def run_unittest(args, journal, wanted):
+    found = unittest.TestLoader().loadTestsFromNames(args.modules)
+    cases = unittest.TestSuite(case for case in flat(found) if wanted(case.id()))
+    del found
+    cases.run(Result(journal))  # which drops each case when it has run
 
 
-def run_pytest(args, journal, done):
+def run_pytest(args, journal, wanted):
     import pytest
 
     pytest.main(
         ["-q", "-p", "no:cacheprovider", "--pyargs", *args.modules],
-        plugins=[PytestJournal(journal, done, args.without)],
+        plugins=[PytestJournal(journal, wanted)],
     )
 
 
@@ -187,7 +182,7 @@ def main():
     journal = Journal(args.out, args.timeout)
     if any(name.startswith("test.") for name in args.modules):
         prepare_cpython()
-    (run_pytest if args.pytest else run_unittest)(args, journal, done)
+    (run_pytest if args.pytest else run_unittest)(args, journal, Wanted(done, set(args.match), args.without))
     journal.write(event="complete")
     sys.stdout.flush()
     os._exit(0)  # threads that a failed case left behind do not hold us up
