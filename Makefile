@@ -144,9 +144,11 @@ soak: build ## race tests and the end-to-end suite again and again for SOAK (1h)
 ##@ Measure
 
 .PHONY: bench
-bench: build ## the offload against kernel sockets: every comparison, into bench/results/ (root, under 15 min)
+bench: build ## offload and crypto cluster against doing without: into bench/results/ (root, under 20 min)
 	@scripts/deps.sh test
 	$(BIN)/pno bench table --pairs 5 --duration 3s
+	$(BIN)/pno bench handshake --duration 3s -o json >bench/results/handshake.json
+	$(BIN)/pno bench cryptorpc --duration 2s -o json >bench/results/cryptorpc.json
 
 .PHONY: bench-go
 bench-go: ## every Go benchmark

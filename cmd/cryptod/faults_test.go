@@ -17,7 +17,9 @@ import (
 	"pno/crypto/cryptotest"
 	"pno/crypto/engine/enginetest"
 	"pno/crypto/keystore"
+	"pno/crypto/mtls"
 	"pno/crypto/mtls/mtlstest"
+	"pno/crypto/signing"
 )
 
 // process is a worker of its own.
@@ -170,4 +172,45 @@ func TestWorkersDie(t *testing.T) {
 		t.Error("no word of keys in the log")
 	}
 	t.Logf("%+v", cluster.Stats())
+}
+
+// What is revoked in the file of access rules is not used for longer than five
+// seconds, on a stream that is open, and the audit log says who was sent away.
+func TestRevocationInTime(t *testing.T) {
+	_, dir, kek := cryptotest.NewStore(t, "P-256")
+	ca := mtlstest.NewAuthority(t)
+	w := newProcess(t, ca, "a", dir, kek, cryptotest.AllowAll)
+	files := mtls.Files{Cert: filepath.Join(w.dir, "c"), Key: filepath.Join(w.dir, "k"), CA: filepath.Join(w.dir, "ca")}
+	cert := ca.IssueInto(t, files, cryptotest.ProxyURI, time.Hour)
+	id, err := mtls.Load(files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cl, err := client.NewCluster(client.Config{Identity: id, Workers: []string{w.addr}, WorkerIdentity: cryptotest.WorkerURI, Verify: client.VerifyOff, Wait: 100 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	ask := func() error {
+		op := &client.Op{Request: signing.Request{Key: enginetest.Key(t, "P-256").ID, Scheme: signing.ECDSAP256SHA256, Input: signing.Digest, Data: make([]byte, 32)}}
+		_, err := cl.Do(time.Now().Add(2*time.Second), op)
+		return err
+	}
+	for deadline := time.Now().Add(10 * time.Second); ask() != nil; {
+		if time.Now().After(deadline) {
+			t.Fatal("the worker does not answer")
+		}
+	}
+	revoked := time.Now()
+	write(t, filepath.Join(w.dir, "acl.yaml"), cryptotest.AllowAll+fmt.Sprintf("revoked: [\"serial:%x\"]\n", cert.SerialNumber))
+	for ask() == nil {
+		if time.Since(revoked) > 5*time.Second {
+			t.Fatal("a revoked certificate is still good after 5 s")
+		}
+		time.Sleep(time.Millisecond)
+	}
+	t.Logf("revoked %v after the file was written", time.Since(revoked).Round(time.Millisecond))
+	if !strings.Contains(w.said(t), "lost its right") {
+		t.Error("no word of it in the log")
+	}
 }

@@ -41,6 +41,7 @@ type Agent struct {
 	cfg     Config
 	stats   Stats
 	latency prometheus.Histogram // of operations
+	tasks   tasks
 
 	mu    sync.Mutex
 	conns map[*conn]struct{}
@@ -69,7 +70,7 @@ func New(cfg Config) (*Agent, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Agent{cfg: cfg, latency: newLatency(), conns: map[*conn]struct{}{}}, nil
+	return &Agent{cfg: cfg, latency: newLatency(), tasks: newTasks(), conns: map[*conn]struct{}{}}, nil
 }
 
 // Stats returns the counters.
@@ -114,6 +115,7 @@ func (a *Agent) Serve(ctx context.Context) error {
 	}
 	a.mu.Unlock()
 	a.open.Wait()
+	a.tasks.end()
 	if err != nil {
 		return fmt.Errorf("key agent: %w", err)
 	}

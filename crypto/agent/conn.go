@@ -166,23 +166,26 @@ func (c *conn) begin(op *Op) {
 	if op.TimeoutMicros > 0 {
 		deadline = start.Add(time.Duration(op.TimeoutMicros) * time.Microsecond)
 	}
-	req := &client.Op{Request: signing.Request{Key: op.Key, Scheme: signing.Scheme(op.Scheme), Input: signing.Input(op.Input), Data: bytes.Clone(op.Data)}}
-	id := op.ID
+	req := client.Op{Request: signing.Request{Key: op.Key, Scheme: signing.Scheme(op.Scheme), Input: signing.Input(op.Input), Data: bytes.Clone(op.Data)}}
 	c.open.Add(1)
-	go func() {
-		defer c.open.Done()
-		out, err := c.a.cfg.Client.Do(deadline, req)
-		status := signing.StatusOf(err)
-		if err != nil {
-			c.a.cfg.Log.Debug("operation failed", "program", c.name, "key", req.Key.String(), "status", status.String(), "reason", err)
-		}
-		c.mu.Lock()
-		c.inflight--
-		c.mu.Unlock()
-		took := time.Since(start)
-		c.a.latency.Observe(took.Seconds())
-		c.finish(done{id, status, uint32(min(took.Microseconds(), 1<<32-1)), out})
-	}()
+	c.a.tasks.do(&task{conn: c, id: op.ID, start: start, deadline: deadline, op: req})
+}
+
+// run has an operation done, and ends it.
+func (t *task) run() {
+	c := t.conn
+	defer c.open.Done()
+	out, err := c.a.cfg.Client.Do(t.deadline, &t.op)
+	status := signing.StatusOf(err)
+	if err != nil {
+		c.a.cfg.Log.Debug("operation failed", "program", c.name, "key", t.op.Key.String(), "status", status.String(), "reason", err)
+	}
+	c.mu.Lock()
+	c.inflight--
+	c.mu.Unlock()
+	took := time.Since(t.start)
+	c.a.latency.Observe(took.Seconds())
+	c.finish(done{t.id, status, uint32(min(took.Microseconds(), 1<<32-1)), out})
 }
 
 // finish queues a result. A client that asks on and does not read is closed:

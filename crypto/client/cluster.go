@@ -23,6 +23,7 @@ type Cluster struct {
 	budget *budget
 	pace   pace
 	stats  stats
+	tries  sync.Pool // of *try
 	follow *follower
 
 	mu      sync.Mutex // for the list, and closed
@@ -125,9 +126,8 @@ func (c *Cluster) Close() error {
 
 // pick takes the less busy of two workers that were not tried yet. When every
 // one of them is kept out by its breaker, one of those is better than none.
-func (c *Cluster) pick(tried []*worker) *worker {
+func (c *Cluster) pick(tried []*worker, now time.Time) *worker {
 	all := *c.workers.Load()
-	now := time.Now()
 	var room [2][8]*worker // keeps the usual cluster off the heap
 	good, rest := room[0][:0], room[1][:0]
 	for _, w := range all {
@@ -199,7 +199,7 @@ func (c *Cluster) Public(ctx context.Context, id signing.KeyID) (crypto.PublicKe
 	last := error(signing.Errorf(signing.Unavailable, "no worker is reached"))
 	var tried []*worker
 	for {
-		w := c.pick(tried)
+		w := c.pick(tried, time.Now())
 		if w == nil || ctx.Err() != nil {
 			return nil, last
 		}

@@ -29,9 +29,11 @@ func statusError(err error) *signing.Error {
 	return signing.Errorf(to, "%s", status.Convert(err).Message())
 }
 
-// try is one operation on its way.
+// try is one operation on its way. It is used again for another when no attempt
+// of it can be answered any more.
 type try struct {
 	c        *Cluster
+	timer    *time.Timer // stopped between operations
 	op       *Op
 	task     signing.Task // to verify with
 	verify   bool
@@ -49,9 +51,18 @@ type try struct {
 
 // Do has an operation done by the deadline.
 func (c *Cluster) Do(deadline time.Time, op *Op) ([]byte, error) {
-	t := &try{c: c, op: op, deadline: deadline, start: time.Now(), answers: make(chan answer, c.cfg.Attempts)}
+	t, ok := c.tries.Get().(*try)
+	if !ok {
+		t = &try{timer: time.NewTimer(time.Hour), answers: make(chan answer, c.cfg.Attempts)}
+	}
+	*t = try{c: c, timer: t.timer, op: op, deadline: deadline, start: time.Now(), answers: t.answers, tried: t.tried[:0]}
 	c.stats.operations.Add(1)
 	out, err := t.run()
+	t.timer.Stop()
+	if t.open == 0 {
+		t.op = nil
+		c.tries.Put(t)
+	}
 	if err != nil {
 		c.stats.failures.Add(1)
 		return nil, err
@@ -101,15 +112,14 @@ func (t *try) run() ([]byte, error) {
 		return nil, err
 	}
 	t.c.budget.earn()
-	if !t.send() {
+	if !t.send(t.start) {
 		return nil, t.failure()
 	}
 	late := t.c.cfg.HedgeAfter
 	if late == 0 {
 		late = t.c.pace.late()
 	}
-	timer := time.NewTimer(min(late, time.Until(t.deadline)))
-	defer timer.Stop()
+	t.timer.Reset(min(late, t.deadline.Sub(t.start)))
 	for {
 		select {
 		case a := <-t.answers:
@@ -126,12 +136,12 @@ func (t *try) run() ([]byte, error) {
 			if t.open == 0 {
 				return nil, t.failure()
 			}
-		case <-timer.C:
+		case <-t.timer.C:
 			if !time.Now().Before(t.deadline) {
 				return nil, signing.Errorf(signing.DeadlineExceeded, "cluster %s: no answer in %v", t.c.cfg.Name, time.Since(t.start).Round(time.Millisecond))
 			}
 			t.hedge()
-			timer.Reset(time.Until(t.deadline))
+			t.timer.Reset(time.Until(t.deadline))
 		}
 	}
 }
@@ -145,14 +155,14 @@ func (t *try) failure() *signing.Error {
 }
 
 // send asks one more worker. When all were tried, it begins anew after a moment.
-func (t *try) send() bool {
+func (t *try) send(now time.Time) bool {
 	pause := time.Millisecond
-	for t.sent < t.c.cfg.Attempts {
-		left := time.Until(t.deadline)
+	for ; t.sent < t.c.cfg.Attempts; now = time.Now() {
+		left := t.deadline.Sub(now)
 		if left <= 0 {
 			return false
 		}
-		w := t.c.pick(t.tried)
+		w := t.c.pick(t.tried, now)
 		if w == nil {
 			if t.open > 0 || !t.again(pause) {
 				return false
@@ -162,7 +172,7 @@ func (t *try) send() bool {
 			continue
 		}
 		t.tried = append(t.tried, w)
-		if w.send(t.op, left, t.answers) {
+		if w.send(t.op, left, t.answers, now) {
 			t.sent++
 			t.open++
 			return true
@@ -225,7 +235,7 @@ func (t *try) repeat(a answer) bool {
 		t.c.stats.overBudget.Add(1)
 		return false
 	}
-	if !t.send() {
+	if !t.send(time.Now()) {
 		return false
 	}
 	t.c.stats.retries.Add(1)
@@ -234,15 +244,16 @@ func (t *try) repeat(a answer) bool {
 
 // hedge asks one more worker, because the answer is late.
 func (t *try) hedge() {
-	if t.hedged || t.c.pick(t.tried) == nil {
+	now := time.Now()
+	if t.hedged || t.c.pick(t.tried, now) == nil {
 		return
 	}
 	t.hedged = true
-	if !t.c.budget.spend(time.Now()) {
+	if !t.c.budget.spend(now) {
 		t.c.stats.overBudget.Add(1)
 		return
 	}
-	if t.send() {
+	if t.send(now) {
 		t.c.stats.hedges.Add(1)
 	}
 }

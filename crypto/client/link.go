@@ -82,8 +82,7 @@ func dial(ctx context.Context, w *worker) (*link, error) {
 }
 
 // send queues an attempt; false when the link takes none, or has most already.
-func (l *link) send(op *Op, timeout time.Duration, to chan<- answer, most int) bool {
-	now := time.Now()
+func (l *link) send(op *Op, timeout time.Duration, to chan<- answer, most int, now time.Time) bool {
 	l.mu.Lock()
 	if l.dead || l.draining || len(l.open) >= min(l.inflight, most) {
 		l.mu.Unlock()

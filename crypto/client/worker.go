@@ -117,11 +117,11 @@ func (w *worker) up() bool {
 const enough = 64
 
 // send gives an attempt to the first stream that is not busy, or else to any.
-func (w *worker) send(op *Op, timeout time.Duration, to chan<- answer) bool {
+func (w *worker) send(op *Op, timeout time.Duration, to chan<- answer, now time.Time) bool {
 	for _, most := range []int{enough, math.MaxInt} {
 		for i := range w.links {
-			if l := w.links[i].Load(); l != nil && l.send(op, timeout, to, most) {
-				w.breaker.asked(time.Now())
+			if l := w.links[i].Load(); l != nil && l.send(op, timeout, to, most, now) {
+				w.breaker.asked(now)
 				return true
 			}
 		}
