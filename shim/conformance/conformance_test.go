@@ -36,7 +36,7 @@ import (
 
 const (
 	// leastChecks is how many checks the topics have in all, at least.
-	leastChecks = 50
+	leastChecks = 400
 	// timeLimit is for one program; none should need more than two seconds.
 	timeLimit = 60 * time.Second
 )

@@ -11,6 +11,12 @@ type difference struct {
 	why             string
 }
 
+// refuses is an option that the kernel takes and the offload does not.
+func refuses(section, call, why string) difference {
+	return difference{"refused", section, call + " = 0", call + " = -1 ENOPROTOOPT", why}
+}
+
+// All of these are rows of docs/compat.md, too.
 var known = []difference{
 	{
 		"oob", "urgent data",
@@ -22,4 +28,21 @@ var known = []difference{
 		`recv(s, b, 1, MSG_OOB | MSG_DONTWAIT) = 1`, `recv(s, b, 1, MSG_OOB | MSG_DONTWAIT) = -1 EINVAL`,
 		"the same, on the receiving side: none has come",
 	},
+	refuses("connections", "setsockopt(c, SO_DONTROUTE, 1)", "the routes are the DPU's"),
+	refuses("connections", "setsockopt(c, SO_TIMESTAMP, 1)", "received segments have no time on the host"),
+	refuses("connections", "setsockopt(c, SO_ZEROCOPY, 1)", "sending copies once, into the ring; there is no error queue for completions"),
+	refuses("connections", "setsockopt(c, SO_MAX_PACING_RATE, 1 << 30)", "netstack does not pace"),
+	refuses("connections", "setsockopt(c, TCP_NOTSENT_LOWAT, 16384)", "netstack does not tell what is sent from what waits; SO_SNDBUF bounds both"),
+	refuses("connections", "setsockopt(c, TCP_WINDOW_CLAMP, 65536)", "netstack has no clamp; SO_RCVBUF bounds the window"),
+	refuses("connections", "setsockopt(c, TCP_INQ, 1)", "no control messages on streams; FIONREAD says the same"),
+	refuses("connections", "setsockopt(c, IP_RECVERR, 1)", "there is no error queue"),
+	refuses("connections", "setsockopt(c, IPV6_RECVERR, 1)", "there is no error queue"),
+	refuses("connections", "setsockopt(c, IP_MINTTL, 1)", "netstack does not look at it"),
+	refuses("listeners", "setsockopt(l, TCP_FASTOPEN, 5)", "netstack does not do it; peers fall back by themselves"),
+	refuses("listeners", "setsockopt(l, TCP_SAVE_SYN, 1)", "netstack does not keep the segment"),
+	refuses("datagrams", "setsockopt(fd, SO_DONTROUTE, 1)", "the routes are the DPU's"),
+	refuses("datagrams", "setsockopt(fd, SO_TIMESTAMP, 1)", "datagrams have no time on the host"),
+	refuses("datagrams", "setsockopt(fd, SO_RXQ_OVFL, 1)", "drops are the DPU's, which counts them"),
+	refuses("datagrams", "setsockopt(fd, IP_RECVERR, 1)", "there is no error queue"),
+	refuses("datagrams", "setsockopt(fd, IP_RECVORIGDSTADDR, 1)", "IP_PKTINFO says the address"),
 }
