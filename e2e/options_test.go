@@ -26,6 +26,18 @@ func TestOptionsUnserved(t *testing.T) {
 	t.Logf("\n%s", out)
 }
 
+// TestOptionsValues holds that values are the kernel's, and do what they say.
+func TestOptionsValues(t *testing.T) {
+	inBothModes(t, func(l *lab) string {
+		l.scripted()
+		out, err := l.runApp("options", 60*time.Second, script(l, "options.py", servedAddr, backendAddr, "values")...)
+		if err != nil {
+			l.t.Errorf("it ended with %v:\n%s", err, out)
+		}
+		return out
+	})
+}
+
 // TestOptionsAct holds that what is accepted has its effect.
 func TestOptionsAct(t *testing.T) {
 	inBothModes(t, func(l *lab) string {

@@ -11,6 +11,7 @@
  * the value, and gives the defaults.
  */
 #include <errno.h>
+#include <limits.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
 #include <stdlib.h>
@@ -45,15 +46,25 @@ static struct row row_of(int level, int name)
 	return (struct row){ level, name, UNKNOWN, ENOPROTOOPT };
 }
 
-/* Set for each connection by servers: their value is 0 or 1, and no kernel
- * socket is asked about it. */
-static bool plain_flag(const struct row *r)
-{
-	if (r->level == IPPROTO_TCP)
-		return r->name == TCP_NODELAY || r->name == TCP_CORK || r->name == TCP_QUICKACK;
-	return r->level == SOL_SOCKET &&
-	       (r->name == SO_KEEPALIVE || r->name == SO_REUSEADDR || r->name == SO_REUSEPORT || r->name == SO_OOBINLINE);
-}
+/*
+ * What servers set for each connection: the kernel's rules for these are known
+ * here, so that no kernel socket has to be asked. Flags become 0 or 1.
+ */
+static const struct {
+	int level, name, low, high; /* high 0: a flag */
+} rules[] = {
+	{ IPPROTO_TCP, TCP_NODELAY, 0, 0 },
+	{ IPPROTO_TCP, TCP_CORK, 0, 0 },
+	{ IPPROTO_TCP, TCP_QUICKACK, 0, 0 },
+	{ SOL_SOCKET, SO_KEEPALIVE, 0, 0 },
+	{ SOL_SOCKET, SO_REUSEADDR, 0, 0 },
+	{ SOL_SOCKET, SO_REUSEPORT, 0, 0 },
+	{ SOL_SOCKET, SO_OOBINLINE, 0, 0 },
+	{ IPPROTO_TCP, TCP_KEEPIDLE, 1, 32767 },
+	{ IPPROTO_TCP, TCP_KEEPINTVL, 1, 32767 },
+	{ IPPROTO_TCP, TCP_KEEPCNT, 1, 127 },
+	{ IPPROTO_TCP, TCP_USER_TIMEOUT, 0, INT_MAX },
+};
 
 static bool is_buffer(int level, int name)
 {
@@ -78,42 +89,80 @@ struct value {
 	socklen_t len;
 };
 
-/*
- * Has the kernel check the value, and read it back: 0 or an errno. The value
- * of TCP_MAXSEG does not come back before there is a connection.
- */
+static int linger_reading(const struct pno_sock *s, const void *val, socklen_t len, struct value *out)
+{
+	const struct pno_opt *o = pno_opt_find(s, SOL_SOCKET, SO_LINGER);
+	struct linger l, before = { 0 };
+
+	if (len < sizeof l)
+		return EINVAL;
+	memcpy(&l, val, sizeof l);
+	if (o)
+		memcpy(&before, o->val, sizeof before);
+	l.l_linger = l.l_onoff ? l.l_linger : before.l_linger;
+	l.l_onoff = !!l.l_onoff;
+	memcpy(out->b, &l, sizeof l);
+	out->len = sizeof l;
+	return 0;
+}
+
+/* By the rules above: 0, an errno, or -1 without one. */
+static int own_reading(const struct pno_sock *s, const struct row *r, const void *val, socklen_t len, struct value *out)
+{
+	int n;
+
+	if (r->level == SOL_SOCKET && r->name == SO_LINGER)
+		return linger_reading(s, val, len, out);
+	for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++) {
+		if (rules[i].level != r->level || rules[i].name != r->name)
+			continue;
+		if (len < sizeof n)
+			return EINVAL;
+		memcpy(&n, val, sizeof n);
+		if (!rules[i].high)
+			n = !!n;
+		else if (n < rules[i].low || n > rules[i].high)
+			return EINVAL;
+		memcpy(out->b, &n, sizeof n);
+		out->len = sizeof n;
+		return 0;
+	}
+	return -1;
+}
+
+/* The kernel checks the value, and what it makes of it is read back: 0 or an
+ * errno. That of TCP_MAXSEG does not come back before there is a connection. */
+static int set_and_read(int file, const struct row *r, const void *val, socklen_t len, struct value *out)
+{
+	if (real.setsockopt(file, r->level, r->name, val, len) < 0)
+		return errno;
+	out->len = len < sizeof out->b ? len : sizeof out->b;
+	memcpy(out->b, val, out->len);
+	if (r->how == READ || (r->level == IPPROTO_TCP && r->name == TCP_MAXSEG))
+		return 0;
+	out->len = sizeof out->b;
+	if (real.getsockopt(file, r->level, r->name, out->b, &out->len) < 0 || out->len > sizeof out->b)
+		return ENOPROTOOPT;
+	return 0;
+}
+
+/* The value as getsockopt will give it: 0 or an errno. */
 static int kernel_reading(const struct pno_sock *s, int fd, const struct row *r, const void *val, socklen_t len,
 			  struct value *out)
 {
-	int file = fd, err = 0;
+	int err = own_reading(s, r, val, len, out), file;
 
-	out->len = len < sizeof out->b ? len : sizeof out->b;
-	memcpy(out->b, val, out->len);
-	if (plain_flag(r) && len >= sizeof(int)) {
-		int flag;
-
-		memcpy(&flag, val, sizeof flag);
-		flag = !!flag;
-		memcpy(out->b, &flag, sizeof flag);
-		out->len = sizeof flag;
-		if (!s->own_file)
-			return 0;
-		return real.setsockopt(fd, r->level, r->name, val, len) < 0 ? errno : 0;
-	}
-	if (!s->own_file) {
-		file = like(s);
-		if (file < 0)
-			return ENOBUFS;
-	}
-	if (real.setsockopt(file, r->level, r->name, val, len) < 0)
-		err = errno;
-	else if (r->how != READ && (r->level != IPPROTO_TCP || r->name != TCP_MAXSEG)) {
-		out->len = sizeof out->b;
-		if (real.getsockopt(file, r->level, r->name, out->b, &out->len) < 0 || out->len > sizeof out->b)
-			err = ENOPROTOOPT;
-	}
-	if (!s->own_file)
-		pno_fd_disown(file);
+	if (s->own_file && err >= 0)
+		return real.setsockopt(fd, r->level, r->name, val, len) < 0 ? errno : err;
+	if (s->own_file)
+		return set_and_read(fd, r, val, len, out);
+	if (err >= 0)
+		return err;
+	file = like(s);
+	if (file < 0)
+		return ENOBUFS;
+	err = set_and_read(file, r, val, len, out);
+	pno_fd_disown(file);
 	return err;
 }
 
@@ -211,7 +260,8 @@ int pno_sock_setopt(struct pno_sock *s, int fd, int level, int name, const void 
 		r.how = KEEP; /* to have it off is what everybody does */
 	if (unlikely(unserved(s, r.how))) {
 		pno_count(opt_unsupported);
-		return r.err;
+		err = r.how == UNKNOWN ? kernel_reading(s, fd, &r, val, len, &v) : 0;
+		return err ? err : r.err;
 	}
 	if (unlikely(not_granted(s, &r)))
 		return EPERM;
