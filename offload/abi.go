@@ -93,6 +93,7 @@ const (
 	OpClaimed   Op = 71 // Seq rx stream offset up to which data went to the former channel; Ack tx bytes taken
 	OpRevoked   Op = 72 // another session claimed the socket
 	OpDgram     Op = 73 // Seq rx offset, Ack tx bytes taken; payload Dgram and its data
+	OpUnshared  Op = 74 // no other session holds the socket any more: consumption need not be reported at once
 )
 
 // Record flags.

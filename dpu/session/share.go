@@ -155,12 +155,20 @@ func (t *Table) claim(q *queue, h *hold) {
 		s.finSent = false
 		t.post(q, offload.OpClaimed, h.handle, uint32(s.consumed), uint32(h.txSeq), nil)
 		t.trim(s)
+		t.alone(s)
 	}
 	if s.kind == dead && s.errno != 0 {
 		t.post(q, offload.OpError, h.handle, s.errno, 0, nil)
 		return
 	}
 	t.service(s)
+}
+
+// alone tells the holder at home when it is the only one.
+func (t *Table) alone(s *socket) {
+	if s.kind == connected && len(s.holds) == 1 && s.at == s.holds[0] && s.home != nil && !s.home.s.dead {
+		t.post(s.home, offload.OpUnshared, s.at.handle, 0, 0, nil)
+	}
 }
 
 // settle makes what went to the former channel visible before the answer to

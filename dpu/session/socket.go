@@ -180,6 +180,7 @@ func (t *Table) release(h *hold, how closing) {
 		t.shutdownSocket(s, how)
 	} else {
 		t.trim(s)
+		t.alone(s)
 	}
 }
 

@@ -96,7 +96,7 @@ void pno_sock_release(struct pno_sock *s)
 {
 	bool lost = s->ses && atomic_load_explicit(&s->ses->lost, memory_order_relaxed);
 
-	if (!pno_sock_offloaded(s))
+	if (!pno_sock_offloaded(s) || (s->state == PNO_DEAD && !s->handle))
 		return;
 	if (!s->ses)
 		orphan(s);

@@ -175,6 +175,9 @@ static const char *on_sock(struct pno_session *ses, struct pno_sock *s, struct p
 	case PNO_OP_CLAIMED:
 		on_claimed(s, r, d);
 		return NULL;
+	case PNO_OP_UNSHARED:
+		s->shared = s->away;
+		return NULL;
 	case PNO_OP_REVOKED:
 		s->shared = s->away = true;
 		pno_count(revoked);
@@ -204,7 +207,7 @@ static const char *dispatch(struct pno_session *ses, struct pno_qp *q, struct pn
 		pno_listener_park(ses, q, r, payload);
 		return NULL;
 	}
-	if (unlikely(r->op < PNO_OP_REPLY || r->op > PNO_OP_DGRAM))
+	if (unlikely(r->op < PNO_OP_REPLY || r->op > PNO_OP_UNSHARED))
 		return "unknown record";
 	s = pno_handle_sock(ses, q->shard, r->sock);
 	if (unlikely(!s)) {

@@ -16,6 +16,7 @@
 #include "epoll.h"
 #include "interrupt.h"
 #include "log.h"
+#include "pass.h"
 #include "policy.h"
 #include "real.h"
 #include "stats.h"
@@ -127,13 +128,43 @@ static bool bind_later(const struct pno_sock *s, int fd, const struct pno_addr *
 	       (pno_sock_bind_flags(s, fd) & PNO_BIND_TRANSPARENT);
 }
 
+/* A failed attempt may be followed by another. */
+static void anew(struct pno_sock *s)
+{
+	if (s->state != PNO_DEAD)
+		return;
+	pno_sock_release(s);
+	s->bound = s->fin = s->unconnected = false;
+	s->err = 0;
+	s->state = PNO_FRESH;
+}
+
+/* What the kernel says of a peer's address before it looks for a way there. */
+static int mistake(const struct pno_sock *s, int fd, const struct sockaddr *sa, socklen_t len)
+{
+	const struct sockaddr_in6 *in6 = (const void *)sa;
+
+	if (len < (s->domain == AF_INET6 ? offsetof(struct sockaddr_in6, sin6_scope_id) : sizeof(struct sockaddr_in)))
+		return EINVAL;
+	if (sa->sa_family != s->domain)
+		return EAFNOSUPPORT;
+	if (s->domain == AF_INET6 && IN6_IS_ADDR_V4MAPPED(&in6->sin6_addr) &&
+	    placeholder_option(fd, IPPROTO_IPV6, IPV6_V6ONLY))
+		return ENETUNREACH;
+	return 0;
+}
+
 int pno_sock_bind(struct pno_sock *s, int fd, struct pno_session *ses, const struct sockaddr *sa, socklen_t len)
 {
 	struct pno_addr a;
 	int err;
 
-	if (s->state != PNO_FRESH)
-		return EINVAL;
+	if (s->state == PNO_DEAD && s->unconnected)
+		anew(s);
+	if (s->state != PNO_FRESH) {
+		err = mistake(s, fd, sa, len);
+		return err == EAFNOSUPPORT || err == EINVAL ? err : EINVAL;
+	}
 	err = s->kernel_bound ? EINVAL : pno_addr_from(sa, len, &a);
 	if (!err && sa->sa_family == s->domain) {
 		switch (decide(ses, PNO_RULE_LISTEN, &a, &err)) {
@@ -315,11 +346,54 @@ static int wait_connected(struct pno_sock *s)
 	return rc < 0 ? -rc : finish_connect(s);
 }
 
+/*
+ * As the kernel does, a connection is reset, and the socket is as good as new:
+ * dead without an error, and to be connected or bound again. It needs a
+ * placeholder that these can be asked of.
+ */
+int pno_sock_disconnect(struct pno_sock *s, int fd)
+{
+	bool linger = s->linger_reset, over = s->shut_wr && pno_sock_ended(s);
+
+	if (s->state == PNO_FRESH)
+		return s->kernel_bound || real.connect(fd, &(struct sockaddr){ .sa_family = AF_UNSPEC }, sizeof(struct sockaddr)) == 0
+			? 0 : errno;
+	if (s->state == PNO_BOUND)
+		return 0;
+	if (s->state == PNO_LISTENING) {
+		if (!s->ses || s->listener->lost)
+			return EISCONN;
+		pno_listener_stop(s); /* how HAProxy pauses */
+		return 0;
+	}
+	if ((!s->own_file || s->cookie) && !pno_pass_end(s))
+		return errno;
+	s->linger_reset = true;
+	pno_sock_release(s);
+	s->linger_reset = linger;
+	pno_rx_drop_all(s);
+	s->tx_sent = s->tx_acked = 0;
+	s->rx_read = s->rx_next = s->rx_told = s->rx_fin = 0;
+	s->shut_rd = s->shut_wr = s->fin = s->shared = s->away = s->stranger = false;
+	s->bound = s->connect_told = false;
+	s->err = s->state == PNO_DEAD || over ? 0 : ECONNRESET;
+	s->unconnected = true;
+	s->state = PNO_DEAD;
+	memset(&s->peer, 0, sizeof s->peer);
+	s->local = (struct pno_addr){ .family = s->domain == AF_INET6 ? 6 : 4 };
+	pno_sock_event(s, EPOLLOUT | EPOLLHUP);
+	return 0;
+}
+
 int pno_sock_connect(struct pno_sock *s, int fd, struct pno_session *ses, const struct sockaddr *sa, socklen_t len)
 {
 	struct pno_addr peer;
 	int err;
 
+	if (len < sizeof sa->sa_family)
+		return EINVAL;
+	if (sa->sa_family == AF_UNSPEC)
+		return pno_sock_disconnect(s, fd);
 	switch (s->state) {
 	case PNO_CONNECTING:
 		return s->nonblock ? EALREADY : wait_connected(s);
@@ -329,24 +403,20 @@ int pno_sock_connect(struct pno_sock *s, int fd, struct pno_session *ses, const 
 		s->connect_told = true;
 		return 0;
 	case PNO_LISTENING:
-		if (!sa || len < sizeof sa->sa_family || sa->sa_family != AF_UNSPEC || !s->ses || s->listener->lost)
-			return EISCONN;
-		pno_listener_stop(s); /* how HAProxy pauses */
-		return 0;
+		return EISCONN;
 	case PNO_DEAD:
-		if (s->err)
+		if (s->err && !s->unconnected)
 			return finish_connect(s);
 		if (s->connect_told)
 			return EISCONN;
-		/* A failed attempt may be followed by another. */
-		pno_sock_release(s);
-		s->bound = s->fin = s->unconnected = false;
-		s->state = PNO_FRESH;
 		break;
 	}
-	err = pno_addr_from(sa, len, &peer);
-	if (err || sa->sa_family != s->domain)
-		return -1; /* AF_UNSPEC, and mistakes: the kernel's answer */
+	err = mistake(s, fd, sa, len);
+	if (!err)
+		err = pno_addr_from(sa, len, &peer);
+	if (err)
+		return err;
+	anew(s);
 	switch (decide(ses, PNO_RULE_CONNECT, &peer, &err)) {
 	case KERNEL:
 		return connect_in_kernel(s, fd, ses);

@@ -220,10 +220,45 @@ void pno_fork_adopted(struct pno_session *ses)
 /* How long to wait for the DPU to hand a connection over. */
 #define CLAIM_NANOS 5000000000ll
 
+/* Claims the socket, and waits until it is ours. Socket locked; false: it was
+ * closed meanwhile. */
+static bool bring_home(struct pno_sock *s, struct pno_session *ses)
+{
+	int64_t deadline = pno_now() + CLAIM_NANOS;
+	uint32_t generation = s->generation;
+
+	if (!ses || s->ses != ses) {
+		s->away = false;
+		s->ses = ses;
+		pno_sock_die(s, ECONNRESET);
+		return true;
+	}
+	while (s->away && (s->state == PNO_OPEN || s->state == PNO_DGRAM) && pno_now() < deadline) {
+		struct timespec nap = { .tv_nsec = 50000 };
+		struct pno_chan *c;
+
+		if (!s->claiming)
+			pno_sock_claim(s, pno_thread_chan(ses)); /* taken away again */
+		c = s->qp->chan;
+		pno_sock_unlock(s);
+		if (!pno_chan_drain(c))
+			nanosleep(&nap, NULL);
+		if (pno_session_check(ses))
+			deadline = 0;
+		pno_lock(&s->lock);
+		if (s->generation != generation)
+			return false;
+	}
+	if (s->away) {
+		s->away = false;
+		pno_sock_die(s, ECONNRESET);
+	}
+	return true;
+}
+
 struct pno_sock *pno_sock_lock_away(int fd, struct pno_sock *s)
 {
 	struct pno_session *ses;
-	int64_t deadline;
 
 	pno_sock_unlock(s);
 	ses = pno_session_get();
@@ -232,31 +267,24 @@ struct pno_sock *pno_sock_lock_away(int fd, struct pno_sock *s)
 		return s;
 	if (s->state == PNO_LISTENING)
 		return s; /* tried again at the next call */
-	if (!ses || s->ses != ses) {
-		s->away = false;
-		s->ses = ses;
-		pno_sock_die(s, ECONNRESET);
+	if (bring_home(s, ses) && pno_fd_obj(fd) == (struct pno_obj *)s)
 		return s;
-	}
-	if (!s->claiming)
-		pno_sock_claim(s, pno_thread_chan(ses));
-	deadline = pno_now() + CLAIM_NANOS;
-	while (s && s->away && (s->state == PNO_OPEN || s->state == PNO_DGRAM) && pno_now() < deadline) {
-		struct timespec nap = { .tv_nsec = 50000 };
-		struct pno_chan *c = s->qp->chan;
+	pno_sock_unlock(s);
+	return pno_sock_peek(fd);
+}
 
-		pno_sock_unlock(s);
-		if (!pno_chan_drain(c))
-			nanosleep(&nap, NULL);
-		if (pno_session_check(ses))
-			deadline = 0;
-		s = pno_sock_peek(fd);
-		if (s && s->away && s->ses == ses && !s->claiming)
-			pno_sock_claim(s, pno_thread_chan(ses)); /* taken away again */
-	}
-	if (s && s->away) {
-		s->away = false;
-		pno_sock_die(s, ECONNRESET);
-	}
-	return s;
+/* Long enough for the other to get something done, too. */
+#define YIELD_NANOS 20000000
+
+int pno_sock_retake(struct pno_sock *s)
+{
+	struct timespec nap = { .tv_nsec = YIELD_NANOS };
+	uint32_t generation = s->generation;
+
+	pno_sock_unlock(s);
+	nanosleep(&nap, NULL);
+	pno_lock(&s->lock);
+	if (s->generation != generation)
+		return -EBADF;
+	return !s->away || bring_home(s, pno_session_now()) ? 0 : -EBADF;
 }

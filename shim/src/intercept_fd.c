@@ -17,6 +17,7 @@
 #include "fault.h"
 #include "real.h"
 #include "stats.h"
+#include "wait.h"
 #include "udp.h"
 
 static int bad(int err)

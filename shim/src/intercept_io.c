@@ -105,7 +105,7 @@ static inline bool iov_ok(struct pno_sock *s, const struct iovec *iov, size_t n,
 }
 
 /* read() of nothing does nothing; recv() of nothing waits for something. */
-static ssize_t read_nothing(struct pno_sock *s)
+static ssize_t nothing(struct pno_sock *s)
 {
 	pno_sock_unlock(s);
 	return 0;
@@ -121,7 +121,7 @@ PNO_EXPORT ssize_t read(int fd, void *buf, size_t len)
 	if (!s)
 		return real.read(fd, buf, len);
 	if (unlikely(!len))
-		return read_nothing(s);
+		return nothing(s);
 	return likely(!s->udp) ? give(pno_sock_recv(s, &v, 1, 0)) : udp_in(s, fd, &v, 1, 0);
 }
 
@@ -134,7 +134,7 @@ static ssize_t read_vector(struct pno_sock *s, int fd, const struct iovec *iov, 
 		n--;
 	}
 	if (unlikely(!n))
-		return read_nothing(s);
+		return nothing(s);
 	return likely(!s->udp) ? give(pno_sock_recv(s, iov, n, flags)) : udp_in(s, fd, iov, n, flags);
 }
 
@@ -151,6 +151,12 @@ static ssize_t write_vector(struct pno_sock *s, int fd, const struct iovec *iov,
 {
 	if (!iov_ok(s, iov, n, EINVAL))
 		return -1;
+	while (n && !iov->iov_len) {
+		iov++;
+		n--;
+	}
+	if (unlikely(!n))
+		return nothing(s); /* other than write() of nothing */
 	return likely(!s->udp) ? give(pno_sock_send(s, iov, n, flags)) : udp_out(s, fd, iov, n, flags);
 }
 

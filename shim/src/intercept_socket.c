@@ -357,6 +357,8 @@ PNO_EXPORT int shutdown(int fd, int how)
 	} else if (s->state == PNO_LISTENING && s->ses && !s->listener->lost) {
 		if (how != SHUT_WR)
 			pno_listener_stop(s);
+	} else if (s->state == PNO_CONNECTING) {
+		err = pno_sock_disconnect(s, fd);
 	} else if (s->state != PNO_OPEN || over(s)) {
 		err = ENOTCONN;
 	} else {

@@ -126,11 +126,11 @@ static int keep(struct pno_sock *s, const uint8_t *token)
 
 	memcpy(req.token, token, sizeof req.token);
 	s->rx_told = s->rx_read;
-	s->shared = true;
 	err = pno_sock_ask(s, s->qp, (struct pno_record){
 		.op = PNO_OP_SHARED, .len = sizeof req, .sock = s->handle, .ack = s->rx_read }, &req, &call);
 	if (err)
 		return err;
+	s->shared = true; /* it was told that it is alone, before */
 	if (call.len < sizeof kept)
 		return EPROTO;
 	memcpy(&kept, call.payload, sizeof kept);
@@ -245,6 +245,18 @@ void pno_pass(int fd)
 	if (err)
 		pno_log(PNO_ERROR, "descriptor %d cannot be passed on: %s", fd, strerror(err));
 	errno = saved;
+}
+
+bool pno_pass_end(struct pno_sock *s)
+{
+	int fd = real.socket(s->domain, SOCK_STREAM | SOCK_CLOEXEC | (s->nonblock ? SOCK_NONBLOCK : 0), 0);
+
+	if (fd < 0)
+		return false;
+	replace(s, fd);
+	real.close(fd);
+	s->cookie = 0;
+	return true;
 }
 
 void pno_pass_message(const struct msghdr *m)

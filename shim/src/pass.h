@@ -9,6 +9,8 @@
 #include <stdbool.h>
 #include <sys/socket.h>
 
+struct pno_sock;
+
 /* The socket behind a descriptor, if it is offloaded, may be found by another
  * process from now on. */
 void pno_pass(int fd);
@@ -16,6 +18,9 @@ void pno_pass(int fd);
 void pno_pass_message(const struct msghdr *m);
 /* Everything that stays open over exec. */
 void pno_pass_exec(void);
+/* The socket will be another: gives it a file of its own, which nobody knows.
+ * False, with errno. Socket locked. */
+bool pno_pass_end(struct pno_sock *s);
 /* True for the placeholder of such a connection. */
 bool pno_pass_marked(int fd);
 

@@ -134,7 +134,7 @@ static size_t capacity(const struct iovec *iov, size_t n)
 	return sum;
 }
 
-/* Nothing there: looks at the ring once more, then waits. 0 or -errno. */
+/* Not enough there: looks at the ring once more, then waits. 0 or -errno. */
 static int wait_data(struct pno_sock *s, bool nowait, bool *looked, int64_t *deadline)
 {
 	if (!*looked || nowait) {
@@ -170,6 +170,8 @@ ssize_t pno_sock_recv(struct pno_sock *s, const struct iovec *iov, size_t n, int
 
 	if (enough > want)
 		enough = want;
+	if (unlikely(flags & MSG_PEEK) && s->ses && enough > s->ses->rx_window / 2)
+		enough = s->ses->rx_window / 2; /* more is never there at once */
 	s->sent_blind = false;
 	if (unlikely(flags & (MSG_OOB | MSG_ERRQUEUE))) {
 		pno_sock_unlock(s);
@@ -192,6 +194,8 @@ ssize_t pno_sock_recv(struct pno_sock *s, const struct iovec *iov, size_t n, int
 			break;
 		if (unlikely(!want) && pno_sock_unread(s))
 			break; /* waits for data, and takes none */
+		if (got && (s->err || s->state != PNO_OPEN))
+			break; /* the next call says why */
 		rc = instead(s);
 		if (rc <= 0)
 			break;

@@ -193,6 +193,12 @@ static inline struct pno_sock *pno_sock_peek(int fd)
  */
 struct pno_sock *pno_sock_lock_away(int fd, struct pno_sock *s);
 
+/*
+ * A call that waits finds the socket gone to another process, which uses it:
+ * gives that one a while, and takes it back. Socket locked; 0 or -EBADF.
+ */
+int pno_sock_retake(struct pno_sock *s);
+
 static inline struct pno_sock *pno_sock_lock(int fd)
 {
 	struct pno_sock *s = pno_sock_peek(fd);
@@ -256,7 +262,7 @@ static inline uint64_t pno_sock_lowat(const struct pno_sock *s)
 /* The peer has ended, and everything before the end is here. */
 static inline bool pno_sock_ended(const struct pno_sock *s)
 {
-	return s->fin && s->rx_next == s->rx_fin;
+	return s->fin && (s->rx_next == s->rx_fin || s->shut_rd);
 }
 
 static inline uint64_t pno_sock_window(const struct pno_sock *s)
@@ -389,6 +395,8 @@ int pno_sock_listen(struct pno_sock *s, int fd, struct pno_session *ses, int bac
 int pno_sock_connect(struct pno_sock *s, int fd, struct pno_session *ses, const struct sockaddr *sa, socklen_t len);
 /* Waits a moment for the answer to a connect that is under way. */
 void pno_sock_settle(struct pno_sock *s);
+/* connect() to AF_UNSPEC. */
+int pno_sock_disconnect(struct pno_sock *s, int fd);
 /* PNO_BIND_… of the options set on the placeholder. */
 uint32_t pno_sock_bind_flags(const struct pno_sock *s, int fd);
 /* Sends a request about the socket and waits for its Reply, unlocked. */

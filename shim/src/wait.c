@@ -333,6 +333,8 @@ static int sock_wait(struct sock_wait w, int64_t deadline)
 			break;
 	}
 	s->waiters--;
+	if (unlikely(s->away) && rc >= 0 && s->state != PNO_LISTENING)
+		return pno_sock_retake(s);
 	return rc == -ETIMEDOUT ? -EAGAIN : rc < 0 ? rc : 0;
 }
 

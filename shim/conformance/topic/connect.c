@@ -148,9 +148,11 @@ static void mistakes(void)
 	six = loopback(AF_INET6, 80);
 	R(connect(c, SA(at), sizeof(struct sockaddr_in) - 1));
 	R(connect(c, SA(at), 0));
+	R(connect(c, SA(at), sizeof at));
+	close(c);
+	c = socket(AF_INET, SOCK_STREAM, 0);
+	R(connect(c, SA(at), sizeof at + 1));
 	R(connect(c, SA(six), sizeof(struct sockaddr_in6)));
-	R(connect(c, NULL, sizeof(struct sockaddr_in)));
-	R(connect(c, (struct sockaddr *)8, sizeof(struct sockaddr_in)));
 	R(connect(l, SA(at), sizeof(struct sockaddr_in)));
 	R(connect(-1, SA(at), sizeof(struct sockaddr_in)));
 	R(connect(STDIN_FILENO, SA(at), sizeof(struct sockaddr_in)));
