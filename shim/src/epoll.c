@@ -8,10 +8,16 @@
  * the front, asks the socket's mask, reports, and puts level-triggered ones
  * back at the end. Nothing is scanned, nothing is looked up.
  *
- * The kernel's set holds the kernel's descriptors as ever, and the interrupt
- * eventfd of each channel that delivers here, edge-triggered, so that it never
- * has to be read. Their data is the address of pno_epoll_ours, which no program can have;
- * it is the same in the children of a fork, who share the kernel's set.
+ * The kernel's set holds the kernel's descriptors as ever, and nothing else,
+ * for its descriptor may be polled or be in another set. An instance that has
+ * a channel sleeps on its bed, a set of the shim's own with the kernel's set in
+ * it and the interrupt eventfd of each channel that delivers here,
+ * edge-triggered, so that it never has to be read.
+ *
+ * Without a channel it sleeps on the kernel's set itself (raw). Who gives it
+ * one meanwhile wakes those by a descriptor that is put into the set for as
+ * long as they sleep; its data is the address of pno_epoll_ours, which no
+ * program can have.
  *
  * Neither side starves: while offloaded events keep coming the kernel's set is
  * asked every KERNEL_EVERY calls, and always before 0 is returned.
@@ -128,36 +134,68 @@ bool pno_epoll_readable(struct pno_epoll *ep)
 	pno_lock(&ep->lock);
 	for (struct pno_item *it = ep->ready_head; it && !any; it = it->ready)
 		any = it->events && item_events(it);
+	if (!any && ep->sleepers)
+		ep->kicked = false; /* who sleeps has seen all there was */
 	pno_unlock(&ep->lock);
 	return any;
 }
 
-/* The kernel's part, without our own wake-ups. *woken: there was one. */
-static int kernel_wait(struct pno_epoll *ep, struct epoll_event *events, int max, int64_t ns,
-		       const sigset_t *sigmask, bool *woken)
+void pno_epoll_attend(struct pno_epoll *ep, bool on)
 {
-	int n, kept = 0, ms;
-
-	ep->since_kernel = 0;
-	/* Timeouts below a millisecond round up; a wait that ends early by
-	 * rounding down would spin. */
-	ms = ns < 0 ? -1 : ns >= INT_MAX * 1000000ll ? INT_MAX : (int)((ns + 999999) / 1000000);
-	n = ms ? pno_sleep_epoll(ep->fd, events, max, ms, sigmask)
-	       : real.epoll_pwait(ep->fd, events, max, ms, sigmask);
-	if (ms && n < 0) {
-		errno = -n;
-		n = -1;
+	pno_lock(&ep->lock);
+	if (on) {
+		ep->sleepers++;
+		ep->kicked = false;
+	} else if (ep->sleepers) { /* the descriptor may name another one by now */
+		ep->sleepers--;
 	}
+	pno_unlock(&ep->lock);
+}
+
+/* Timeouts below a millisecond round up; a wait that ends early by rounding
+ * down would spin. */
+static int milliseconds(int64_t ns)
+{
+	return ns < 0 ? -1 : ns >= INT_MAX * 1000000ll ? INT_MAX : (int)((ns + 999999) / 1000000);
+}
+
+/* Asks the kernel's set. */
+static int kernel_look(struct pno_epoll *ep, struct epoll_event *events, int max)
+{
+	ep->since_kernel = 0;
+	return real.epoll_wait(ep->fd, events, max, 0);
+}
+
+/* Sleeps on the kernel's set itself. *woken: it was us who ended it. */
+static int sleep_raw(struct pno_epoll *ep, struct epoll_event *events, int max, int64_t ns,
+		     const sigset_t *sigmask, bool *woken)
+{
+	int n = pno_sleep_epoll(ep->fd, events, max, milliseconds(ns), sigmask), kept = 0;
+
 	for (int i = 0; i < n; i++) {
-		if (events[i].data.ptr == &pno_epoll_ours) {
+		if (events[i].data.ptr == &pno_epoll_ours)
 			*woken = true;
-			continue;
-		}
-		if (kept != i)
-			events[kept] = events[i];
-		kept++;
+		else
+			events[kept++] = events[i];
 	}
 	return n < 0 ? n : kept;
+}
+
+/* Sleeps on the bed. *woken: there may be something, of whatever kind. */
+static int sleep_in_bed(struct pno_epoll *ep, struct epoll_event *events, int max, int64_t ns,
+			const sigset_t *sigmask, bool *woken)
+{
+	struct epoll_event found[4];
+	int n = pno_sleep_epoll(ep->bed, found, 4, milliseconds(ns), sigmask);
+
+	*woken |= n > 0;
+	for (int i = 0; i < n; i++) {
+		if (found[i].data.ptr == &pno_epoll_ours)
+			continue;
+		n = kernel_look(ep, events, max);
+		return n < 0 ? -errno : n;
+	}
+	return n < 0 ? n : 0;
 }
 
 static void drain(struct pno_epoll *ep)
@@ -184,12 +222,17 @@ static bool has_ready(void *arg)
  * whoever pushes an item takes: an item pushed after nothing_ready kicks us,
  * one pushed before is seen by it.
  */
-static void announce(struct pno_epoll *ep)
+static bool announce(struct pno_epoll *ep)
 {
+	bool raw;
+
 	pno_lock(&ep->lock);
 	if (!ep->sleepers++)
 		ep->kicked = true; /* what our own drain finds needs no kick */
+	raw = !ep->bed;
+	ep->raw += raw;
 	pno_unlock(&ep->lock);
+	return raw;
 }
 
 static bool something_ready(void *arg)
@@ -205,10 +248,11 @@ static bool something_ready(void *arg)
 	return ready;
 }
 
-static void retire(struct pno_epoll *ep)
+static void retire(struct pno_epoll *ep, bool raw)
 {
 	pno_lock(&ep->lock);
 	ep->sleepers--;
+	ep->raw -= raw;
 	pno_unlock(&ep->lock);
 }
 
@@ -225,21 +269,26 @@ static int sleep_in_kernel(struct pno_epoll *ep, struct epoll_event *events, int
 	struct pno_session *ses = ep->ses;
 	bool alive = ses && !atomic_load_explicit(&ses->lost, memory_order_relaxed);
 	uint64_t channels = ep->channels;
+	bool raw, woken = false;
 	int n;
 
 	*again = true;
 	if (alive && pno_spin(ses, channels, has_ready, ep))
 		return 0;
-	announce(ep);
+	raw = announce(ep);
+	if (unlikely(ep->ses != ses)) {
+		retire(ep, raw);
+		return 0;
+	}
 	channels = ep->channels; /* who changes it from now on wakes us */
 	if (alive && !pno_channels_arm(ses, channels, something_ready, ep)) {
-		retire(ep);
+		retire(ep, raw);
 		return 0;
 	}
 	*again = false;
 	if (!alive && ep->nitems) {
 		if (something_ready(ep)) {
-			retire(ep);
+			retire(ep, raw);
 			*again = true;
 			return 0;
 		}
@@ -248,19 +297,27 @@ static int sleep_in_kernel(struct pno_epoll *ep, struct epoll_event *events, int
 			*again = true;
 		}
 	}
-	n = kernel_wait(ep, events, max, ns, sigmask, again);
+	if (unlikely(alive && raw && (ns < 0 || ns > 1000000))) {
+		ns = 1000000; /* no descriptor for a bed: it sleeps in short turns */
+		woken = true;
+	}
+	ep->since_kernel = 0;
+	n = raw ? sleep_raw(ep, events, max, ns, sigmask, &woken) : sleep_in_bed(ep, events, max, ns, sigmask, &woken);
 	if (alive)
 		pno_channels_awake(ses, channels);
-	retire(ep);
-	if (alive && *again)
+	retire(ep, raw);
+	*again |= woken;
+	if (alive && woken)
 		pno_count(wakeups);
-	return n;
+	if (n >= 0)
+		return n;
+	errno = -n;
+	return -1;
 }
 
 /* Offloaded events, and now and then the kernel's behind them. */
 static int gather(struct pno_epoll *ep, struct epoll_event *events, int max)
 {
-	bool woken;
 	int n, k;
 
 	if (unlikely(!ep->chan))
@@ -268,7 +325,7 @@ static int gather(struct pno_epoll *ep, struct epoll_event *events, int max)
 	drain(ep);
 	n = collect(ep, events, max);
 	if (n > 0 && n < max && ep->nkernel && ++ep->since_kernel >= KERNEL_EVERY) {
-		k = kernel_wait(ep, events + n, max - n, 0, NULL, &woken);
+		k = kernel_look(ep, events + n, max - n);
 		if (k > 0)
 			n += k;
 	}
@@ -283,7 +340,7 @@ int pno_epoll_wait(struct pno_epoll *ep, struct epoll_event *events, int max, in
 	int saved = errno, n, more;
 
 	if (unlikely(max <= 0 || max > (int)(INT_MAX / sizeof *events)))
-		return kernel_wait(ep, events, max, 0, sigmask, &again);
+		return kernel_look(ep, events, max);
 	if (likely(ep->chan))
 		pno_thread_set_chan(ep->chan);
 	else if (unlikely(ep->nitems))
@@ -301,7 +358,7 @@ int pno_epoll_wait(struct pno_epoll *ep, struct epoll_event *events, int max, in
 		if (again)
 			pno_count(wakeups_empty);
 		if (ns == 0) {
-			n = ep->nkernel || !ep->chan ? kernel_wait(ep, events, max, 0, sigmask, &again) : 0;
+			n = ep->nkernel || !ep->chan ? kernel_look(ep, events, max) : 0;
 			break;
 		}
 		if (unlikely(ep->nitems && (!ep->ses || atomic_load_explicit(&ep->ses->lost, memory_order_relaxed))))

@@ -2,7 +2,9 @@
 
 /*
  * An epoll instance: the kernel's, for the kernel's descriptors, and a ready
- * list for offloaded sockets, which are never in the kernel's set.
+ * list for offloaded sockets, which are never in the kernel's set. What it
+ * sleeps on is a set of the shim's own, so that nothing of ours makes the
+ * program's descriptor readable.
  */
 #ifndef PNO_EPOLL_H
 #define PNO_EPOLL_H
@@ -18,7 +20,9 @@ struct pno_epoll {
 	unsigned nitems;  /* of offloaded sockets */
 	unsigned nkernel; /* descriptors in the kernel's set, at most */
 	struct pno_item *ready_head, *ready_tail;
+	int bed;          /* our set to sleep on: fd, and the interrupts; 0: none */
 	unsigned sleepers;
+	unsigned raw;     /* of them, those that sleep on fd itself */
 	bool kicked;      /* since the sleepers last looked */
 	unsigned since_kernel; /* calls answered without asking the kernel */
 	struct pno_session *ses;
@@ -51,6 +55,8 @@ void pno_epoll_adopted(struct pno_sock *s);
 void pno_epoll_child(void);
 /* True if epoll_wait would return something offloaded. */
 bool pno_epoll_readable(struct pno_epoll *ep);
+/* A poll of its descriptor sleeps, until false, on the instance's channels. */
+void pno_epoll_attend(struct pno_epoll *ep, bool on);
 
 static inline struct pno_epoll *pno_epoll_at(int fd)
 {

@@ -10,6 +10,8 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
+#include <time.h>
 
 #include "epoll.h"
 #include "fault.h"
@@ -52,15 +54,37 @@ int pno_epoll_new(int fd)
 	return fd;
 }
 
+/* Puts a descriptor into one of our sets. */
+static bool put_in(int set, int fd, uint32_t events, void *data)
+{
+	struct epoll_event ev = { .events = events, .data.ptr = data };
+
+	if (real.epoll_ctl(set, EPOLL_CTL_ADD, fd, &ev) == 0 || errno == EEXIST)
+		return true;
+	pno_log_once("epoll set refuses a descriptor: %s", strerror(errno));
+	return false;
+}
+
+/* Makes the set that the instance sleeps on. Epoll locked. */
+static void make_bed(struct pno_epoll *ep)
+{
+	int bed = ep->bed ? -1 : pno_fd_own(real.epoll_create1(EPOLL_CLOEXEC));
+
+	if (bed < 0)
+		return;
+	if (put_in(bed, ep->fd, EPOLLIN, NULL))
+		ep->bed = bed;
+	else
+		pno_fd_disown(bed);
+}
+
 /* Starts and ends listening to a channel's interrupt. Epoll locked. */
 static void hear(struct pno_epoll *ep, struct pno_chan *c)
 {
-	struct epoll_event ev = { .events = EPOLLIN | EPOLLET, .data.ptr = &pno_epoll_ours };
-
 	if (ep->channels >> c->index & 1)
 		return;
-	if (real.epoll_ctl(ep->fd, EPOLL_CTL_ADD, c->irq, &ev) < 0 && errno != EEXIST)
-		pno_log_once("epoll set refuses a channel's interrupt: %s", strerror(errno));
+	if (ep->bed)
+		put_in(ep->bed, c->irq, EPOLLIN | EPOLLET, &pno_epoll_ours);
 	ep->channels |= 1ull << c->index;
 	/* Who sleeps in it has not armed this channel. */
 	if (ep->sleepers && ep->chan != c)
@@ -72,7 +96,24 @@ static void ignore(struct pno_epoll *ep, struct pno_chan *c)
 	if (c == ep->chan || !(ep->channels >> c->index & 1))
 		return;
 	ep->channels &= ~(1ull << c->index);
-	real.epoll_ctl(ep->fd, EPOLL_CTL_DEL, c->irq, NULL);
+	if (ep->bed)
+		real.epoll_ctl(ep->bed, EPOLL_CTL_DEL, c->irq, NULL);
+}
+
+/* Threads sleep on the kernel's set, which none of our interrupts reaches: a
+ * descriptor that is always ready stays in it until all are up. */
+static void wake_raw(struct pno_epoll *ep)
+{
+	struct timespec nap = { .tv_nsec = 50000 };
+	int bell = pno_fd_own(eventfd(1, EFD_CLOEXEC));
+
+	if (bell < 0)
+		return;
+	put_in(ep->fd, bell, EPOLLIN, &pno_epoll_ours);
+	for (int i = 0; i < 2000 && __atomic_load_n(&ep->raw, __ATOMIC_ACQUIRE); i++)
+		nanosleep(&nap, NULL);
+	real.epoll_ctl(ep->fd, EPOLL_CTL_DEL, bell, NULL);
+	pno_fd_disown(bell);
 }
 
 /* Counts an item for its socket's home channel; NULL: for none. Epoll locked. */
@@ -95,7 +136,7 @@ static void at_home(struct pno_item *it, struct pno_chan *c)
 /* Gives the instance its channel in this session. */
 static void adopt(struct pno_epoll *ep, struct pno_session *ses, struct pno_chan *c)
 {
-	bool kick;
+	bool wake;
 
 	pno_lock(&ep->lock);
 	if (ep->ses != ses) {
@@ -105,13 +146,13 @@ static void adopt(struct pno_epoll *ep, struct pno_session *ses, struct pno_chan
 		ep->channels = 0;
 		ep->ses = ses;
 		ep->chan = c;
+		make_bed(ep);
 		hear(ep, c);
 	}
-	/* A thread may be in the kernel, waiting for kernel events alone. */
-	kick = ep->sleepers;
+	wake = ep->raw;
 	pno_unlock(&ep->lock);
-	if (kick)
-		pno_chan_kick(c);
+	if (unlikely(wake))
+		wake_raw(ep);
 }
 
 static struct pno_item *find(struct pno_sock *s, struct pno_epoll *ep, int fd)
@@ -394,6 +435,8 @@ void pno_epoll_free(struct pno_epoll *ep)
 			pno_epoll_remove(it);
 		pno_unlock(&s->lock);
 	}
+	if (ep->bed)
+		pno_fd_disown(ep->bed);
 	if (ep->chan)
 		pno_chan_close(ep->chan);
 	pno_lock(&all_lock);
@@ -429,7 +472,8 @@ void pno_epoll_child(void)
 		memset(l->ep.homes, 0, sizeof l->ep.homes);
 		for (struct pno_item *it = l->ep.items; it; it = it->in_ep)
 			it->home = -1;
-		l->ep.sleepers = 0;
+		l->ep.sleepers = l->ep.raw = 0;
+		l->ep.bed = 0; /* closed, as all of the shim's */
 		atomic_store(&l->ep.lock.held, 0);
 	}
 	atomic_store(&all_lock.held, 0);

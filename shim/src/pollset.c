@@ -75,6 +75,8 @@ static void split(struct set *t)
 			t->ses = ep->ses;
 			t->channels |= ep->channels;
 		}
+		if (ep)
+			pno_epoll_attend(ep, true);
 		if (ep || !pno_poll_concerns(fd) || !(s = pno_sock_lock(fd)))
 			continue;
 		if (s->qp) {
@@ -91,9 +93,12 @@ static void split(struct set *t)
 static void leave(struct set *t)
 {
 	for (nfds_t i = 0; i < t->n; i++) {
+		struct pno_epoll *ep = pno_epoll_at(t->fds[i].fd);
 		struct pno_sock *s;
 
-		if (!pno_poll_concerns(t->fds[i].fd) || pno_epoll_at(t->fds[i].fd))
+		if (ep)
+			pno_epoll_attend(ep, false);
+		if (ep || !pno_poll_concerns(t->fds[i].fd))
 			continue;
 		s = pno_sock_peek(t->fds[i].fd);
 		if (!s)
