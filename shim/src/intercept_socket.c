@@ -194,6 +194,7 @@ static int take(struct pno_sock *l, struct sockaddr *addr, socklen_t *len, int f
 	if (c->state == PNO_PARKED)
 		c->state = PNO_OPEN;
 	c->parent = NULL;
+	c->connect_told = true;
 	c->nfds = 1;
 	c->nonblock = flags & SOCK_NONBLOCK;
 	pno_sock_inherit_opts(c, l);
@@ -337,7 +338,6 @@ static bool news(const struct pno_sock *s)
 
 PNO_EXPORT int shutdown(int fd, int how)
 {
-	static const uint8_t flag[] = { [SHUT_RD] = 0, [SHUT_WR] = 1, [SHUT_RDWR] = 2 };
 	struct pno_sock *s;
 	int err = 0;
 
@@ -364,9 +364,12 @@ PNO_EXPORT int shutdown(int fd, int how)
 	} else {
 		s->shut_rd |= how != SHUT_WR;
 		s->shut_wr |= how != SHUT_RD;
-		pno_sock_record(s, s->qp, (struct pno_record){
-			.op = PNO_OP_SHUTDOWN, .flags = flag[how], .sock = s->handle,
-			.seq = s->tx_sent, .ack = s->rx_read }, NULL);
+		/* Reading alone is shut on this side only: what comes later can
+		 * still be read. With both shut the DPU answers data with RST. */
+		if (s->shut_wr)
+			pno_sock_record(s, s->qp, (struct pno_record){
+				.op = PNO_OP_SHUTDOWN, .flags = s->shut_rd ? 2 : 1, .sock = s->handle,
+				.seq = s->tx_sent, .ack = s->rx_read }, NULL);
 		pno_sock_event(s, (how != SHUT_WR ? EPOLLIN | EPOLLRDHUP : 0) | EPOLLOUT |
 				  (s->shut_rd && s->shut_wr ? EPOLLHUP : 0));
 	}

@@ -104,11 +104,13 @@ static int instead(struct pno_sock *s)
 {
 	int err = s->err;
 
+	if (pno_sock_ended(s))
+		return 0; /* an error after that is for who writes */
 	switch (s->state) {
 	case PNO_OPEN:
 		if (err)
 			break;
-		return !(s->shut_rd || pno_sock_ended(s));
+		return !s->shut_rd;
 	case PNO_CONNECTING:
 		return 1;
 	case PNO_DEAD:

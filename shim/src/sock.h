@@ -314,11 +314,17 @@ void pno_thread_set_chan(struct pno_chan *c);
 int pno_addr_from(const struct sockaddr *sa, socklen_t len, struct pno_addr *a);
 int pno_addr_to(const struct pno_addr *a, int domain, struct sockaddr *sa, socklen_t *len);
 
-/* listener.c: true if connections wait that came by one of the channels. */
+/* listener.c: true if connections wait that came by one of the channels, or by
+ * one of which no epoll instance takes them. */
 static inline bool pno_listener_ready(const struct pno_sock *s, uint64_t channels)
 {
+	const struct pno_queue *q = s->listener->q;
+
 	for (; channels; channels &= channels - 1)
-		if (atomic_load_explicit(&s->listener->q[__builtin_ctzll(channels)].n, memory_order_relaxed))
+		if (atomic_load_explicit(&q[__builtin_ctzll(channels)].n, memory_order_relaxed))
+			return true;
+	for (unsigned i = 0; unlikely(s->listener->parked) && i < PNO_MAX_CHANNELS; i++)
+		if (!q[i].users && atomic_load_explicit(&q[i].n, memory_order_relaxed))
 			return true;
 	return false;
 }
