@@ -23,8 +23,8 @@ GOBUILD := $(GO) build -trimpath -ldflags '$(LDFLAGS)'
 
 # The end-to-end and the conformance suite need the binaries, and the first
 # root, too: they are not unit tests.
-UNIT_PKGS = $$($(GO) list ./... | grep -Ev '^pno/(e2e|shim/conformance)')
-RACE_PKGS = $$($(GO) list ./... | grep -E '^pno/(offload|shim|host|dpu|sim|crypto|internal)(/|$$)' | grep -v '^pno/shim/conformance')
+UNIT_PKGS = $$($(GO) list ./... | grep -Ev '^pno/(e2e|shim/conformance|shim/difffuzz)')
+RACE_PKGS = $$($(GO) list ./... | grep -E '^pno/(offload|shim|host|dpu|sim|crypto|internal)(/|$$)' | grep -Ev '^pno/shim/(conformance|difffuzz)')
 ARM64_PKGS = ./offload/... ./dpu/...
 
 export FUZZTIME ?= 10s
@@ -105,6 +105,10 @@ test-shim: ## the C tests of the shim, plain and under the sanitizers
 .PHONY: conformance
 conformance: build ## small C programs on kernel sockets and on offloaded ones, transcripts compared
 	$(GO) test -count=1 -v ./shim/conformance
+
+.PHONY: fuzz-diff
+fuzz-diff: build ## random programs of socket calls on kernel and shim, compared: DURATION=1h SEED=n
+	$(GO) test -count=1 -v -timeout 0 ./shim/difffuzz -fuzz-for $(or $(DURATION),60s) -fuzz-seed $(or $(SEED),1)
 
 .PHONY: test-provider
 test-provider: ## the C tests of the OpenSSL provider, plain and under the sanitizers

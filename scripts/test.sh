@@ -62,7 +62,7 @@ section_e2e() {
 
 # packages REGEX: the Go packages that match, without those that need the
 # binaries.
-packages() { go list ./... | grep -Ev '^pno/(e2e|shim/conformance)' | grep -E -- "${1:-.}"; }
+packages() { go list ./... | grep -Ev '^pno/(e2e|shim/conformance|shim/difffuzz)' | grep -E -- "${1:-.}"; }
 
 all=(build format-vet unit race shim conformance provider arm64-build arm64-unit fuzz bench-once e2e)
 selected=("$@")

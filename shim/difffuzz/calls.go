@@ -1,0 +1,446 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package difffuzz
+
+import "strings"
+
+// calls holds what the model does for each of the player's calls. It returns
+// false for a call that is not legal now: one that might block for ever, or
+// whose result depends on time.
+var calls = map[string]func(t *turn, op Op) bool{
+	"socket":     doSocket,
+	"bind":       doBind,
+	"listen":     doListen,
+	"connect":    doConnect,
+	"accept":     doAccept,
+	"shutdown":   doShutdown,
+	"close":      doClose,
+	"dup":        doDup,
+	"pass":       doPass,
+	"nonblock":   doNonblock,
+	"setsockopt": doSetsockopt,
+	"getsockopt": anywhere,
+	"sockname":   anywhere,
+	"peername":   anywhere,
+	"getfl":      anywhere,
+	"setfd":      anywhere,
+	"fstat":      anywhere,
+	"fionread":   anywhere,
+	"pipe":       doPair,
+	"unix":       doPair,
+	"eventfd":    doEventfd,
+	"epoll":      doEpoll,
+	"ctl":        doCtl,
+	"epwait":     anywhere,
+	"poll":       anywhere,
+	"select":     anywhere,
+	"send":       doSend,
+	"write":      doSend,
+	"writev":     doSend,
+	"sendmsg":    doSend,
+	"sendmmsg":   doSend,
+	"sendfile":   doSend,
+	"recv":       doRecv,
+	"recvfrom":   doRecv,
+	"read":       doRecv,
+	"readv":      doRecv,
+	"recvmsg":    doRecv,
+	"recvmmsg":   doRecv,
+	"splice":     doSplice,
+	"flood":      doFlood,
+}
+
+func anywhere(*turn, Op) bool { return true }
+
+func doSocket(t *turn, op Op) bool {
+	d := &desc{kind: fresh, v6: strings.HasSuffix(op.word(2), "6"), nonblock: op.has(3, "nonblock")}
+	if strings.HasPrefix(op.word(2), "udp") {
+		d.kind = datagram
+	}
+	t.put(op, 1, d, nil)
+	return true
+}
+
+// suits tells whether an address can be used by a socket of a family, so that
+// the port is one the program knows.
+func suits(d *desc, addr string) bool {
+	return d.v6 == (addr == "any6" || addr == "lo6" || addr == "mapped")
+}
+
+func doBind(t *turn, op Op) bool {
+	d := t.at(op, 1)
+	if op.word(3) != "" {
+		// To the port of another, which is taken.
+		p := t.slots[op.num(3)].port
+		return p != nil && p.refs > 0 && p.kind == listening && !p.stopped && p.addr == op.word(2) &&
+			d != nil && !d.reuse && suits(d, op.word(2))
+	}
+	if d == nil || d.kind != fresh || d.bound || !suits(d, op.word(2)) {
+		return true
+	}
+	d.bound = true
+	d.addr = op.word(2)
+	t.slots[op.num(1)].port = d
+	return true
+}
+
+func doListen(t *turn, op Op) bool {
+	d := t.at(op, 1)
+	if d == nil {
+		return true
+	}
+	if d.kind != fresh && d.kind != listening {
+		return true
+	}
+	if d.kind == fresh && !d.bound {
+		d.bound = true
+		d.addr = "any4"
+		if d.v6 {
+			d.addr = "any6"
+		}
+	}
+	d.kind = listening
+	d.stopped, d.reset = false, false
+	t.slots[op.num(1)].port = d
+	return true
+}
+
+// reaches tells whether a connection to addr gets to what is bound to bound.
+func reaches(addr, bound string) bool {
+	switch bound {
+	case "any4", "lo4":
+		return addr == "lo4" || addr == "mapped"
+	case "lo6":
+		return addr == "lo6"
+	case "mapped":
+		return addr == "lo4" || addr == "mapped"
+	}
+	return true
+}
+
+func doConnect(t *turn, op Op) bool {
+	d, target := t.at(op, 1), t.slots[op.num(2)].port
+	if target == nil || target.kind == datagram {
+		return false // no port is known
+	}
+	if d == nil || d.kind == connected || d.kind == listening && !d.stopped {
+		return true
+	}
+	switch {
+	case d.kind != fresh, !suits(d, op.word(3)), op.word(3) == "any4", op.word(3) == "any6":
+		return false
+	case d.bound && !reaches(op.word(3), d.addr):
+		return false // from where it cannot get there
+	case target == d, d.reset:
+		return false // with itself, or once more after a refusal
+	}
+	if target.refs == 0 || target.kind != listening || target.stopped || !reaches(op.word(3), target.addr) {
+		d.reset = true
+		t.touch(d)
+		return true
+	}
+	if len(target.pending) >= 3 || len(target.pending) > 0 && target.edgeWanted {
+		return false // nothing would tell that the second has come
+	}
+	server := &desc{kind: connected, v6: target.v6, linger0: target.linger0, slow: target.slow, peer: d}
+	target.pending = append(target.pending, server)
+	d.kind = connected
+	d.peer = server
+	d.dialing = true
+	t.touch(target)
+	t.touch(d)
+	return true
+}
+
+func doAccept(t *turn, op Op) bool {
+	l := t.at(op, 1)
+	if l == nil || l.kind != listening || l.stopped {
+		return true
+	}
+	if l.slow || len(l.pending) == 0 && !l.nonblock {
+		return false
+	}
+	if len(l.pending) == 0 {
+		return true
+	}
+	t.before = t.settle(map[*desc]bool{l: true})
+	d := l.pending[0]
+	l.pending = l.pending[1:]
+	d.nonblock = op.has(3, "nonblock")
+	t.put(op, 2, d, nil)
+	t.touch(d)
+	t.touch(l)
+	return true
+}
+
+func doShutdown(t *turn, op Op) bool {
+	d, how := t.at(op, 1), op.word(2)
+	if d == nil {
+		return true
+	}
+	switch d.kind {
+	case listening:
+		if how != "wr" {
+			d.stopped = true
+			t.abandon(d)
+		}
+	case connected, stream:
+		if d.edgeWanted && how != "rd" {
+			return false // the kernel makes an edge of the peer's ACK, which may be delayed
+		}
+		if d.reset || d.shutWrite && d.eof {
+			return true // over
+		}
+		d.shutRead = d.shutRead || how != "wr"
+		if how != "rd" && !d.shutWrite {
+			d.shutWrite = true
+			if d.peer != nil {
+				d.peer.eof = true
+				t.touch(d.peer)
+			}
+		}
+		if d.kind == stream && how != "wr" && d.peer != nil {
+			d.peer.shutWrite = true
+		}
+	case datagram:
+		return false
+	}
+	return true
+}
+
+func doClose(t *turn, op Op) bool {
+	s := &t.slots[op.num(1)]
+	if s.d != nil {
+		t.release(s.d)
+		s.d = nil
+	}
+	return true
+}
+
+func doDup(t *turn, op Op) bool {
+	from, to := t.slots[op.num(1)], t.at(op, 2)
+	if from.d == nil || op.num(1) == op.num(2) {
+		return false
+	}
+	if into := op.word(3) == "dup2" || op.word(3) == "dup3"; into && to == nil {
+		return false
+	}
+	t.put(op, 2, from.d, from.port)
+	return true
+}
+
+func doPass(t *turn, op Op) bool {
+	from := t.slots[op.num(1)]
+	if from.d == nil || op.num(1) == op.num(2) {
+		return false
+	}
+	t.put(op, 2, from.d, from.port)
+	return true
+}
+
+func doNonblock(t *turn, op Op) bool {
+	if d := t.at(op, 1); d != nil {
+		d.nonblock = op.num(2) != 0
+	}
+	return true
+}
+
+func doSetsockopt(t *turn, op Op) bool {
+	d := t.at(op, 1)
+	if d == nil {
+		return true
+	}
+	v := op.num(3)
+	switch op.word(2) {
+	case "SO_LINGER":
+		if v > 0 {
+			return false // close would wait
+		}
+		d.linger0 = v == 0
+	case "SO_RCVTIMEO", "SO_SNDTIMEO", "SO_RCVLOWAT":
+		d.slow = v > 0
+	case "SO_REUSEADDR", "SO_REUSEPORT":
+		d.reuse = d.reuse || v != 0
+	case "IPV6_V6ONLY":
+		return d.kind != fresh || d.bound // else who reaches whom is not modelled
+	}
+	return true
+}
+
+func doPair(t *turn, op Op) bool {
+	if op.num(1) == op.num(2) {
+		return false
+	}
+	a, b := &desc{kind: pipeRead}, &desc{kind: pipeWrite}
+	if op[0] == "unix" {
+		a.kind, b.kind = stream, stream
+	}
+	a.nonblock, b.nonblock = op.has(3, "nonblock"), op.has(3, "nonblock")
+	a.peer, b.peer = b, a
+	t.put(op, 1, a, nil)
+	t.put(op, 2, b, nil)
+	return true
+}
+
+func doEventfd(t *turn, op Op) bool {
+	t.put(op, 1, &desc{kind: event, nonblock: true}, nil)
+	return true
+}
+
+func doEpoll(t *turn, op Op) bool {
+	t.put(op, 1, &desc{kind: poller}, nil)
+	return true
+}
+
+func doCtl(t *turn, op Op) bool {
+	e, d := t.at(op, 1), t.at(op, 3)
+	if e == nil || d == nil || e.kind != poller {
+		return true
+	}
+	if d.kind == listening && len(d.pending) > 1 && op.has(4, "et") {
+		return false
+	}
+	if op.has(4, "et") {
+		if d.shutWrite {
+			return false
+		}
+		d.edgeWanted = true
+	}
+	return true
+}
+
+func doSend(t *turn, op Op) bool {
+	d, n := t.at(op, 1), op.num(2)
+	if d == nil {
+		return true
+	}
+	switch d.kind {
+	case connected:
+		if d.peer == nil && (op[0] == "sendmmsg" || op[0] == "sendfile") {
+			return false // the first part may cause a reset that meets the second
+		}
+		return t.sendTCP(d, n)
+	case stream, pipeWrite:
+		if d.peer == nil || d.kind == pipeWrite && op[0] != "write" && op[0] != "writev" && op[0] != "sendfile" {
+			return true
+		}
+		if d.peer.unread+n > maxUnread {
+			return false
+		}
+		if !d.shutWrite {
+			d.peer.unread += n
+		}
+		return true
+	case datagram:
+		return false
+	case event, poller, pipeRead:
+		return n != 8 // eight bytes are a value to an eventfd
+	}
+	return true
+}
+
+func (t *turn) sendTCP(d *desc, n int) bool {
+	p := d.peer
+	switch {
+	case d.shutWrite || d.reset || n == 0:
+		return true
+	case p == nil:
+		// The other end is closed, which this will be told.
+		t.kill(d)
+		return true
+	case p.shutRead && p.shutWrite:
+		t.kill(p)
+		t.kill(d)
+		return true
+	case p.unread+n > maxUnread:
+		return false
+	}
+	p.unread += n
+	t.touch(p)
+	return true
+}
+
+// readable tells whether a read of n bytes returns at once, and how many it
+// takes.
+func readable(d *desc, n int, isRead, waitAll bool) (take int, atOnce bool) {
+	take = min(n, d.unread)
+	ended := d.eof || d.reset || d.shutRead
+	switch {
+	case ended:
+		return take, true
+	case waitAll:
+		return take, d.unread >= n && d.unread > 0
+	default:
+		return take, d.unread > 0 || n == 0 && isRead
+	}
+}
+
+func doRecv(t *turn, op Op) bool {
+	d, n := t.at(op, 1), op.num(2)
+	if d == nil {
+		return true
+	}
+	switch d.kind {
+	case connected, stream, pipeRead:
+		hasFlags := op[0] == "recv" || op[0] == "recvfrom" || op[0] == "recvmsg" || op[0] == "recvmmsg"
+		nowait := d.nonblock || hasFlags && op.has(3, "dontwait")
+		take, atOnce := readable(d, n, !hasFlags, hasFlags && op.has(3, "waitall"))
+		if !atOnce && !nowait || d.slow || op[0] == "recvmmsg" && n < 3 {
+			return false
+		}
+		if d.kind == pipeRead && hasFlags {
+			return true // ENOTSOCK
+		}
+		if !(hasFlags && op.has(3, "peek")) {
+			d.unread -= take
+		}
+	case datagram:
+		return false
+	case event:
+		return n < 8 || op[0] != "read" && op[0] != "readv"
+	}
+	return true
+}
+
+func doSplice(t *turn, op Op) bool {
+	in, out, n := t.at(op, 1), t.at(op, 2), op.num(3)
+	if in == nil || out == nil {
+		return true
+	}
+	if (in.kind == connected) == (out.kind == connected) {
+		return false
+	}
+	if in.kind == connected && out.kind == pipeWrite {
+		if out.peer == nil || out.peer.unread+n > maxUnread || in.slow {
+			return false
+		}
+		take, atOnce := readable(in, n, false, false)
+		if !atOnce {
+			return false
+		}
+		in.unread -= take
+		out.peer.unread += take
+		return true
+	}
+	if in.kind == pipeRead && out.kind == connected {
+		if in.unread == 0 && (in.peer != nil || n == 0) {
+			return false
+		}
+		take := min(n, in.unread)
+		if out.shutWrite || out.reset || out.peer == nil {
+			return false // what is lost of the pipe is not modelled
+		}
+		if !t.sendTCP(out, take) {
+			return false
+		}
+		in.unread -= take
+		return true
+	}
+	return false
+}
+
+func doFlood(t *turn, op Op) bool {
+	a, b := t.at(op, 1), t.at(op, 2)
+	return a != nil && b != nil && a.kind == connected && b.kind == connected && a.peer == b &&
+		b.unread == 0 && !a.shutWrite && !b.shutRead && !b.slow && !a.slow
+}
