@@ -349,9 +349,7 @@ func (t *turn) sendTCP(d *desc, n int) bool {
 		t.kill(d)
 		return true
 	case p.shutRead && p.shutWrite:
-		t.kill(p)
-		t.kill(d)
-		return true
+		return false // the kernel answers with a reset, the DPU takes it and drops it: docs/compat.notes.md
 	case p.unread+n > maxUnread:
 		return false
 	}

@@ -42,6 +42,7 @@ type desc struct {
 	datagrams  []int // their lengths, of UDP
 	eof        bool  // the peer's end of stream has come
 	reset      bool  // and nothing else will happen
+	over       bool  // it was closed both ways already: the reset is no error
 	shutRead   bool
 	shutWrite  bool
 	linger0    bool
@@ -138,8 +139,10 @@ func (m *model) settle(touched map[*desc]bool) (lines []string) {
 			}
 			d.dialing = false
 			switch {
-			case d.reset:
+			case d.reset && d.over:
 				list = append(list, fmt.Sprintf("await poll %d hup", s))
+			case d.reset:
+				list = append(list, fmt.Sprintf("await poll %d err", s))
 			case d.eof:
 				list = append(list, fmt.Sprintf("await poll %d rdhup", s))
 			}
@@ -215,6 +218,7 @@ func (t *turn) abandon(l *desc) {
 
 // kill is a reset that reaches d.
 func (t *turn) kill(d *desc) {
+	d.over = d.eof && d.shutWrite
 	d.reset = true
 	d.eof = true
 	if d.peer != nil {

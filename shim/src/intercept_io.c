@@ -339,6 +339,13 @@ PNO_EXPORT int recvmmsg(int fd, struct mmsghdr *v, unsigned n, int flags, struct
 				pno_inherit_message(&v[k].msg_hdr);
 		return got;
 	}
+	if (s->err && s->state == PNO_DEAD && !(flags & MSG_ERRQUEUE)) {
+		errno = s->err; /* comes before what can still be read */
+		s->err = 0;
+		pno_sock_refresh(s);
+		pno_sock_unlock(s);
+		return -1;
+	}
 	pno_sock_unlock(s);
 	if (timeout && !until(timeout, &end))
 		return -1;

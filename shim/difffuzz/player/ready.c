@@ -65,28 +65,58 @@ static void do_ctl(const struct op *op)
 	say_rc(epoll_ctl(slot_fd(op->word[1]), how, slot_fd(op->word[3]), &ev));
 }
 
+#define ROUNDS 40
+#define SEEN 64
+#define ONCE (1ull << 32)
+
 static int by_data(const void *a, const void *b)
 {
 	const struct epoll_event *x = a, *y = b;
 
-	if (x->data.u64 != y->data.u64)
-		return x->data.u64 < y->data.u64 ? -1 : 1;
-	return x->events < y->events ? -1 : x->events > y->events;
+	return x->data.u64 < y->data.u64 ? -1 : x->data.u64 > y->data.u64;
 }
 
-/* epwait E MS: the order of the events is nobody's promise. */
+/*
+ * epwait E MS: what epoll_wait says, and goes on saying.
+ *
+ * The order of the events is nobody's promise, and not either that one call
+ * returns all: it is made again and again, and what came is put together. What
+ * came once (edges) is told from what came again.
+ */
 static void do_epwait(const struct op *op)
 {
-	struct epoll_event ev[32];
-	int n = epoll_wait(slot_fd(op->word[1]), ev, 32, number(op->word[2]));
+	struct epoll_event seen[SEEN], ev[32];
+	int count[SEEN] = { 0 }, nseen = 0, fd = slot_fd(op->word[1]);
+	int n = epoll_wait(fd, ev, 32, number(op->word[2]));
 
-	say_rc(n);
-	if (n < 0)
+	if (n <= 0) {
+		say_rc(n);
 		return;
-	qsort(ev, n, sizeof ev[0], by_data);
-	for (int i = 0; i < n; i++) {
-		say(" %llu:", (unsigned long long)ev[i].data.u64);
-		say_events(ev[i].events);
+	}
+	for (int round = 0; round < ROUNDS && n > 0; round++) {
+		for (int i = 0; i < n; i++) {
+			int k = 0;
+
+			while (k < nseen && seen[k].data.u64 != ev[i].data.u64)
+				k++;
+			if (k == SEEN)
+				continue;
+			if (k == nseen)
+				seen[nseen++] = (struct epoll_event){ .data = ev[i].data };
+			seen[k].events |= ev[i].events;
+			count[k]++;
+		}
+		n = epoll_wait(fd, ev, 32, 0);
+	}
+	for (int k = 0; k < nseen; k++)
+		if (count[k] == 1)
+			seen[k].data.u64 |= ONCE;
+	qsort(seen, nseen, sizeof seen[0], by_data);
+	for (int k = 0; k < nseen; k++) {
+		say(" %llu:", (unsigned long long)(seen[k].data.u64 & ~ONCE));
+		say_events(seen[k].events);
+		if (seen[k].data.u64 & ONCE)
+			say(" once");
 	}
 }
 
