@@ -107,6 +107,18 @@ func compileC(t *testing.T, source string, flags ...string) string {
 	return out
 }
 
+// setUserID makes a program another user's, and that user's rights its own.
+func setUserID(t *testing.T, program string) string {
+	t.Helper()
+	if err := os.Chown(program, 1000, 1000); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(program, 0o755|os.ModeSetuid); err != nil {
+		t.Fatal(err)
+	}
+	return program
+}
+
 func compileGo(t *testing.T, source, cgo string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -133,6 +145,7 @@ func TestBypass(t *testing.T) {
 	}{
 		{"dynamic C", compileC(t, listenC), "", false, false},
 		{"static C", compileC(t, listenC, "-static"), "static", true, true},
+		{"set-user-ID", setUserID(t, compileC(t, listenC)), "privileged", true, true},
 		{"dynamic C, raw system calls", compileC(t, rawC), "raw", false, true},
 		{"static Go", compileGo(t, listenGo, "0"), "go", true, false},
 		{"dynamic Go", compileGo(t, listenGo, "1"), "go", true, false},
@@ -180,6 +193,9 @@ func checkBypass(t *testing.T, program, reason string, told bool, by ...string) 
 		return strings.Contains(s, notice) && strings.Contains(s, "1 kernel socket")
 	}) {
 		t.Errorf("no notice:\n%s\n%s", status(), p.logText())
+	}
+	if n, want := strings.Count(p.logText(), "/listener is not offloaded: "), reason == "static" || reason == "privileged"; (n == 1) != (want && !told) {
+		t.Errorf("the shim warns %d times:\n%s", n, p.logText())
 	}
 	if warned := strings.Contains(p.logText(), "pno sim: warning: not offloaded itself"); warned != told {
 		t.Errorf("told at the start: %v, want %v", warned, told)

@@ -33,6 +33,7 @@ const (
 	bypassEvery   = 10 * time.Second
 	bypassSeldom  = 10 * time.Minute // for processes that were found in order again and again
 	maxBypassing  = 256              // that are shown
+	maxPrograms   = 4096             // that are told of
 	maxEnviron    = 1 << 17
 	startSlack    = 100 * time.Millisecond // the kernel tells in ticks when a process began; and it would wait for a DPU longer than this
 	libraryName   = "libpno.so"
@@ -45,9 +46,10 @@ type bypasses struct {
 	s     *Server
 	known map[int]*suspect
 
-	found   map[int]report.Bypass // living processes, by pid
-	counts  map[string]uint64     // processes so far, by reason
-	sockets uint64                // of theirs, as they were found
+	found    map[int]report.Bypass // living processes, by pid
+	programs map[string]bool       // that shims have announced
+	counts   map[string]uint64     // processes so far, by reason
+	sockets  uint64                // of theirs, as they were found
 }
 
 // suspect is a process that has been looked at.
@@ -62,7 +64,7 @@ type suspect struct {
 }
 
 func newBypasses(s *Server) *bypasses {
-	return &bypasses{s: s, known: map[int]*suspect{}, found: map[int]report.Bypass{}, counts: map[string]uint64{}}
+	return &bypasses{s: s, known: map[int]*suspect{}, found: map[int]report.Bypass{}, programs: map[string]bool{}, counts: map[string]uint64{}}
 }
 
 func (b *bypasses) run(ctx context.Context) {
@@ -319,6 +321,28 @@ func (b *bypasses) tell(pid int, p *suspect, sockets int) {
 	b.note(report.Bypass{PID: pid, Name: attach.Text([]byte(filepath.Base(p.exe))), Reason: string(reasonOf(pid)), Sockets: sockets})
 }
 
+// announced is told by a shim what its process is about to become. The answer
+// is EALREADY for a program that was heard of before: it is said only once.
+func (b *bypasses) announced(peer attach.Peer, m *attach.Bypass) unix.Errno {
+	reason := map[uint32]target.Reason{
+		attach.BypassStatic: target.Static, attach.BypassPrivileged: target.Privileged, attach.BypassMachine: target.Machine,
+	}[m.Reason]
+	program := attach.Text(m.Program[:])
+	b.s.mu.Lock()
+	heard := b.programs[program] || len(b.programs) >= maxPrograms
+	if !heard {
+		b.programs[program] = true
+	}
+	b.s.mu.Unlock()
+	r := report.Bypass{PID: peer.PID, Name: filepath.Base(program), Reason: string(reason)}
+	if heard {
+		b.count(r)
+		return unix.EALREADY
+	}
+	b.note(r)
+	return 0
+}
+
 // NoteBypass is told by who starts a process that the shim will not be in it.
 func (s *Server) NoteBypass(pid int, name string, reason target.Reason) {
 	s.bypass.note(report.Bypass{PID: pid, Name: name, Reason: string(reason)})
@@ -326,9 +350,19 @@ func (s *Server) NoteBypass(pid int, name string, reason target.Reason) {
 
 // note counts and logs a process that passes the offload by.
 func (b *bypasses) note(r report.Bypass) {
+	if known := b.count(r); known {
+		return
+	}
+	b.s.log.Warn("process passes the offload by", "pid", r.PID, "process", r.Name, "reason", r.Reason,
+		"kernel_sockets", r.Sockets, "advice", target.Reason(r.Reason).Advice())
+}
+
+// count tells whether the process was known before.
+func (b *bypasses) count(r report.Bypass) (known bool) {
 	r.Since, r.Advice = time.Now(), target.Reason(r.Reason).Advice()
 	b.s.mu.Lock()
-	_, known := b.found[r.PID]
+	defer b.s.mu.Unlock()
+	_, known = b.found[r.PID]
 	if !known {
 		b.counts[r.Reason]++
 	}
@@ -336,9 +370,7 @@ func (b *bypasses) note(r report.Bypass) {
 	if known || len(b.found) < maxBypassing {
 		b.found[r.PID] = r
 	}
-	b.s.mu.Unlock()
-	b.s.log.Warn("process passes the offload by", "pid", r.PID, "process", r.Name, "reason", r.Reason,
-		"kernel_sockets", r.Sockets, "advice", r.Advice)
+	return known
 }
 
 // report is what is found now. Server.mu is held.

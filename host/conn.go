@@ -42,6 +42,10 @@ func (s *Server) serveConn(ctx context.Context, c *attach.Conn) {
 		return
 	}
 	defer p.Close()
+	if m, ok := p.Msg.(*attach.Bypass); ok {
+		_ = s.ack(c, p.ID, s.bypass.announced(peer, m))
+		return
+	}
 	hello, ok := p.Msg.(*attach.Hello)
 	if !ok {
 		s.badConn(peer, fmt.Errorf("first message is a %T: %w", p.Msg, attach.ErrMessage))

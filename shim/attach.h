@@ -19,6 +19,7 @@
  *   LOOKUP_SOCKET + fd           SOCKET, or REFUSED (ENOENT: not one of ours)
  *   READY                        ACK
  *   FORKED                       none
+ *   BYPASS, instead of HELLO     ACK (EALREADY: hostd knows this program)
  *
  * Whose life: hostd closes the session when its process (SO_PEERCRED of the
  * HELLO) is gone. A connection that ends while its process lives means that
@@ -81,6 +82,7 @@ enum {
 	PNO_MSG_SOCKET = 10,
 	PNO_MSG_READY = 11,
 	PNO_MSG_ACK = 12,
+	PNO_MSG_BYPASS = 13,
 };
 
 /* First in every message. size counts the whole message. */
@@ -246,6 +248,20 @@ struct pno_msg_socket {
 	uint32_t reserved;
 };
 
+enum {
+	PNO_BYPASS_STATIC = 1,
+	PNO_BYPASS_PRIVILEGED = 2,
+	PNO_BYPASS_MACHINE = 3,
+};
+
+/* The process is about to become a program that the shim will not be in. */
+struct pno_msg_bypass {
+	struct pno_msg h;
+	uint32_t reason; /* PNO_BYPASS_… */
+	uint32_t reserved;
+	char program[PNO_POLICY_LEN]; /* its path, NUL padded, cut if need be */
+};
+
 struct pno_msg_ready {
 	struct pno_msg h;
 };
@@ -271,6 +287,7 @@ _Static_assert(sizeof(struct pno_msg_register_socket) == 176, "pno_msg_register_
 _Static_assert(sizeof(struct pno_msg_unregister_socket) == 24, "pno_msg_unregister_socket");
 _Static_assert(sizeof(struct pno_msg_lookup_socket) == 24, "pno_msg_lookup_socket");
 _Static_assert(sizeof(struct pno_msg_socket) == 160, "pno_msg_socket");
+_Static_assert(sizeof(struct pno_msg_bypass) == 280, "pno_msg_bypass");
 _Static_assert(sizeof(struct pno_msg_ready) == 16, "pno_msg_ready");
 _Static_assert(sizeof(struct pno_msg_ack) == 24, "pno_msg_ack");
 

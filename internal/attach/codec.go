@@ -46,6 +46,8 @@ func newMessage(t Type) Message {
 		return new(Ready)
 	case TypeAck:
 		return new(Ack)
+	case TypeBypass:
+		return new(Bypass)
 	}
 	return nil
 }
@@ -74,6 +76,8 @@ func typeOf(m Message) Type {
 		return TypeSocket
 	case *Ready:
 		return TypeReady
+	case *Bypass:
+		return TypeBypass
 	}
 	return TypeAck
 }
@@ -128,6 +132,10 @@ func check(m Message) error {
 		}
 		if m.Session != 0 && m.Flags != 0 {
 			return errors.New("session and flags together")
+		}
+	case *Bypass:
+		if m.Reason < BypassStatic || m.Reason > BypassMachine {
+			return fmt.Errorf("reason %d", m.Reason)
 		}
 	case *ChannelOpen:
 		if m.Channel == 0 || m.Channel >= offload.MaxChannels {

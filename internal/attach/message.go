@@ -35,6 +35,7 @@ const (
 	TypeSocket           Type = 10
 	TypeReady            Type = 11
 	TypeAck              Type = 12
+	TypeBypass           Type = 13
 )
 
 // Flags and enumerations.
@@ -43,6 +44,10 @@ const (
 	HelloProbe = 2 // Hello.Flags: no session, only ask whether one would be given
 
 	FeatureForeign = 1 // Welcome.Features: addresses that are not the DPU's may be used
+
+	BypassStatic     = 1 // Bypass.Reason
+	BypassPrivileged = 2
+	BypassMachine    = 3
 
 	RuleListen  = 1 // Rule.Ops
 	RuleConnect = 2
@@ -199,6 +204,15 @@ type Ack struct {
 	Reserved uint32 `c:"reserved"`
 }
 
+// Bypass, as a process's only message, tells that it is about to become a
+// program that the shim will not be in.
+type Bypass struct {
+	H        Header          `c:"h"`
+	Reason   uint32          `c:"reason"`
+	Reserved uint32          `c:"reserved"`
+	Program  [PolicyLen]byte `c:"program"`
+}
+
 // Message is any of the structs above, by pointer.
 type Message interface{ header() *Header }
 
@@ -214,3 +228,4 @@ func (m *LookupSocket) header() *Header     { return &m.H }
 func (m *Socket) header() *Header           { return &m.H }
 func (m *Ready) header() *Header            { return &m.H }
 func (m *Ack) header() *Header              { return &m.H }
+func (m *Bypass) header() *Header           { return &m.H }

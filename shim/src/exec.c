@@ -16,6 +16,7 @@
 #include "pass.h"
 #include "real.h"
 #include "sock.h"
+#include "target.h"
 
 static const char *const names[] = { "LD_PRELOAD", "PNO_HOSTD", "PNO_POLICY_FILE", "PNO_LOG" };
 #define NAMES (sizeof names / sizeof names[0])
@@ -94,6 +95,8 @@ PNO_EXPORT int execve(const char *path, char *const argv[], char *const env[])
 
 	PNO_ENTER();
 	full = complete(env);
+	if (has(full, "LD_PRELOAD"))
+		pno_target_tell(path);
 	real.execve(path, argv, full);
 	return after(full, env);
 }
@@ -104,6 +107,8 @@ PNO_EXPORT int execvpe(const char *file, char *const argv[], char *const env[])
 
 	PNO_ENTER();
 	full = complete(env);
+	if (has(full, "LD_PRELOAD"))
+		pno_target_tell_search(file);
 	real.execvpe(file, argv, full);
 	return after(full, env);
 }

@@ -43,6 +43,11 @@ void pno_hostd_start(void)
 		strcpy(policy_path, policy);
 }
 
+const char *pno_hostd_path(void)
+{
+	return socket_path;
+}
+
 /* Any answer fits. */
 union answer {
 	struct pno_msg h;

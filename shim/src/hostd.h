@@ -18,6 +18,8 @@ struct pno_fdset {
 
 /* Reads the environment. */
 void pno_hostd_start(void);
+/* The path of its socket. */
+const char *pno_hostd_path(void);
 /* Connects and says HELLO. 0 and the WELCOME with its descriptors, or an
  * errno, with *fallback from hostd if it refused. */
 int pno_hostd_attach(const uint8_t *token, struct pno_msg_welcome *w, struct pno_fdset *fds, int *fallback);
