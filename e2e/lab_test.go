@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -255,8 +256,14 @@ func (l *lab) waitListening(p *proc, addr string) {
 		defer cancel()
 		var c net.Conn
 		if c, last = l.client.DialContext(ctx, "tcp", addr); last == nil {
+			// What publishes an address takes a connection before the server
+			// does, and resets it then.
+			var one [1]byte
+			_ = c.SetReadDeadline(time.Now().Add(40 * time.Millisecond))
+			if _, err := c.Read(one[:]); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+				last = err
+			}
 			c.Close()
-			time.Sleep(20 * time.Millisecond)
 		}
 		if good++; last != nil {
 			good = 0
