@@ -165,8 +165,8 @@ int pno_sock_bind(struct pno_sock *s, int fd, struct pno_session *ses, const str
 		err = mistake(s, fd, sa, len);
 		return err == EAFNOSUPPORT || err == EINVAL ? err : EINVAL;
 	}
-	err = s->kernel_bound ? EINVAL : pno_addr_from(sa, len, &a);
-	if (!err && sa->sa_family == s->domain) {
+	err = s->kernel_bound ? EINVAL : mistake(s, fd, sa, len);
+	if (!err && !pno_addr_from(sa, len, &a)) {
 		switch (decide(ses, PNO_RULE_LISTEN, &a, &err)) {
 		case OFFLOAD:
 			s->late_bound = bind_later(s, fd, &a);

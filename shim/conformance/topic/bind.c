@@ -183,6 +183,8 @@ static void mistakes(void)
 	R(bind(STDIN_FILENO, SA(at), LEN));
 	at = loopback(AF_INET, 0);
 	R(bind(fd, SA(at), LEN)); /* no mistake has done harm */
+	R(bind(fd, SA(six), sizeof(struct sockaddr_in6)));
+	R(bind(fd, SA(at), 3));
 	R(listen(fd, 1));
 	struct sockaddr_storage where = bound_to(fd);
 	int c = FD(socket(AF_INET, SOCK_STREAM, 0));
