@@ -160,20 +160,41 @@ void pno_fork_start(void)
  * there is no child: one that is killed before it could say so would leave its
  * share of our sockets behind. Forks inside libc (daemon) lack this.
  */
+static void tell_hostd(pid_t pid)
+{
+	int saved = errno;
+
+	if (!granted)
+		return;
+	pno_hostd_lock();
+	pno_hostd_forked(token, pid > 0 ? pid : 0);
+	pno_hostd_unlock();
+	errno = saved;
+}
+
 PNO_EXPORT pid_t fork(void)
 {
 	pid_t pid;
 
 	PNO_ENTER();
 	pid = real.fork();
-	if (pid != 0 && granted) {
-		int saved = errno;
+	if (pid != 0)
+		tell_hostd(pid);
+	return pid;
+}
 
-		pno_hostd_lock();
-		pno_hostd_forked(token, pid > 0 ? pid : 0);
-		pno_hostd_unlock();
-		errno = saved;
+long pno_fork_raw(long number, long a, long b, long c, long d, long e)
+{
+	long pid;
+
+	before();
+	pid = real.syscall(number, a, b, c, d, e);
+	if (pid == 0) {
+		in_child();
+		return 0;
 	}
+	in_parent();
+	tell_hostd(pid);
 	return pid;
 }
 

@@ -15,14 +15,18 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <stdarg.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <sys/sendfile.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include "log.h"
 #include "real.h"
+#include "seccomp.h"
+#include "sock.h"
 #include "stats.h"
 
 /* The sixth argument of pselect6: the mask and its size. */
@@ -44,7 +48,26 @@ static long do_pselect(int n, long r, long w, long x, long timeout, const struct
 	return pselect(n, (fd_set *)r, (fd_set *)w, (fd_set *)x, (const struct timespec *)timeout, m ? m->mask : NULL);
 }
 
-PNO_EXPORT long syscall(long number, ...)
+/*
+ * A child with memory of its own is a fork, wherever it comes from: vsftpd makes
+ * its sessions so, in namespaces of their own. One that runs on another stack
+ * does not come back here.
+ */
+static bool forks(long number, long flags, long stack)
+{
+	switch (number) {
+	case SYS_clone:
+		return !(flags & CLONE_VM) && !stack;
+#ifdef SYS_fork
+	case SYS_fork:
+		return true;
+#endif
+	}
+	return false;
+}
+
+/* Reads six arguments, given or not, as the C library's own does. */
+PNO_EXPORT __attribute__((no_sanitize("address"))) long syscall(long number, ...)
 {
 	long a, b, c, d, e, f;
 	va_list args;
@@ -136,6 +159,10 @@ PNO_EXPORT long syscall(long number, ...)
 		return do_pselect(a, b, c, d, e, (void *)f);
 	case SYS_execve:
 		return execve((void *)a, (void *)b, (void *)c);
+	case SYS_prctl:
+		return prctl(a, b, c, d, e);
+	case SYS_seccomp:
+		return pno_seccomp(a, b, (const struct sock_fprog *)c);
 	case SYS_io_uring_setup:
 		return refuse_uring();
 #ifdef SYS_poll /* not on machines that came after ppoll and the like */
@@ -151,5 +178,7 @@ PNO_EXPORT long syscall(long number, ...)
 		return epoll_wait(a, (void *)b, c, d);
 #endif
 	}
+	if (unlikely(forks(number, a, b)))
+		return pno_fork_raw(number, a, b, c, d, e);
 	return real.syscall(number, a, b, c, d, e, f);
 }

@@ -385,6 +385,8 @@ void pno_exec_start(void);
 
 /* fork.c */
 void pno_fork_start(void);
+/* A system call that forks, past libc, and so past its fork handlers. */
+long pno_fork_raw(long number, long a, long b, long c, long d, long e);
 /* The child of a fork has attached: its inherited sockets live in ses. */
 void pno_fork_adopted(struct pno_session *ses);
 

@@ -110,6 +110,32 @@ static void readiness(void)
 	close(ep);
 }
 
+static void cloned(void)
+{
+	char sent[3000], back[3000];
+	int c, s, status;
+	ssize_t n;
+	pid_t pid;
+
+	pair(AF_INET, &c, &s);
+	pid = syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
+	if (pid == 0) {
+		close(c);
+		while ((n = read(s, back, sizeof back)) > 0)
+			write_all(s, back, n);
+		_exit(n == 0 ? 0 : 2);
+	}
+	R(close(s));
+	fill(sent, sizeof sent);
+	write_all(c, sent, sizeof sent);
+	read_all(c, back, sizeof back);
+	show_bytes("came back", back, sizeof back);
+	R(shutdown(c, SHUT_WR));
+	need(waitpid(pid, &status, 0) == pid, "waitpid");
+	show("the child ended with %d, signal %d", WEXITSTATUS(status), WTERMSIG(status));
+	close(c);
+}
+
 int main(void)
 {
 	SECTION("a number closed and used again");
@@ -120,5 +146,7 @@ int main(void)
 	traffic(AF_INET6);
 	SECTION("readiness");
 	readiness();
+	SECTION("clone");
+	cloned();
 	return 0;
 }
