@@ -4,6 +4,7 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -60,7 +61,7 @@ func (t *topology) path(name string) string { return filepath.Join(t.dir, name) 
 func (t *topology) cryptod(args ...string) ([]byte, error) {
 	out, err := exec.Command(filepath.Join(t.bin, "cryptod"), args...).Output()
 	if err != nil {
-		if e, ok := err.(*exec.ExitError); ok {
+		if e, ok := errors.AsType[*exec.ExitError](err); ok {
 			return nil, fmt.Errorf("cryptod %s: %w: %s", strings.Join(args, " "), err, e.Stderr)
 		}
 		return nil, fmt.Errorf("cryptod %s: %w", strings.Join(args, " "), err)

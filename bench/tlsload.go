@@ -60,8 +60,9 @@ func (l *TLSLoad) config() (*tls.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("server address %q: %w", l.Addr, err)
 	}
+	// The second and third group are for certificates of TLS 1.2.
 	return &tls.Config{RootCAs: roots, ServerName: host, MinVersion: version, MaxVersion: version,
-		CurvePreferences: []tls.CurveID{tls.X25519}}, nil
+		CurvePreferences: []tls.CurveID{tls.X25519, tls.CurveP256, tls.CurveP384}}, nil
 }
 
 // Run does handshakes until the duration is over, or ctx ends.

@@ -5,6 +5,7 @@ package e2e
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"os/exec"
 	"strings"
@@ -26,7 +27,7 @@ func benchmark(t *testing.T, into any, args ...string) {
 	c := exec.CommandContext(ctx, binary(t, "pno"), append([]string{"bench"}, append(args, "-o", "json")...)...)
 	said, err := c.Output()
 	if err != nil {
-		if e, ok := err.(*exec.ExitError); ok {
+		if e, ok := errors.AsType[*exec.ExitError](err); ok {
 			t.Fatalf("%v: %v\n%s", c.Args, err, e.Stderr)
 		}
 		t.Fatal(err)
