@@ -118,7 +118,7 @@ func newCryptoRPCBenchCmd() *cobra.Command {
 	f.IntSliceVar(&o.Inflight, "inflight", []int{1, 32, 256}, "operations at once")
 	f.IntSliceVar(&o.Cards, "cards", []int{1, 2, 4}, "simulated cards of a worker")
 	f.Float64Var(&o.CardRate, "card-rate", 40_000, "operations a second of a simulated card")
-	f.IntVar(&b.Rate, "rate", 200, "operations a second, one at a time, that added latency is measured at")
+	f.IntVar(&b.Rate, "rate", 500, "operations a second, one at a time, that added latency is measured at")
 	return c
 }
 
