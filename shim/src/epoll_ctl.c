@@ -265,10 +265,23 @@ static int ctl_in_kernel(struct pno_sock *s, struct pno_epoll *ep, int op, int f
 	return 0;
 }
 
+/* EPOLLEXCLUSIVE is said when a socket is added, with few other flags, and
+ * cannot be changed. */
+static bool exclusive_ok(const struct pno_item *it, int op, uint32_t events)
+{
+	const uint32_t with = EPOLLIN | EPOLLOUT | EPOLLERR | EPOLLHUP | EPOLLWAKEUP | EPOLLET | EPOLLEXCLUSIVE;
+
+	if (op == EPOLL_CTL_MOD && it && (it->events & EPOLLEXCLUSIVE))
+		return false;
+	return !(events & EPOLLEXCLUSIVE) || (op == EPOLL_CTL_ADD && !(events & ~with));
+}
+
 static int ctl_offloaded(struct pno_sock *s, struct pno_epoll *ep, int op, int fd, struct epoll_event *e)
 {
 	struct pno_item *it = find(s, ep, fd);
 
+	if (op != EPOLL_CTL_DEL && !exclusive_ok(it, op, e->events))
+		return EINVAL;
 	switch (op) {
 	case EPOLL_CTL_ADD:
 		if (it)
@@ -277,7 +290,9 @@ static int ctl_offloaded(struct pno_sock *s, struct pno_epoll *ep, int op, int f
 		if (!it)
 			return ENOMEM;
 		ep->nitems++;
-		if (s->state != PNO_LISTENING && s->qp && s->qp->chan != ep->chan)
+		/* Two claims under way in two rings might be served in any order:
+		 * an instance hears a socket at its home, wherever that is. */
+		if (s->state != PNO_LISTENING && s->qp && s->qp->chan != ep->chan && !s->claiming)
 			pno_sock_claim(s, ep->chan);
 		else if (s->qp)
 			pno_epoll_follow(s);
