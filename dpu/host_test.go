@@ -81,6 +81,8 @@ type hsock struct {
 	opened   bool
 	accepts  []*hsock
 	revoked  bool
+	alone    bool
+	homeless bool
 	claimed  *offload.Record
 	onData   func()
 	datagrams
@@ -414,6 +416,10 @@ func (h *host) take(shard int, rec offload.Record, payload []byte) {
 		s.claimed = &r
 	case offload.OpRevoked:
 		s.revoked = true
+	case offload.OpUnshared:
+		s.alone = true
+	case offload.OpHomeless:
+		s.homeless = true
 	}
 }
 

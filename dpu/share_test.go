@@ -363,3 +363,32 @@ func TestParkedConnection(t *testing.T) {
 		t.Error("transferred by a token that is gone")
 	}
 }
+
+// TestAlone tells a holder that it is the last one, and one that waits that
+// nobody is at home any more.
+func TestAlone(t *testing.T) {
+	r := newRig(t, rigOptions{})
+	parent := newHost(t, r.agent, testLayout(1))
+	l := parent.listen(0, dpuAddr+":80")
+	c := r.remote.dial(t, dpuAddr+":80")
+	s := l.accept()
+	first, second := forkOf(t, parent, 1), forkOf(t, parent, 2)
+	cs := first.sock(s)
+	cs.claim(0)
+	cs.adopt()
+	parent.until("revoked", func() bool { return s.revoked })
+	cs.close(0)
+	parent.until("homeless", func() bool { return s.homeless })
+	parent.do(func() {
+		if s.alone {
+			t.Error("alone, but for the second child")
+		}
+	})
+	s.claim(0)
+	second.kill()
+	parent.until("alone", func() bool { return s.alone })
+	_, _ = c.Write([]byte("x"))
+	if b, err := s.readN(1); err != nil || string(b) != "x" {
+		t.Fatalf("%q, %v", b, err)
+	}
+}

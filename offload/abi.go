@@ -94,6 +94,7 @@ const (
 	OpRevoked   Op = 72 // another session claimed the socket
 	OpDgram     Op = 73 // Seq rx offset, Ack tx bytes taken; payload Dgram and its data
 	OpUnshared  Op = 74 // no other session holds the socket any more: consumption need not be reported at once
+	OpHomeless  Op = 75 // who had claimed the socket has closed it: who waits for it claims it
 )
 
 // Record flags.

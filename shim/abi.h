@@ -70,6 +70,7 @@
 #define PNO_OP_REVOKED 0x48u
 #define PNO_OP_DGRAM 0x49u
 #define PNO_OP_UNSHARED 0x4au
+#define PNO_OP_HOMELESS 0x4bu
 
 #define PNO_FLAG_CLOSE_RESET 0x1u
 #define PNO_FLAG_CLOSE_AWAY 0x2u

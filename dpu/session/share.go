@@ -171,6 +171,18 @@ func (t *Table) alone(s *socket) {
 	}
 }
 
+// homeless tells the other holders when the one that had a socket has closed it.
+func (t *Table) homeless(s *socket) {
+	if s.kind != connected || s.at != nil {
+		return
+	}
+	for _, h := range s.holds {
+		if h.s != nil && !h.s.dead && h.s.queues[0] != nil {
+			t.post(h.s.queues[0], offload.OpHomeless, h.handle, 0, 0, nil)
+		}
+	}
+}
+
 // settle makes what went to the former channel visible before the answer to
 // a claim is: the host looks there once.
 func (t *Table) settle(s *socket, q *queue) {

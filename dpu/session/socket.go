@@ -181,6 +181,7 @@ func (t *Table) release(h *hold, how closing) {
 	} else {
 		t.trim(s)
 		t.alone(s)
+		t.homeless(s)
 	}
 }
 

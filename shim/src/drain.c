@@ -18,6 +18,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "epoll.h"
 #include "log.h"
 #include "sock.h"
 #include "stats.h"
@@ -148,6 +149,14 @@ static void on_claimed(struct pno_sock *s, const struct pno_record *r, struct pn
 	s->former = 0;
 }
 
+/* The channel of somebody who waits for the socket. */
+static struct pno_chan *waiter(const struct pno_sock *s)
+{
+	const struct pno_item *it = s->items;
+
+	return it && it->ep->chan && it->ep->ses == s->ses ? it->ep->chan : s->qp->chan;
+}
+
 static const char *on_sock(struct pno_session *ses, struct pno_sock *s, struct pno_qp *q, struct pno_drain *d,
 			   const struct pno_record *r, const uint8_t *payload, uint64_t start)
 {
@@ -178,6 +187,10 @@ static const char *on_sock(struct pno_session *ses, struct pno_sock *s, struct p
 	case PNO_OP_UNSHARED:
 		s->shared = s->away;
 		return NULL;
+	case PNO_OP_HOMELESS:
+		if (s->away && !s->claiming && s->state == PNO_OPEN && (s->items || s->waiters))
+			pno_sock_claim(s, waiter(s));
+		return NULL;
 	case PNO_OP_REVOKED:
 		s->shared = s->away = true;
 		pno_count(revoked);
@@ -207,7 +220,7 @@ static const char *dispatch(struct pno_session *ses, struct pno_qp *q, struct pn
 		pno_listener_park(ses, q, r, payload);
 		return NULL;
 	}
-	if (unlikely(r->op < PNO_OP_REPLY || r->op > PNO_OP_UNSHARED))
+	if (unlikely(r->op < PNO_OP_REPLY || r->op > PNO_OP_HOMELESS))
 		return "unknown record";
 	s = pno_handle_sock(ses, q->shard, r->sock);
 	if (unlikely(!s)) {

@@ -340,7 +340,7 @@ int pno_epoll_ctl(struct pno_epoll *ep, int op, int fd, struct epoll_event *thei
 	for (;;) {
 		struct pno_session *ses;
 
-		s = pno_sock_lock(fd);
+		s = op == EPOLL_CTL_DEL ? pno_sock_peek(fd) : pno_sock_lock(fd);
 		if (!s)
 			return ctl_foreign(ep, op, fd, e);
 		ses = s->ses;

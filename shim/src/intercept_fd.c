@@ -265,7 +265,7 @@ PNO_EXPORT int ioctl(int fd, unsigned long request, ...)
 		return real.ioctl(fd, request, arg);
 	if (own(fd))
 		return bad(EBADF);
-	s = pno_sock_lock(fd);
+	s = request == FIONBIO ? pno_sock_peek(fd) : pno_sock_lock(fd);
 	if (!s)
 		return real.ioctl(fd, request, arg);
 	rc = sock_ioctl(s, fd, request, arg);

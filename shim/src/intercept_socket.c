@@ -429,7 +429,7 @@ PNO_EXPORT int setsockopt(int fd, int level, int name, const void *val, socklen_
 	PNO_ENTER();
 	if (unlikely(pno_option_is_granted(level, name)) && ours(fd))
 		pno_session_get();
-	s = pno_sock_lock(fd);
+	s = pno_sock_lock_here(fd);
 	if (!s)
 		return real.setsockopt(fd, level, name, val, len);
 	if ((int)len < 0)
@@ -451,7 +451,7 @@ PNO_EXPORT int getsockopt(int fd, int level, int name, void *val, socklen_t *len
 	int err;
 
 	PNO_ENTER();
-	s = pno_sock_lock(fd);
+	s = pno_sock_lock_here(fd);
 	if (!s)
 		return real.getsockopt(fd, level, name, val, len);
 	if (!pno_get32(len, &n))

@@ -208,6 +208,17 @@ static inline struct pno_sock *pno_sock_lock(int fd)
 	return s;
 }
 
+/* For what any holder may do: taking the socket from the process that uses it
+ * would be wrong. */
+static inline struct pno_sock *pno_sock_lock_here(int fd)
+{
+	struct pno_sock *s = pno_sock_peek(fd);
+
+	if (unlikely(s && s->away && !s->ses))
+		return pno_sock_lock_away(fd, s);
+	return s;
+}
+
 static inline void pno_sock_unlock(struct pno_sock *s)
 {
 	pno_unlock(&s->lock);
