@@ -296,6 +296,9 @@ func reasonOf(pid int) target.Reason {
 	if err := target.Check(procFile(pid, "exe")); errors.As(err, &e) && e.Reason != "" {
 		return e.Reason
 	}
+	if target.IsGo(procFile(pid, "exe")) {
+		return target.Go // it has the client, and uses package net all the same
+	}
 	if secure(pid) {
 		return target.Privileged
 	}

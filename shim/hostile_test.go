@@ -374,7 +374,10 @@ func FuzzRecords(f *testing.F) {
 		if err != nil {
 			return
 		}
-		l, err := shim.Listen("tcp", "198.18.0.2:80")
+		// After a new session nobody answers.
+		ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+		defer cancel()
+		l, err := new(shim.ListenConfig).Listen(ctx, "tcp", "198.18.0.2:80")
 		if err != nil {
 			return
 		}

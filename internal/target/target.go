@@ -157,6 +157,16 @@ func checkELF(path string) error {
 	return because(Static, "%s is statically linked: nothing can be preloaded into it; use a dynamically linked build", path)
 }
 
+// IsGo tells whether a program is written in Go, with the client or without.
+func IsGo(path string) bool {
+	f, err := elf.Open(path)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = f.Close() }()
+	return f.Section(".go.buildinfo") != nil
+}
+
 // hasClient tells whether a Go program links the shim's client: the table of
 // functions, which no stripping removes, has their names.
 func hasClient(f *elf.File) bool {
