@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"sync"
 	"time"
 
@@ -17,6 +16,7 @@ import (
 	"pno/host/control"
 	"pno/host/policy"
 	"pno/internal/attach"
+	"pno/internal/unixsock"
 	"pno/offload"
 )
 
@@ -99,9 +99,9 @@ func (s *Server) Policy() *policy.Policy {
 // Serve listens and works until ctx ends. Sessions are left as they are: their
 // processes and the DPU go on without hostd, and the next one re-adopts them.
 func (s *Server) Serve(ctx context.Context) error {
-	ln, err := listen(s.cfg.Listen, s.cfg.SocketMode)
+	ln, err := unixsock.Listen(ctx, "unixpacket", s.cfg.Listen, s.cfg.SocketMode)
 	if err != nil {
-		return err
+		return fmt.Errorf("listen on %w", err)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -272,28 +272,6 @@ func (s *Server) dpuClosed(id uint64, reason string) {
 	s.log.Warn("the DPU ended a session", "session", id, "pid", x.peer.PID, "process", x.name, "reason", reason)
 	x.markLost()
 	s.saveSession(x)
-}
-
-// listen makes the attach socket. A file that a dead hostd left is replaced; a
-// living one's is not.
-func listen(path string, mode os.FileMode) (*net.UnixListener, error) {
-	if c, err := net.Dial("unixpacket", path); err == nil {
-		c.Close()
-		return nil, fmt.Errorf("listen on %s: another hostd answers there; stop it or choose another --listen", path)
-	} else if fi, lerr := os.Lstat(path); lerr == nil && fi.Mode()&os.ModeSocket == 0 {
-		return nil, fmt.Errorf("listen on %s: there is a file that is not a socket; remove it or choose another --listen", path)
-	} else if errors.Is(err, unix.ECONNREFUSED) {
-		_ = os.Remove(path)
-	}
-	ln, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"})
-	if err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", path, err)
-	}
-	if err := os.Chmod(path, mode); err != nil {
-		_ = ln.Close()
-		return nil, fmt.Errorf("set the mode of %s: %w", path, err)
-	}
-	return ln, nil
 }
 
 // ask sends a request to the DPU.

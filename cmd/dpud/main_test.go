@@ -263,7 +263,7 @@ func TestStartErrors(t *testing.T) {
 		{
 			name: "control socket in use", conf: "link: {interface: p0}\n",
 			prepare: func(l *lab) { hold(l.t, "unixpacket", l.dir+"/control") },
-			want:    "another dpud serves it",
+			want:    "another process serves there",
 		},
 	}
 	for _, tt := range tests {

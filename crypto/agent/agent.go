@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"pno/crypto/client"
+	"pno/internal/unixsock"
 )
 
 // Socket is one place to listen. Its file has mode 0600 and belongs to UID; that
@@ -122,60 +123,18 @@ func (a *Agent) Serve(ctx context.Context) error {
 	return nil
 }
 
-// maxSocketPath is what fits into sockaddr_un with its closing zero.
-const maxSocketPath = 107
-
 func listen(ctx context.Context, s Socket) (*net.UnixListener, error) {
-	if s.Path == "" || len(s.Path) > maxSocketPath {
-		return nil, fmt.Errorf("listen on %q: a path of a socket has 1 to %d bytes", s.Path, maxSocketPath)
+	l, err := unixsock.Listen(ctx, "unixpacket", s.Path, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %w", err)
 	}
-	if err := clearStale(s.Path); err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", s.Path, err)
-	}
-	// The file takes its mode from the socket's inode, so it is never wider.
-	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
-		var mode error
-		if err := c.Control(func(fd uintptr) { mode = unix.Fchmod(int(fd), 0o600) }); err != nil {
-			return err
+	if s.UID >= 0 && s.UID != os.Geteuid() {
+		if err := os.Chown(s.Path, s.UID, -1); err != nil {
+			_ = l.Close() // the owner is the error to tell
+			return nil, fmt.Errorf("listen on %s: %w", s.Path, err)
 		}
-		return mode
-	}}
-	l, err := lc.Listen(ctx, "unixpacket", s.Path)
-	if err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", s.Path, err)
 	}
-	err = os.Chmod(s.Path, 0o600)
-	if err == nil && s.UID >= 0 && s.UID != os.Geteuid() {
-		err = os.Chown(s.Path, s.UID, -1)
-	}
-	if err != nil {
-		_ = l.Close() // the mode is the error to tell
-		return nil, fmt.Errorf("listen on %s: %w", s.Path, err)
-	}
-	return l.(*net.UnixListener), nil
-}
-
-// clearStale removes a socket that nobody serves, left by an agent that was
-// killed; anything else stays.
-func clearStale(path string) error {
-	info, err := os.Lstat(path)
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		return nil
-	case err != nil:
-		return err
-	case info.Mode().Type() != os.ModeSocket:
-		return errors.New("there is a file that is not a socket; remove it, or name another path")
-	}
-	c, err := net.DialTimeout("unixpacket", path, time.Second)
-	switch {
-	case err == nil:
-		_ = c.Close() // it was only a question
-		return errors.New("another agent serves there; stop it, or name another path")
-	case errors.Is(err, syscall.ECONNREFUSED):
-		return os.Remove(path)
-	}
-	return err
+	return l, nil
 }
 
 func (a *Agent) accept(l *net.UnixListener, s Socket) error {

@@ -18,6 +18,7 @@ import (
 	"pno/crypto/keystore"
 	"pno/crypto/mtls"
 	"pno/internal/config"
+	"pno/internal/unixsock"
 )
 
 // Settings is an agent as a configuration file describes it; deploy/agent.yaml
@@ -81,8 +82,8 @@ func (s *Settings) Validate() error {
 
 // Validate is called by the configuration loader.
 func (s *SocketSettings) Validate() error {
-	if s.Path == "" || len(s.Path) > maxSocketPath {
-		return config.At("path", fmt.Errorf("%q is not a path of a Unix socket; it has 1 to %d bytes", s.Path, maxSocketPath))
+	if s.Path == "" || len(s.Path) > unixsock.MaxPath {
+		return config.At("path", fmt.Errorf("%q is not a path of a Unix socket; it has 1 to %d bytes", s.Path, unixsock.MaxPath))
 	}
 	return nil
 }

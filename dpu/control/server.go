@@ -17,16 +17,14 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
-	"os"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"pno/internal/unixsock"
 	"pno/offload"
 )
 
@@ -68,27 +66,9 @@ func New(path string, b Backend, log *slog.Logger) *Server {
 // Listen makes the socket. A file left behind by a server that is gone is
 // replaced; one that is served is an error.
 func (s *Server) Listen() (*net.UnixListener, error) {
-	addr := &net.UnixAddr{Name: s.path, Net: "unixpacket"}
-	l, err := net.ListenUnix("unixpacket", addr)
-	if errors.Is(err, syscall.EADDRINUSE) {
-		if c, err := net.DialUnix("unixpacket", nil, addr); err == nil {
-			_ = c.Close()
-			return nil, fmt.Errorf("listen on %s: another dpud serves it", s.path)
-		}
-		if fi, err := os.Lstat(s.path); err == nil && fi.Mode()&fs.ModeSocket == 0 {
-			return nil, fmt.Errorf("listen on %s: there is a file that is not a socket; remove it, or name another path", s.path)
-		}
-		if err := os.Remove(s.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("replace stale socket: %w", err)
-		}
-		l, err = net.ListenUnix("unixpacket", addr)
-	}
+	l, err := unixsock.Listen(context.Background(), "unixpacket", s.path, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("listen for host agents: %w", err)
-	}
-	if err := os.Chmod(s.path, 0o600); err != nil {
-		_ = l.Close()
-		return nil, fmt.Errorf("restrict control socket: %w", err)
+		return nil, fmt.Errorf("listen for host agents on %w", err)
 	}
 	return l, nil
 }

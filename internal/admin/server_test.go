@@ -381,7 +381,7 @@ func TestListenErrors(t *testing.T) {
 	tests := []struct{ name, path, want string }{
 		{"a file", file, "admin socket " + file + ": there is a file that is not a socket; remove it, or name another path"},
 		{"no folder", filepath.Join(dir, "none", "s"), "admin socket " + dir + "/none/s: there is no folder " + dir + "/none; make it, or name another path"},
-		{"long", long, "a socket's may have 107"},
+		{"long", long, "the path of a socket has 1 to 107 bytes"},
 		{"served", taken.path, "admin socket " + taken.path + ": another process serves there; stop it, or name another path"},
 	}
 	for _, tt := range tests {
