@@ -233,7 +233,7 @@ func (s *Server) welcome(o *opening, pol *policy.Policy) *attach.Welcome {
 		RxWindow: l.RxWindow, TxWindow: l.TxWindow, SpinNanos: s.cfg.SpinNanos, ABIMinor: offload.VersionMinor,
 	}
 	if o.foreign {
-		w.Features |= attach.FeatureForeign
+		w.Features |= offload.FeatureForeign
 	}
 	c := pol.Compile(o.name)
 	w.DefaultAction = uint8(c.Default)

@@ -14,7 +14,8 @@ const (
 // Features, a bit each: what the DPU offers beyond version 1.0. The agent
 // passes on to the process what the DPU told in its answer to hello.
 const (
-	FeatureUDP = 1 << 0 // datagram sockets
+	FeatureUDP     = 1 << 0 // datagram sockets
+	FeatureForeign = 1 << 1 // Welcome only: this process may use addresses that are not the DPU's
 )
 
 // Geometry of the session memory. Sizes in bytes.

@@ -11,6 +11,7 @@
 #define PNO_MAGIC 0x314f4e50u
 
 #define PNO_FEATURE_UDP 0x1u
+#define PNO_FEATURE_FOREIGN 0x2u
 
 #define PNO_HEADER_SIZE 0x1000u
 #define PNO_STATS_OFFSET 0x1000u

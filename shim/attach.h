@@ -138,11 +138,6 @@ struct pno_rule {
 	uint8_t addr[16];
 };
 
-enum {
-	/* Of WELCOME: IP_TRANSPARENT is granted. The DPU asks hostd, not us. */
-	PNO_FEATURE_FOREIGN = 1,
-};
-
 /*
  * Descriptors that come with it, in this order: session memory, one doorbell
  * eventfd a shard, the interrupt eventfd of channel 0. The shim takes the

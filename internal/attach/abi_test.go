@@ -57,7 +57,7 @@ func TestHeaderMatches(t *testing.T) {
 		"TEXT_LEN": TextLen, "TOKEN_LEN": TokenLen, "POLICY_LEN": PolicyLen, "HELLO_TOKEN": HelloToken, "HELLO_PROBE": HelloProbe,
 		"ACTION_OFFLOAD": 1, "ACTION_KERNEL": 2, "ACTION_REFUSE": 3,
 		"RULE_LISTEN": RuleListen, "RULE_CONNECT": RuleConnect,
-		"FEATURE_FOREIGN": FeatureForeign, "SOCK_LISTENER": SockListener, "SOCK_CONN": SockConn, "SOCK_BOUND": SockBound,
+		"SOCK_LISTENER": SockListener, "SOCK_CONN": SockConn, "SOCK_BOUND": SockBound,
 	} {
 		line("PNO_"+name, value)
 	}

@@ -43,8 +43,6 @@ const (
 	HelloToken = 1 // Hello.Flags: Token is valid
 	HelloProbe = 2 // Hello.Flags: no session, only ask whether one would be given
 
-	FeatureForeign = 1 // Welcome.Features: addresses that are not the DPU's may be used
-
 	BypassStatic     = 1 // Bypass.Reason
 	BypassPrivileged = 2
 	BypassMachine    = 3

@@ -229,7 +229,7 @@ static bool not_granted(const struct pno_sock *s, const struct row *r)
 	if (!pno_option_is_granted(r->level, r->name))
 		return false;
 	ses = s->ses ? s->ses : pno_session_now();
-	return ses && !ses->foreign && ses->default_action == PNO_ACTION_OFFLOAD;
+	return ses && !(ses->features & PNO_FEATURE_FOREIGN) && ses->default_action == PNO_ACTION_OFFLOAD;
 }
 
 /* The stack has what every kernel has, and no more. */

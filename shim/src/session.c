@@ -107,7 +107,6 @@ static struct pno_session *session_make(const struct pno_msg_welcome *w, struct 
 	ses->channels = w->channels;
 	ses->shards = w->shards;
 	ses->default_action = w->default_action;
-	ses->foreign = w->features & PNO_FEATURE_FOREIGN;
 	ses->nrules = w->nrules;
 	memcpy(ses->rules, w->rules, sizeof ses->rules);
 	ses->own_used = 1; /* slot 0 stays free: a handle is never 0 */

@@ -78,7 +78,6 @@ struct pno_session {
 	atomic_uint tag;
 
 	uint8_t default_action;
-	bool foreign; /* may use addresses that are not the DPU's */
 	uint32_t nrules;
 	struct pno_rule rules[PNO_MAX_RULES];
 };
