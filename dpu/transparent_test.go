@@ -4,6 +4,7 @@ package dpu_test
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/netip"
 	"syscall"
@@ -65,6 +66,24 @@ func TestConnectFromForeignAddress(t *testing.T) {
 			_ = peer.Close()
 		}
 	}
+	// A port that the host chose belongs to one shard; the others say which.
+	l := r.remote.listen(t, remoteAddr+":81")
+	for port := 5000; port < 5010; port++ {
+		from := fmt.Sprintf("%s:%d", foreignAddr, port)
+		s := h.connectWith(0, remoteAddr+":81", from, offload.BindTransparent)
+		if s.errno&offload.ErrnoRedirect != 0 {
+			s = h.connectWith(int(s.errno&0xff), remoteAddr+":81", from, offload.BindTransparent)
+		}
+		if s.errno != 0 {
+			t.Fatalf("connect from %s: errno %#x", from, s.errno)
+		}
+		peer, err := l.Accept()
+		if err != nil || peer.RemoteAddr().String() != from {
+			t.Fatalf("the server sees %v (%v), want %s", peer.RemoteAddr(), err, from)
+		}
+		s.close(0)
+		_ = peer.Close()
+	}
 	// And nobody was told that the addresses are the DPU's.
 	for _, proto := range []tcpip.NetworkProtocolNumber{netstack.NetProto(netip.MustParseAddr(foreignAddr)), netstack.NetProto(netip.MustParseAddr(foreignAddr6))} {
 		entries, err := r.remote.s.Neighbors(1, proto)
@@ -83,7 +102,7 @@ func TestConnectFromForeignAddress(t *testing.T) {
 // and nobody answers in their place.
 func TestListenForForeignAddress(t *testing.T) {
 	r, h := newForeignRig(t, 1, true)
-	any := h.listenWith(0, "0.0.0.0:80", offload.BindReuseAddr|offload.BindTransparent)
+	every := h.listenWith(0, "0.0.0.0:80", offload.BindReuseAddr|offload.BindTransparent)
 	h.listenWith(0, "0.0.0.0:81", offload.BindReuseAddr)
 	one := h.listenWith(0, foreignAddr+":82", offload.BindReuseAddr|offload.BindTransparent)
 	h.listenWith(0, foreignAddr+":83", offload.BindReuseAddr|offload.BindFree)
@@ -97,7 +116,7 @@ func TestListenForForeignAddress(t *testing.T) {
 	for _, c := range []struct {
 		addr string
 		l    *hsock
-	}{{dpuAddr + ":80", any}, {foreignAddr + ":80", any}, {"192.0.2.200:80", any}, {foreignAddr + ":82", one}, {"[" + foreignAddr6 + "]:84", six}} {
+	}{{dpuAddr + ":80", every}, {foreignAddr + ":80", every}, {"192.0.2.200:80", every}, {foreignAddr + ":82", one}, {"[" + foreignAddr6 + "]:84", six}} {
 		conn, err := dial(c.addr, 10*time.Second)
 		if err != nil {
 			t.Errorf("connection to %s: %v", c.addr, err)
@@ -125,7 +144,7 @@ func TestListenForForeignAddress(t *testing.T) {
 	} else {
 		_ = conn.Close()
 	}
-	any.close(0)
+	every.close(0)
 	h.until("the listener's end", func() bool {
 		conn, err := dial(foreignAddr+":80", 200*time.Millisecond)
 		if err == nil {

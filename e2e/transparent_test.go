@@ -141,23 +141,30 @@ defaults
   timeout server 60s
   retries 0
 frontend web
-  bind %s
-  use_backend six if { src %s }
+  bind %[2]s
+  use_backend six if { src %[3]s }
   default_backend four
 backend four
   source 0.0.0.0 usesrc clientip
-  server one %s:80
+  server one %[4]s:80
+frontend same
+  bind %[1]s:82
+  default_backend same
+backend same
+  source 0.0.0.0 usesrc client
+  server one %[4]s:80
 backend six
   source :::0 usesrc clientip
   server one [2001:2::20]:80
 frontend web6
-  bind [%s]:80
+  bind [%[5]s]:80
   default_backend six
-`, haHTTP, routedNet6, backendAddr, servedAddr6))
+`, servedAddr, haHTTP, routedNet6, backendAddr, servedAddr6))
 	p := l.app("haproxy", "haproxy", "-db", "-f", conf)
 	l.waitListening(p, haHTTP)
 	l.run("IPv4", func(l *lab) { l.whoAsks("http://"+haHTTP+"/from", routedClient) })
 	l.run("IPv6", func(l *lab) { l.whoAsks("http://["+servedAddr6+"]:80/from", routedClient6) })
+	l.run("their ports too", func(l *lab) { l.whoAsks("http://"+servedAddr+":82/from", routedClient) })
 	l.run("content", func(l *lab) {
 		for _, o := range testSite(l.t).pick("64b", "64k", "1m", "16m") {
 			l.checkPage(l.from(routedClient(0)), "http://"+haHTTP+"/"+o.Name, o)

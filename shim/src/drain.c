@@ -86,12 +86,14 @@ static const char *on_connected(struct pno_sock *s, const struct pno_record *r, 
 /* The flow belongs to another shard: ask there. */
 static void redirect(struct pno_sock *s, unsigned shard)
 {
-	struct pno_connect_req req = { .local = s->local, .peer = s->peer, .proto = PNO_PROTO_TCP };
+	struct pno_connect_req req = { .local = s->local, .peer = s->peer, .proto = PNO_PROTO_TCP,
+				       .flags = s->bind_flags };
 	struct pno_record r = { .op = PNO_OP_CONNECT, .len = sizeof req, .sock = s->handle };
 
 	s->shard = shard;
 	s->qp = &s->qp->chan->qp[shard];
 	pno_sock_record(s, s->qp, r, &req);
+	pno_sock_send_opts(s); /* those after the first Connect went with it */
 }
 
 static void on_error(struct pno_session *ses, struct pno_sock *s, const struct pno_record *r)

@@ -37,11 +37,20 @@ int pno_sock_ask(struct pno_sock *s, struct pno_qp *q, struct pno_record r, cons
 	return s->generation != generation ? EBADF : err;
 }
 
-static bool placeholder_option(int fd, int level, int name)
+/* A flag of the placeholder; the kernel is asked only about a socket that came
+ * from elsewhere. */
+static bool placeholder_option(const struct pno_sock *s, int fd, int level, int name)
 {
 	int v = 0;
 	socklen_t len = sizeof v;
+	const struct pno_opt *o;
 
+	if (s->made_here && !s->udp && (level != IPPROTO_IPV6 || name != IPV6_V6ONLY)) {
+		o = pno_opt_find(s, level, name);
+		if (o)
+			memcpy(&v, o->val, sizeof v);
+		return v;
+	}
 	return real.getsockopt(fd, level, name, &v, &len) == 0 && v;
 }
 
@@ -49,15 +58,17 @@ uint32_t pno_sock_bind_flags(const struct pno_sock *s, int fd)
 {
 	uint32_t f = 0;
 
-	if (placeholder_option(fd, SOL_SOCKET, SO_REUSEADDR))
+	if (placeholder_option(s, fd, SOL_SOCKET, SO_REUSEADDR))
 		f |= PNO_BIND_REUSE_ADDR;
-	if (placeholder_option(fd, SOL_SOCKET, SO_REUSEPORT))
+	if (placeholder_option(s, fd, SOL_SOCKET, SO_REUSEPORT))
 		f |= PNO_BIND_REUSE_PORT;
-	if (s->domain == AF_INET6 && placeholder_option(fd, IPPROTO_IPV6, IPV6_V6ONLY))
+	if (s->domain == AF_INET6 && placeholder_option(s, fd, IPPROTO_IPV6, IPV6_V6ONLY))
 		f |= PNO_BIND_V6ONLY;
-	if (placeholder_option(fd, IPPROTO_IP, IP_TRANSPARENT))
+	if (placeholder_option(s, fd, IPPROTO_IP, IP_TRANSPARENT) ||
+	    placeholder_option(s, fd, IPPROTO_IPV6, IPV6_TRANSPARENT))
 		f |= PNO_BIND_TRANSPARENT;
-	if (placeholder_option(fd, IPPROTO_IP, IP_FREEBIND))
+	if (placeholder_option(s, fd, IPPROTO_IP, IP_FREEBIND) ||
+	    placeholder_option(s, fd, IPPROTO_IPV6, IPV6_FREEBIND))
 		f |= PNO_BIND_FREE;
 	return f;
 }
@@ -124,7 +135,7 @@ static int bind_on_dpu(struct pno_sock *s, int fd, struct pno_session *ses, cons
  */
 static bool bind_later(const struct pno_sock *s, int fd, const struct pno_addr *a)
 {
-	return !a->port && placeholder_option(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT) &&
+	return !a->port && placeholder_option(s, fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT) &&
 	       (pno_sock_bind_flags(s, fd) & PNO_BIND_TRANSPARENT);
 }
 
@@ -149,7 +160,7 @@ static int mistake(const struct pno_sock *s, int fd, const struct sockaddr *sa, 
 	if (sa->sa_family != s->domain)
 		return EAFNOSUPPORT;
 	if (s->domain == AF_INET6 && IN6_IS_ADDR_V4MAPPED(&in6->sin6_addr) &&
-	    placeholder_option(fd, IPPROTO_IPV6, IPV6_V6ONLY))
+	    placeholder_option(s, fd, IPPROTO_IPV6, IPV6_V6ONLY))
 		return ENETUNREACH;
 	return 0;
 }
@@ -262,7 +273,7 @@ static int start_connect(struct pno_sock *s, int fd, struct pno_session *ses, co
 	struct pno_connect_req req = { .peer = *peer, .proto = PNO_PROTO_TCP };
 
 	choose_local(s, fd, &req.local);
-	req.flags = pno_sock_bind_flags(s, fd);
+	req.flags = s->bind_flags = pno_sock_bind_flags(s, fd);
 	if (!s->bound) {
 		s->handle = pno_handle_new(ses, s);
 		if (!s->handle)

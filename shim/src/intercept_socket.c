@@ -47,7 +47,7 @@ PNO_EXPORT int socket(int domain, int type, int protocol)
 	}
 	if (!s)
 		return fd;
-	s->own_file = true;
+	s->own_file = s->made_here = true;
 	s->nonblock = type & SOCK_NONBLOCK;
 	s->nfds = 1;
 	pno_sock_refresh(s);

@@ -108,6 +108,7 @@ struct pno_sock {
 	bool nonblock;
 	bool own_file;    /* the placeholder is not a copy of the template */
 	bool kernel_bound;
+	bool made_here;   /* by socket(): what was set on it is in opts */
 	bool late_bound;  /* so is the placeholder, in the DPU's stead until connect */
 	bool shared;      /* another session may hold it too */
 	bool away;        /* shared, and not at home here: claim before use */
@@ -126,6 +127,7 @@ struct pno_sock {
 	_Atomic uint32_t mask; /* EPOLL…, read without the lock */
 	_Atomic uint32_t arrivals; /* Data records, likewise */
 	uint32_t handle;
+	uint32_t bind_flags; /* PNO_BIND_… of the last Connect */
 	uint32_t waiters; /* threads blocked on it outside epoll */
 	int err;          /* SO_ERROR */
 	int nfds;         /* descriptors */
