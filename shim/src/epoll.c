@@ -159,26 +159,34 @@ static int milliseconds(int64_t ns)
 	return ns < 0 ? -1 : ns >= INT_MAX * 1000000ll ? INT_MAX : (int)((ns + 999999) / 1000000);
 }
 
+/* Takes our own wake-up out of what the kernel says. */
+static int without_ours(struct epoll_event *events, int n, bool *woken)
+{
+	int kept = 0;
+
+	for (int i = 0; i < n; i++) {
+		if (unlikely(events[i].data.ptr == &pno_epoll_ours))
+			*woken = true;
+		else if (kept++ != i)
+			events[kept - 1] = events[i];
+	}
+	return n < 0 ? n : kept;
+}
+
 /* Asks the kernel's set. */
 static int kernel_look(struct pno_epoll *ep, struct epoll_event *events, int max)
 {
+	bool woken;
+
 	ep->since_kernel = 0;
-	return real.epoll_wait(ep->fd, events, max, 0);
+	return without_ours(events, real.epoll_wait(ep->fd, events, max, 0), &woken);
 }
 
 /* Sleeps on the kernel's set itself. *woken: it was us who ended it. */
 static int sleep_raw(struct pno_epoll *ep, struct epoll_event *events, int max, int64_t ns,
 		     const sigset_t *sigmask, bool *woken)
 {
-	int n = pno_sleep_epoll(ep->fd, events, max, milliseconds(ns), sigmask), kept = 0;
-
-	for (int i = 0; i < n; i++) {
-		if (events[i].data.ptr == &pno_epoll_ours)
-			*woken = true;
-		else
-			events[kept++] = events[i];
-	}
-	return n < 0 ? n : kept;
+	return without_ours(events, pno_sleep_epoll(ep->fd, events, max, milliseconds(ns), sigmask), woken);
 }
 
 /* Sleeps on the bed. *woken: there may be something, of whatever kind. */
