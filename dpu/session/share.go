@@ -145,6 +145,7 @@ func (t *Table) claim(q *queue, h *hold) {
 	} else {
 		if former != nil {
 			t.post(s.home, offload.OpRevoked, former.handle, 0, 0, nil)
+			former.claimed = s.home
 			t.unhome(s, former)
 		}
 		s.at, s.home = h, q
@@ -177,8 +178,16 @@ func (t *Table) homeless(s *socket) {
 		return
 	}
 	for _, h := range s.holds {
-		if h.s != nil && !h.s.dead && h.s.queues[0] != nil {
-			t.post(h.s.queues[0], offload.OpHomeless, h.handle, 0, 0, nil)
+		if h.s == nil || h.s.dead {
+			continue
+		}
+		// Whoever waits for it there listens to its last home.
+		q := h.claimed
+		if q == nil {
+			q = h.s.queues[0]
+		}
+		if q != nil {
+			t.post(q, offload.OpHomeless, h.handle, 0, 0, nil)
 		}
 	}
 }

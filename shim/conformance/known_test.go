@@ -45,4 +45,24 @@ var known = []difference{
 	refuses("datagrams", "setsockopt(fd, SO_RXQ_OVFL, 1)", "drops are the DPU's, which counts them"),
 	refuses("datagrams", "setsockopt(fd, IP_RECVERR, 1)", "there is no error queue"),
 	refuses("datagrams", "setsockopt(fd, IP_RECVORIGDSTADDR, 1)", "IP_PKTINFO says the address"),
+	{
+		"threads", "closed while waiting",
+		`finish(&jobs[0]) = 4`, `finish(&jobs[0]) = -1 EBADF`, closeWakes,
+	},
+	{
+		"threads", "closed while waiting",
+		`connect(c, SA(at), addr_len(&at)) = 0`, `connect(c, SA(at), addr_len(&at)) = -1 ECONNREFUSED`, closeWakes,
+	},
+	{
+		"threads", "closed while waiting",
+		`finish(&jobs[0]) = 0`, `finish(&jobs[0]) = -1 EBADF`, closeWakes,
+	},
+	{
+		"threads", "replaced while waiting",
+		`finish(&jobs[0]) = 6`, `finish(&jobs[0]) = -1 EBADF`, closeWakes,
+	},
 }
+
+// closeWakes: the kernel's file lives on for as long as a call waits on it.
+const closeWakes = "the last close ends a socket at once, and who waits on it in another thread with EBADF; " +
+	"in the kernel that call goes on waiting, and the connection stays open behind the program's back"

@@ -279,9 +279,12 @@ static bool bring_home(struct pno_sock *s, struct pno_session *ses)
 
 struct pno_sock *pno_sock_lock_away(int fd, struct pno_sock *s)
 {
+	struct pno_chan *chan = s->away || !s->qp ? NULL : s->qp->chan;
 	struct pno_session *ses;
 
 	pno_sock_unlock(s);
+	if (chan)
+		pno_chan_drain(chan); /* another may have taken it */
 	ses = pno_session_get();
 	s = pno_sock_peek(fd);
 	if (!s || !s->away)

@@ -205,7 +205,7 @@ static inline struct pno_sock *pno_sock_lock(int fd)
 {
 	struct pno_sock *s = pno_sock_peek(fd);
 
-	if (unlikely(s && s->away))
+	if (unlikely(s && (s->away || s->shared)))
 		return pno_sock_lock_away(fd, s);
 	return s;
 }

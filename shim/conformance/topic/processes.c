@@ -232,7 +232,7 @@ static void pass(int over, int fd)
 	c->cmsg_type = SCM_RIGHTS;
 	c->cmsg_len = CMSG_LEN(sizeof(int));
 	memcpy(CMSG_DATA(c), &fd, sizeof fd);
-	R(sendmsg(over, &m, 0));
+	need(sendmsg(over, &m, 0) == 1, "sendmsg");
 }
 
 static int take(int over)
@@ -246,7 +246,7 @@ static int take(int over)
 	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = u.buf, .msg_controllen = sizeof u.buf };
 	int fd = -1;
 
-	R(recvmsg(over, &m, 0));
+	need(recvmsg(over, &m, 0) == 1, "recvmsg");
 	if (CMSG_FIRSTHDR(&m))
 		memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&m)), sizeof fd);
 	return fd;
@@ -260,6 +260,7 @@ static void sends_listener(int over)
 
 	pass(over, l);
 	write_all(over, &at, sizeof at);
+	read_all(over, &at, 1); /* it has arrived */
 }
 
 static void over_unix(void)
@@ -267,11 +268,19 @@ static void over_unix(void)
 	struct sockaddr_storage at;
 	int ends[2], l, c, s;
 	char b[8];
+	pid_t pid;
 
 	need(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0, "socketpair");
-	in_child(sends_listener, ends[1]);
+	pid = fork();
+	if (pid == 0) {
+		sends_listener(ends[1]);
+		fflush(stdout);
+		_exit(0);
+	}
 	l = FD(take(ends[0]));
 	read_all(ends[0], &at, sizeof at);
+	write_all(ends[0], "x", 1);
+	waitpid(pid, NULL, 0);
 	/* The child is gone, its listener is ours. */
 	c = dial(&at);
 	s = FD(accept(l, NULL, NULL));
