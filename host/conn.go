@@ -32,7 +32,7 @@ func (s *Server) serveConn(ctx context.Context, c *attach.Conn) {
 		err = c.PassCred()
 	}
 	if err != nil {
-		s.log.Warn("attach connection without credentials", "reason", err)
+		s.bad.warn(-1, "attach connection without credentials", "reason", err)
 		return
 	}
 	_ = c.SetReadDeadline(time.Now().Add(helloTimeout))
@@ -70,7 +70,7 @@ func (s *Server) badConn(peer attach.Peer, err error) {
 	s.mu.Lock()
 	s.stats.protocolErrors++
 	s.mu.Unlock()
-	s.log.Warn("attach connection ended", "pid", peer.PID, "uid", peer.UID, "reason", err)
+	s.bad.warn(peer.UID, "attach connection ended", "pid", peer.PID, "reason", err)
 }
 
 func (s *Server) ctxDone() bool { return s.ctx.Err() != nil }
@@ -80,7 +80,7 @@ func (s *Server) refuse(c *attach.Conn, peer attach.Peer, hello *attach.Hello, i
 	s.stats.refused[no.reason]++
 	s.mu.Unlock()
 	name := attach.Text(hello.Name[:])
-	s.log.Warn("attach refused", "pid", peer.PID, "uid", peer.UID, "process", name, "reason", no.text, "then", no.fallback)
+	s.bad.warn(peer.UID, "attach refused", "pid", peer.PID, "process", name, "reason", no.text, "then", no.fallback)
 	m := &attach.Refused{Err: int32(no.errno), Fallback: uint8(no.fallback)}
 	attach.SetText(m.Text[:], no.text)
 	_ = s.send(c, m, id)
@@ -302,11 +302,11 @@ func (s *Server) connEnded(c *attach.Conn, x *session, err error) {
 	case x.ended || !current: // the process has connected anew
 	case errors.Is(err, attach.ErrMessage):
 		s.stats.protocolErrors++
-		s.log.Warn("process broke the attach protocol", "session", x.id, "pid", x.peer.PID, "reason", err)
+		s.bad.warn(x.peer.UID, "process broke the attach protocol", "session", x.id, "pid", x.peer.PID, "reason", err)
 		s.endLocked(x, endProtocol)
 	default:
 		if !errors.Is(err, io.EOF) {
-			s.log.Warn("attach connection failed", "session", x.id, "pid", x.peer.PID, "reason", err)
+			s.bad.warn(x.peer.UID, "attach connection failed", "session", x.id, "pid", x.peer.PID, "reason", err)
 		}
 		s.keepLocked(x)
 	}

@@ -41,6 +41,7 @@ type Server struct {
 	parked   map[uint64]*parked               // connections on their way, by cookie
 	stats    totals
 	bypass   *bypasses
+	bad      *badPeers
 
 	state        *state   // nil: nothing is kept for the next hostd
 	orphans      []uint64 // sessions that ended while the DPU was not reached
@@ -60,7 +61,7 @@ func New(cfg Config) (*Server, error) {
 		adopted: make(map[string]*session), grants: make(map[string]*grant),
 		holders: make(map[uint64]map[*session]struct{}), parked: make(map[uint64]*parked), stats: newTotals(),
 	}
-	s.bypass = newBypasses(s)
+	s.bypass, s.bad = newBypasses(s), newBadPeers(s.log)
 	s.link = control.New(control.Config{Path: cfg.DPU, Log: cfg.Log, Up: s.dpuUp, Down: s.dpuLost, Closed: s.dpuClosed})
 	return s, nil
 }
