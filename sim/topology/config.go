@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"pno/host/policy"
@@ -59,6 +60,11 @@ func (c *Config) setDefaults() error {
 			}
 		}
 	}
+	for _, m := range c.Publish {
+		if !c.has(m.Inside.Addr()) {
+			return fmt.Errorf("publish %v: that is not an address of the DPU, which has %v", m.Inside, c.Addresses)
+		}
+	}
 	if c.Shards == 0 {
 		c.Shards = 1
 	}
@@ -69,6 +75,11 @@ func (c *Config) setDefaults() error {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	return nil
+}
+
+// has tells whether an address is the DPU's.
+func (c *Config) has(ip netip.Addr) bool {
+	return slices.ContainsFunc(c.Addresses, func(p netip.Prefix) bool { return p.Addr() == ip.Unmap() })
 }
 
 // ParsePublish reads OUTSIDE=INSIDE, as in 127.0.0.1:8080=198.18.0.2:80: the
