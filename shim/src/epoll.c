@@ -178,7 +178,7 @@ static int kernel_look(struct pno_epoll *ep, struct epoll_event *events, int max
 {
 	bool woken;
 
-	ep->since_kernel = 0;
+	atomic_store_explicit(&ep->since_kernel, 0, memory_order_relaxed);
 	return without_ours(events, real.epoll_wait(ep->fd, events, max, 0), &woken);
 }
 
@@ -309,7 +309,7 @@ static int sleep_in_kernel(struct pno_epoll *ep, struct epoll_event *events, int
 		ns = 1000000; /* no descriptor for a bed: it sleeps in short turns */
 		woken = true;
 	}
-	ep->since_kernel = 0;
+	atomic_store_explicit(&ep->since_kernel, 0, memory_order_relaxed);
 	n = raw ? sleep_raw(ep, events, max, ns, sigmask, &woken) : sleep_in_bed(ep, events, max, ns, sigmask, &woken);
 	if (alive)
 		pno_channels_awake(ses, channels);
@@ -323,6 +323,15 @@ static int sleep_in_kernel(struct pno_epoll *ep, struct epoll_event *events, int
 	return -1;
 }
 
+/* Several threads may lose a count here, which only makes it later. */
+static bool kernel_due(struct pno_epoll *ep)
+{
+	unsigned n = atomic_load_explicit(&ep->since_kernel, memory_order_relaxed) + 1;
+
+	atomic_store_explicit(&ep->since_kernel, n, memory_order_relaxed);
+	return n >= KERNEL_EVERY;
+}
+
 /* Offloaded events, and now and then the kernel's behind them. */
 static int gather(struct pno_epoll *ep, struct epoll_event *events, int max)
 {
@@ -332,7 +341,7 @@ static int gather(struct pno_epoll *ep, struct epoll_event *events, int max)
 		return 0;
 	drain(ep);
 	n = collect(ep, events, max);
-	if (n > 0 && n < max && ep->nkernel && ++ep->since_kernel >= KERNEL_EVERY) {
+	if (n > 0 && n < max && ep->nkernel && kernel_due(ep)) {
 		k = kernel_look(ep, events + n, max - n);
 		if (k > 0)
 			n += k;

@@ -15,18 +15,18 @@ struct pno_epoll {
 	uint8_t kind; /* PNO_KIND_EPOLL */
 	int fd;
 	int nfds; /* descriptors that name it */
-	pno_lock_t lock; /* all below */
+	pno_lock_t lock; /* all below; what is atomic is read without it, too */
 	struct pno_item *items;
-	unsigned nitems;  /* of offloaded sockets */
-	unsigned nkernel; /* descriptors in the kernel's set, at most */
+	atomic_uint nitems;  /* of offloaded sockets */
+	atomic_uint nkernel; /* descriptors in the kernel's set, at most */
 	struct pno_item *ready_head, *ready_tail;
-	int bed;          /* our set to sleep on: fd, and the interrupts; 0: none */
+	atomic_int bed;      /* our set to sleep on: fd, and the interrupts; 0: none */
 	unsigned sleepers;
-	unsigned raw;     /* of them, those that sleep on fd itself */
-	bool kicked;      /* since the sleepers last looked */
-	unsigned since_kernel; /* calls answered without asking the kernel */
-	struct pno_session *ses;
-	struct pno_chan *chan;  /* the channel of this poller; NULL until needed */
+	atomic_uint raw;     /* of them, those that sleep on fd itself */
+	bool kicked;         /* since the sleepers last looked */
+	atomic_uint since_kernel; /* calls answered without asking the kernel */
+	struct pno_session *_Atomic ses;
+	struct pno_chan *_Atomic chan; /* the channel of this poller; NULL until needed */
 	/* All channels that deliver to it (read without the lock, too): its own,
 	 * and the homes of its sockets, each with the number of such items. */
 	_Atomic uint64_t channels;
