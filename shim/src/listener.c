@@ -25,7 +25,7 @@
 
 #define MOST_UNACCEPTED 64
 
-atomic_bool pno_listener_unsettled;
+atomic_bool pno_listener_unsettled, pno_listener_greedy;
 static struct pno_listener *listeners;
 static pno_lock_t list_lock; /* a leaf */
 
@@ -84,6 +84,8 @@ void pno_listener_want(struct pno_sock *s, struct pno_chan *c, int users, bool s
 
 	q->users += users;
 	q->sticky |= sticky;
+	if (sticky && s->shared)
+		atomic_store(&pno_listener_greedy, true);
 	if (users > 0 && !s->waiters)
 		leave_to_pollers(s, c);
 	if (wanted(q))
@@ -147,6 +149,41 @@ void pno_listener_settle(void)
 					unsubscribe(s, s->ses->chan[k]);
 		pno_unlock(&s->lock);
 	}
+}
+
+static void yield(struct pno_sock *s)
+{
+	for (unsigned k = 0; k < atomic_load(&s->ses->nchan); k++) {
+		struct pno_queue *q = &s->listener->q[k];
+
+		if (!q->sticky || q->users)
+			continue;
+		q->sticky = false;
+		if (q->subscribed)
+			unsubscribe(s, s->ses->chan[k]);
+	}
+}
+
+void pno_listener_yield(void)
+{
+	struct pno_listener *l;
+	bool still = false;
+
+	atomic_store(&pno_listener_greedy, false);
+	for (unsigned i = 0; (l = pno_listener_nth(i)); i++) {
+		struct pno_sock *s = l->sock;
+
+		pno_lock(&s->lock);
+		if (s->state == PNO_LISTENING && s->listener == l && s->ses && !l->lost && s->shared) {
+			if (s->waiters)
+				still = true; /* another thread waits for it */
+			else
+				yield(s);
+		}
+		pno_unlock(&s->lock);
+	}
+	if (still)
+		atomic_store(&pno_listener_greedy, true);
 }
 
 bool pno_listener_unsubscribed(struct pno_sock *s, struct pno_chan *c, uint32_t tag)

@@ -358,6 +358,10 @@ void pno_listener_want(struct pno_sock *s, struct pno_chan *c, int users, bool s
 /* Unsubscribes where nobody wants connections any more. */
 void pno_listener_settle(void);
 extern atomic_bool pno_listener_unsettled;
+/* This thread is about to sleep over something else: to be called while some
+ * shared listener is wanted by blocking calls alone. */
+void pno_listener_yield(void);
+extern atomic_bool pno_listener_greedy;
 /* An Accept came; an Unsubscribe was answered. */
 void pno_listener_park(struct pno_session *ses, struct pno_qp *q, const struct pno_record *r,
 		       const uint8_t *payload);

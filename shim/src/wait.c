@@ -230,6 +230,8 @@ int pno_sleep(struct pno_session *ses, uint64_t channels, bool (*cond)(void *), 
 	int saved = errno;
 	int rc = 0;
 
+	if (unlikely(atomic_load_explicit(&pno_listener_greedy, memory_order_relaxed)))
+		pno_listener_yield();
 	channels = live(ses, channels);
 	if (!nest || !watch(nest, channels)) {
 		/* No descriptor left for sleeping well: sleep in short turns. */
