@@ -174,7 +174,10 @@ func TestHedge(t *testing.T) {
 		}
 	}
 	c.Workers[0].Fault.Delay(300 * time.Millisecond)
-	for range 20 {
+	// The good worker may be late as well, on a busy machine, and the slow one is
+	// asked no more while it owes an answer: how many it takes is not known.
+	asked := uint64(0)
+	for deadline := time.Now().Add(10 * time.Second); cl.Stats().HedgeWins == 0 || asked < 20; asked++ {
 		start := time.Now()
 		if _, err := cl.Do(soon(), opFor(t, "P-256", signing.ECDSAP256SHA256)); err != nil {
 			t.Fatal(err)
@@ -182,8 +185,12 @@ func TestHedge(t *testing.T) {
 		if took := time.Since(start); took > 200*time.Millisecond {
 			t.Errorf("took %v", took)
 		}
+		if time.Now().After(deadline) {
+			t.Fatalf("no hedge has won: %+v", cl.Stats())
+		}
+		time.Sleep(time.Millisecond)
 	}
-	if s := cl.Stats(); s.Hedges == 0 || s.HedgeWins == 0 || s.Hedges > 20 {
+	if s := cl.Stats(); s.Hedges == 0 || s.Hedges > asked {
 		t.Errorf("%+v", s)
 	}
 }
