@@ -216,7 +216,9 @@ func (t *try) take(a answer) (out []byte, done bool) {
 		t.last = signing.Errorf(signing.Internal, "worker %s: its signature does not verify", a.w.addr)
 	default:
 		a.w.breaker.good()
-		t.c.pace.learn(time.Since(t.start))
+		// What was waited for another worker in vain says nothing about this one, and
+		// would have the next hedge wait longer.
+		t.c.pace.learn(a.took)
 		if t.hedged && len(t.tried) > 1 && a.w != t.tried[0] {
 			st.hedgeWins.Add(1)
 		}

@@ -20,6 +20,7 @@ type answer struct {
 	w      *worker
 	status signing.Status
 	data   []byte
+	took   time.Duration // since it was sent
 	exec   time.Duration // of the computation, as the worker says
 	text   string
 	broken bool // the stream ended: nothing is known about the operation
@@ -188,7 +189,7 @@ func (l *link) receive() error {
 				return errSchema
 			}
 			l.w.outstanding.Add(-1)
-			a.to <- answer{w: l.w, status: signing.Status(r.Status), data: r.Data, exec: time.Duration(r.ExecMicros) * time.Microsecond, text: r.Text}
+			a.to <- answer{w: l.w, status: signing.Status(r.Status), data: r.Data, took: now.Sub(a.sent), exec: time.Duration(r.ExecMicros) * time.Microsecond, text: r.Text}
 		}
 	}
 }
