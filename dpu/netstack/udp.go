@@ -282,6 +282,19 @@ func (u *UDP) routeTo(dst, src netip.Addr) (*stack.Route, tcpip.Error) {
 	return r, nil
 }
 
+// CheckSource says what Linux does of a source address for a datagram.
+func (u *UDP) CheckSource(a netip.Addr) tcpip.Error {
+	switch {
+	case !a.IsValid():
+		return &tcpip.ErrInvalidOptionValue{}
+	case u.s.CheckLocalAddress(0, NetProto(a), Address(a)) != 0:
+		return nil
+	case a.Is6():
+		return &tcpip.ErrInvalidOptionValue{}
+	}
+	return &tcpip.ErrNetworkUnreachable{}
+}
+
 // Sent describes a datagram to be sent. An invalid To is the peer connected
 // to, an invalid From leaves the choice to the stack; TOS below 0 and TTL 0
 // are the socket's own.

@@ -95,7 +95,7 @@ func (t *Table) getOpt(q *queue, h *hold, rec offload.Record, payload []byte) st
 	}
 	s := h.sock
 	if s.u != nil {
-		t.reply(q, rec, uint32(syscall.ENOPROTOOPT), nil)
+		t.getOptUDP(q, s, rec, &o)
 		return ""
 	}
 	if s.ep == nil {

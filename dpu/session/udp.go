@@ -351,6 +351,21 @@ func (t *Table) emitFrame(s *socket, q *queue, frame []byte) {
 	}
 }
 
+// getOptUDP handles GetOpt: all that a host may ask is whether an address will
+// do as the source of a datagram.
+func (t *Table) getOptUDP(q *queue, s *socket, rec offload.Record, o *offload.OptVal) {
+	errno := syscall.ENOPROTOOPT
+	if o.Level == syscall.IPPROTO_IP && o.Name == syscall.IP_PKTINFO {
+		errno = syscall.EINVAL
+		if a, err := offload.GetAddr(o.Val[:o.Len]); err == nil {
+			errno = netstack.Errno(s.u.CheckSource(a.AddrPort().Addr()))
+		}
+	}
+	var b [offload.OptValSize]byte
+	o.Put(b[:])
+	t.reply(q, rec, uint32(errno), b[:])
+}
+
 // handOver gives a datagram socket whose home is gone to another holder, as if
 // that had claimed it: it may sleep until a datagram comes.
 func (t *Table) handOver(s *socket) {

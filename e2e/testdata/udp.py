@@ -228,6 +228,11 @@ def control():
     anc = [(IP, info[0], info[1]), (IP, tos, struct.pack("i", 4)), (IP, ttl, struct.pack("i", 9))]
     say("sent", s.sendmsg([b"tell"], anc, 0, SERVER))
     say("it came", s.recv(100))
+    if V6:
+        foreign = (50, socket.inet_pton(FAMILY, "2001:db8::7") + bytes(4))
+    else:
+        foreign = (8, bytes(4) + socket.inet_aton("203.0.113.7") + bytes(4))
+    attempt("foreign source", s.sendmsg, [b"x"], [(IP, *foreign)], 0, SERVER)
     attempt("bad TTL", s.sendmsg, [b"x"], [(IP, ttl, struct.pack("i", 999))], 0, SERVER)
     attempt("short control", s.sendmsg, [b"x"], [(IP, ttl, b"xx")], 0, SERVER)
 

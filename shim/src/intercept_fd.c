@@ -245,6 +245,8 @@ static int sock_ioctl(struct pno_sock *s, int fd, unsigned long request, int *ar
 			return answer(arg, pno_udp_unsent(s));
 		return pno_sock_unsent(s, &n) ? bad(EBADF) : answer(arg, n);
 	case SIOCATMARK:
+		if (s->udp)
+			return bad(ENOTTY);
 		return s->udp ? bad(ENOTTY) : answer(arg, 0);
 	}
 	return 1;

@@ -55,6 +55,7 @@ struct pno_udp {
 	uint16_t segment;  /* UDP_SEGMENT */
 	uint64_t set;      /* options that the DPU has to know, by position */
 	uint64_t need;     /* window that a send waits for */
+	struct pno_addr src;  /* source address last found to be the DPU's */
 	struct pno_addr fine; /* destination last found to be the DPU's */
 	struct pno_leg leg[PNO_MAX_SHARDS];
 };

@@ -301,6 +301,7 @@ static int describe(const struct pno_sock *s, struct msghdr *m, const uint8_t *f
 		m->msg_controllen = 0;
 		return 0;
 	}
+	s->udp->src = h.local; /* what answers are sent from */
 	put_controls(s->udp, &t, &h);
 	if (t.cut)
 		m->msg_flags |= MSG_CTRUNC;

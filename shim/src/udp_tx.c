@@ -138,6 +138,27 @@ static int take_control(struct pno_dgram *h, const struct cmsghdr *c)
 	return EINVAL;
 }
 
+/* A source address that is not the DPU's is refused at once, as the kernel
+ * does: the DPU is asked, once an address. */
+static int check_source(struct pno_sock *s, const struct pno_addr *local)
+{
+	struct pno_udp *u = s->udp;
+	struct pno_opt_val v = { .level = IPPROTO_IP, .name = IP_PKTINFO, .len = sizeof *local };
+	struct pno_call call;
+	int err;
+
+	if (likely(u->src.family == local->family && !memcmp(u->src.ip, local->ip, sizeof local->ip)))
+		return 0;
+	if (s->state != PNO_DGRAM)
+		return 0; /* it is asked when it is known whose the socket is */
+	memcpy(v.val, local, sizeof *local);
+	err = pno_sock_ask(s, pno_udp_qp(s, 0), (struct pno_record){
+		.op = PNO_OP_GET_OPT, .len = sizeof v, .sock = s->handle }, &v, &call);
+	if (!err)
+		s->udp->src = *local;
+	return err;
+}
+
 /* Control messages, and what they leave open. 0 or an errno. */
 static int take_controls(const struct pno_sock *s, struct pno_dgram *h, const struct msghdr *m)
 {
@@ -399,6 +420,8 @@ ssize_t pno_udp_send(struct pno_sock *s, int fd, const struct msghdr *m, int fla
 		err = ENETDOWN;
 	if (!err)
 		err = check_length(s, &h, &to, len);
+	if (!err && unlikely(h.local.family))
+		err = check_source(s, &h.local);
 	h.len = len;
 	rc = err ? -err : send_frame(s, leg_of(s, &to), &h, m, s->nonblock || (flags & MSG_DONTWAIT));
 	pno_sock_unlock(s);
