@@ -18,6 +18,7 @@
 #include "real.h"
 #include "sock.h"
 #include "stats.h"
+#include "udp.h"
 #include "wait.h"
 
 static int bind_shard(struct pno_sock *s, unsigned shard, uint32_t flags)
@@ -168,7 +169,7 @@ bool pno_listener_inherit(struct pno_sock *s, const struct pno_msg_socket *m)
 	return true;
 }
 
-static int descriptor_of(const struct pno_sock *s)
+int pno_sock_descriptor(const struct pno_sock *s)
 {
 	for (unsigned fd = 0; fd < atomic_load(&pno_fd_top); fd++)
 		if (pno_fd_obj(fd) == (struct pno_obj *)s)
@@ -227,7 +228,7 @@ static bool open_again(struct pno_sock *s, int fd)
 /* Into the new session. Socket locked. */
 static void revive(struct pno_sock *s, struct pno_session *ses)
 {
-	int fd = descriptor_of(s);
+	int fd = pno_sock_descriptor(s);
 
 	if (fd < 0)
 		return;
@@ -241,6 +242,15 @@ static void revive(struct pno_sock *s, struct pno_session *ses)
 	s->listener->lost = false;
 	pno_epoll_adopted(s);
 	pno_log(PNO_ERROR, "a listener is back on the DPU");
+}
+
+static void revive_datagrams(struct pno_sock *s, void *arg)
+{
+	(void)arg;
+	pno_lock(&s->lock);
+	if (s->state == PNO_DGRAM && s->udp->lost)
+		pno_udp_revive(s, pno_sock_descriptor(s));
+	pno_unlock(&s->lock);
 }
 
 #define REVIVE_NANOS 1000000000ll
@@ -263,4 +273,6 @@ void pno_listener_revive(void)
 			revive(s, ses);
 		pno_unlock(&s->lock);
 	}
+	if (ses)
+		pno_sock_each(revive_datagrams, NULL);
 }

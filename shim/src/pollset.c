@@ -188,6 +188,14 @@ static int wait_set(struct set *t, int64_t ns, const sigset_t *sigmask)
 			rc = rc < 0 ? rc : 0;
 			if (!rc && pno_now() >= deadline)
 				rc = -ETIMEDOUT;
+			pno_listener_revive();
+			if (pno_session_now()) {
+				/* What is back has another session, and channels. */
+				leave(t);
+				t->nkernel = t->channels = 0;
+				t->ses = NULL;
+				split(t);
+			}
 		}
 		if (rc == -ETIMEDOUT) {
 			rc = look(t);

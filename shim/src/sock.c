@@ -211,6 +211,10 @@ void pno_sock_die(struct pno_sock *s, int err)
 {
 	if (s->state == PNO_DEAD || s->state == PNO_FREE)
 		return;
+	if (s->state == PNO_DGRAM) {
+		pno_udp_lose(s);
+		return;
+	}
 	s->err = err;
 	s->state = PNO_DEAD;
 	pno_count(resets);

@@ -369,8 +369,11 @@ void pno_listener_park(struct pno_session *ses, struct pno_qp *q, const struct p
 bool pno_listener_unsubscribed(struct pno_sock *s, struct pno_chan *c, uint32_t tag);
 /* A connection for the caller, out of the queues; NULL: none. */
 struct pno_sock *pno_listener_take(struct pno_sock *s);
-/* Listeners that were lost with the DPU are opened again, if there is one. */
+/* Listeners and datagram sockets that were lost with the DPU are opened again,
+ * if there is one. */
 void pno_listener_revive(void);
+/* A descriptor of the socket; -1: none. */
+int pno_sock_descriptor(const struct pno_sock *s);
 void pno_listener_empty(struct pno_sock *s);
 void pno_listener_enlist(struct pno_listener *l);
 struct pno_listener *pno_listener_nth(unsigned n);

@@ -198,8 +198,10 @@ static int open_legs(struct pno_sock *s, int fd, struct pno_session *ses, struct
 	close_legs(s);
 	pno_handle_drop(ses, 0, s->handle);
 	forget_legs(s);
-	s->ses = NULL;
-	s->qp = NULL;
+	if (!u->lost) {
+		s->ses = NULL;
+		s->qp = NULL;
+	}
 	return err;
 }
 
@@ -220,6 +222,50 @@ static int offload(struct pno_sock *s, int fd, struct pno_session *ses, const st
 	pno_sock_refresh(s);
 	pno_epoll_convert(s);
 	pno_sock_event(s, EPOLLIN | EPOLLRDNORM | EPOLLOUT | EPOLLWRNORM);
+	return 0;
+}
+
+void pno_udp_lose(struct pno_sock *s)
+{
+	struct pno_addr peer = s->peer;
+
+	forget_legs(s);
+	s->peer = peer;
+	s->udp->lost = true;
+	pno_sock_event(s, EPOLLOUT | EPOLLWRNORM);
+}
+
+int pno_udp_revive(struct pno_sock *s, int fd)
+{
+	struct pno_addr local = s->local, peer = s->peer;
+	struct pno_session *ses = s->ses;
+	uint32_t generation = s->generation;
+	int err;
+
+	pno_sock_unlock(s);
+	if (fd >= 0)
+		ses = pno_session_get();
+	pno_lock(&s->lock);
+	if (s->generation != generation)
+		return EBADF;
+	if (s->state != PNO_DGRAM || !s->udp->lost)
+		return 0;
+	if (fd < 0 || !serves(ses))
+		return ENETDOWN;
+	if (s->udp->loose)
+		local.port = 0;
+	err = open_legs(s, fd, ses, local, peer.family ? &peer : NULL);
+	if (s->generation != generation)
+		return EBADF;
+	if (err) {
+		s->local = local;
+		s->peer = peer;
+		return ENETDOWN;
+	}
+	s->udp->lost = false;
+	pno_udp_send_opts(s, fd);
+	pno_epoll_adopted(s);
+	pno_sock_event(s, EPOLLOUT | EPOLLWRNORM);
 	return 0;
 }
 
@@ -363,10 +409,11 @@ static int disconnect(struct pno_sock *s, int fd, const struct sockaddr *sa, soc
 	static const struct pno_addr none;
 	int err;
 
-	if (s->state == PNO_DGRAM && s->udp->loose) {
+	if (s->state == PNO_DGRAM && (s->udp->loose || s->udp->lost)) {
 		/* The kernel gives up a port that nobody asked for. */
 		pno_udp_release(s);
 		pno_epoll_revert(s);
+		s->udp->lost = false;
 		s->state = PNO_FRESH;
 		s->ses = NULL;
 		s->qp = NULL;
@@ -392,9 +439,11 @@ int pno_udp_connect(struct pno_sock *s, int fd, struct pno_session *ses, const s
 	err = pno_addr_from(sa, len, &peer);
 	if (!err && sa->sa_family != s->domain)
 		err = EAFNOSUPPORT;
-	if (err || s->state == PNO_DEAD) {
+	if (!err && unlikely(s->udp->lost))
+		err = pno_udp_revive(s, fd);
+	if (err) {
 		pno_sock_unlock(s);
-		return err ? err : ENETDOWN;
+		return err;
 	}
 	if (s->state == PNO_FRESH) {
 		struct pno_addr to = peer;
@@ -436,7 +485,7 @@ uint32_t pno_udp_mask(const struct pno_sock *s)
 
 	/* Who sends or receives brings it home; whether there is anything to
 	 * receive, its home knows. */
-	if (s->away)
+	if (s->away || u->lost)
 		return EPOLLOUT | EPOLLWRNORM;
 	if (least < u->need)
 		least = u->need;

@@ -49,6 +49,7 @@ struct pno_udp {
 	bool loose;        /* nobody asked for its address or port */
 	bool used;         /* has sent or received */
 	bool asking;       /* a thread is at bind or connect */
+	bool lost;         /* the DPU is gone; to be opened again */
 	bool df;           /* do not fragment: too long is EMSGSIZE here */
 	uint32_t mtu;
 	uint32_t want;     /* PNO_WANT_… */
@@ -102,6 +103,12 @@ void pno_udp_ack(struct pno_sock *s, unsigned leg, bool now);
 const char *pno_udp_dgram(struct pno_sock *s, struct pno_qp *q, const struct pno_record *r,
 			  const uint8_t *payload, uint64_t start);
 const char *pno_udp_record(struct pno_sock *s, struct pno_qp *q, const struct pno_record *r, struct pno_drain *d);
+
+/* The session is over: the socket is opened again in the next one, under its
+ * names. What was under way is lost, as datagrams are. */
+void pno_udp_lose(struct pno_sock *s);
+/* Unlocked meanwhile: 0 once the socket is there, or an errno. */
+int pno_udp_revive(struct pno_sock *s, int fd);
 
 /* Fork, in the child: before it has a session, and then. */
 void pno_udp_child(struct pno_sock *s);

@@ -368,6 +368,23 @@ static int wait_dgram(struct pno_sock *s, bool nowait, bool *looked, int64_t *de
 	return pno_sock_wait(s, EPOLLIN, *deadline);
 }
 
+/* There is no DPU: it may be back. */
+static int wait_revival(struct pno_sock *s, int fd, bool nowait)
+{
+	struct timespec nap = { .tv_nsec = 100000000 };
+	uint32_t generation = s->generation;
+	int err = pno_udp_revive(s, fd);
+
+	if (!err || err == EBADF)
+		return -err;
+	if (nowait)
+		return -EAGAIN;
+	pno_unlock(&s->lock);
+	err = nanosleep(&nap, NULL) < 0 ? -errno : 0;
+	pno_lock(&s->lock);
+	return s->generation != generation ? -EBADF : err;
+}
+
 ssize_t pno_udp_recv(struct pno_sock *s, int fd, struct msghdr *m, int flags)
 {
 	bool nowait = s->nonblock || (flags & MSG_DONTWAIT), looked = false;
@@ -390,9 +407,11 @@ ssize_t pno_udp_recv(struct pno_sock *s, int fd, struct msghdr *m, int flags)
 			pno_sock_refresh(s);
 			break;
 		}
-		if (s->state != PNO_DGRAM) {
-			rc = -ENETDOWN;
-			break;
+		if (unlikely(s->udp->lost)) {
+			rc = wait_revival(s, fd, nowait);
+			if (rc < 0)
+				break;
+			continue;
 		}
 		if (s->rx_head && !s->away) {
 			rc = deliver(s, m, flags);

@@ -340,7 +340,7 @@ static ssize_t send_frame(struct pno_sock *s, unsigned leg, const struct pno_dgr
 			pno_sock_refresh(s);
 			return rc;
 		}
-		if (s->state != PNO_DGRAM)
+		if (s->udp->lost)
 			return -ENETDOWN;
 		if (s->shut_wr)
 			return -EPIPE;
@@ -399,6 +399,10 @@ ssize_t pno_udp_send(struct pno_sock *s, int fd, const struct msghdr *m, int fla
 
 	for (size_t i = 0; i < m->msg_iovlen; i++)
 		len += m->msg_iov[i].iov_len;
+	if (unlikely(s->udp->lost) && (err = pno_udp_revive(s, fd))) {
+		pno_sock_unlock(s);
+		return -err;
+	}
 	err = s->state == PNO_FRESH && !(m->msg_name && m->msg_namelen) ? -1 : prepare(s, &h, m, &to, flags);
 	if (err && s->state == PNO_FRESH) {
 		/* What is wrong with it, the kernel knows best. */
@@ -406,7 +410,7 @@ ssize_t pno_udp_send(struct pno_sock *s, int fd, const struct msghdr *m, int fla
 		rc = real.sendmsg(fd, m, flags);
 		return rc < 0 ? -errno : rc;
 	}
-	if (!err && m->msg_name && m->msg_namelen && s->state <= PNO_DGRAM && s->state != PNO_DEAD) {
+	if (!err && m->msg_name && m->msg_namelen) {
 		switch (pno_udp_way(s, fd, &to, &err)) {
 		case PNO_WAY_KERNEL:
 			rc = real.sendmsg(fd, m, flags);
@@ -416,8 +420,6 @@ ssize_t pno_udp_send(struct pno_sock *s, int fd, const struct msghdr *m, int fla
 			break;
 		}
 	}
-	if (!err && s->state != PNO_DGRAM)
-		err = ENETDOWN;
 	if (!err)
 		err = check_length(s, &h, &to, len);
 	if (!err && unlikely(h.local.family))

@@ -323,7 +323,8 @@ static int sock_wait(struct sock_wait w, int64_t deadline)
 	int rc = 0;
 
 	s->waiters++;
-	while (!sock_has(&w) && !s->away) {
+	/* A datagram socket outlives its session, and waits for the next. */
+	while (!sock_has(&w) && !s->away && !atomic_load_explicit(&ses->lost, memory_order_relaxed)) {
 		channels = pno_sock_channels(s);
 		pno_unlock(&s->lock);
 		if (!pno_spin(ses, channels, sock_has, &w))

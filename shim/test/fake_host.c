@@ -31,7 +31,8 @@ struct fsock {
 	uint64_t used_by_host; /* of tx, consumed */
 	uint64_t taken_told;
 	uint64_t todo; /* bytes to generate */
-	bool fin, fin_sent, reset;
+	bool fin, fin_sent, reset, dgram;
+	struct pno_addr peer; /* of a datagram socket */
 	uint8_t *echo; /* bytes to send back */
 	uint64_t echo_off, echo_len, echo_cap;
 	bool subscribed[PNO_MAX_CHANNELS];
@@ -155,17 +156,102 @@ static void on_send(struct fsock *s, const struct pno_record *r, const uint8_t *
 	s->echo_len += r->len;
 }
 
+/* Answers a Bind or Connect of a datagram socket. */
+static void open_dgram(struct fake_qp *q, const struct pno_record *r, struct fsock *s, struct pno_addr local, struct pno_addr peer)
+{
+	struct pno_dgram_info info = { .local = local, .peer = peer, .mtu = 1500 };
+
+	if (!info.local.port)
+		info.local.port = s->port ? s->port : ++f.next_port;
+	if (!info.local.family)
+		info.local = (struct pno_addr){ .family = 4, .port = info.local.port, .ip = { 198, 18, 0, 2 } };
+	s->dgram = true;
+	s->port = info.local.port;
+	s->peer = peer;
+	reply(q, r, 0, &info, sizeof info);
+}
+
+/* Sends a frame in as many records as it takes; one beyond the window is lost. */
+static void post_dgram(struct fsock *s, const struct pno_dgram *h, const uint8_t *data)
+{
+	static uint8_t frame[sizeof *h + PNO_MAX_DGRAM];
+	uint32_t total = sizeof *h + h->len, done = 0;
+
+	if (s->tx - s->used_by_host + total > WINDOW)
+		return;
+	memcpy(frame, h, sizeof *h);
+	memcpy(frame + sizeof *h, data, h->len);
+	while (done < total) {
+		uint32_t n = total - done < PNO_MAX_PAYLOAD ? total - done : PNO_MAX_PAYLOAD;
+		struct pno_record r = {
+			.op = PNO_OP_DGRAM, .len = n, .sock = s->handle, .seq = s->tx, .ack = s->rx,
+			.flags = done + n < total ? PNO_FLAG_PART : 0,
+		};
+
+		if (!fake_put(&f.qp[s->home][s->shard], r, frame + done)) {
+			CHECK(!done);
+			return; /* the ring is full: lost, too */
+		}
+		s->tx += n;
+		done += n;
+	}
+	s->taken_told = s->rx;
+	fake_publish(&f.qp[s->home][s->shard]);
+}
+
+/* A datagram: back where it came from, unless the port says otherwise. */
+static void on_dgram(struct fsock *s, const struct pno_record *r, const uint8_t *p)
+{
+	struct pno_dgram h;
+	struct pno_addr to;
+
+	CHECK(s->dgram && r->seq == (uint32_t)s->rx);
+	s->rx += r->len;
+	CHECK(s->rx - s->taken_told <= WINDOW);
+	s->echo = realloc(s->echo, s->echo_len + r->len);
+	CHECK(s->echo);
+	memcpy(s->echo + s->echo_len, p, r->len);
+	s->echo_len += r->len;
+	if (r->flags & PNO_FLAG_PART)
+		return;
+	memcpy(&h, s->echo, sizeof h);
+	CHECK(s->echo_len == sizeof h + h.len);
+	to = h.peer.family ? h.peer : s->peer;
+	h.peer = to;
+	h.local = (struct pno_addr){ .family = 4, .port = s->port, .ip = { 198, 18, 0, 2 } };
+	h.ttl = 64;
+	h.index = 2;
+	switch (to.port) {
+	case PORT_REFUSED:
+		post(s, PNO_OP_ERROR, ECONNREFUSED, 0, NULL, 0);
+		break;
+	case PORT_RESET: /* says more than it is */
+		h.len += 100;
+		post(s, PNO_OP_DGRAM, s->tx, s->rx, &h, sizeof h);
+		break;
+	case PORT_ECHO:
+		post_dgram(s, &h, s->echo + sizeof h);
+		break;
+	}
+	s->echo_len = 0;
+	if (s->rx - s->taken_told >= WINDOW / 4 && post(s, PNO_OP_TX_ACK, 0, s->rx, NULL, 0))
+		s->taken_told = s->rx;
+}
+
 static void on_connect(struct fake_qp *q, unsigned shard, int channel, const struct pno_record *r, const uint8_t *p)
 {
 	struct fsock *s = sock_of(shard, r->sock);
 	struct pno_connect_req req;
 	struct pno_addr_pair pair;
 
-	(void)q;
 	memcpy(&req, p, sizeof req);
 	if (!s)
 		s = sock_add(shard, r->sock, channel);
 	s->home = channel;
+	if (req.proto == PNO_PROTO_UDP) {
+		open_dgram(q, r, s, req.local, req.peer);
+		return;
+	}
 	s->port = req.peer.port;
 	if (s->port == PORT_REFUSED) {
 		post(s, PNO_OP_ERROR, ECONNREFUSED, 0, NULL, 0);
@@ -197,6 +283,10 @@ static void execute(int channel, unsigned shard, const struct pno_record *r, con
 	case PNO_OP_BIND:
 		CHECK(!s);
 		memcpy(&bind, p, sizeof bind);
+		if (bind.proto == PNO_PROTO_UDP) {
+			open_dgram(q, r, sock_add(shard, r->sock, channel), bind.local, (struct pno_addr){ 0 });
+			return;
+		}
 		if (!bind.local.port)
 			bind.local.port = ++f.next_port;
 		sock_add(shard, r->sock, channel)->port = bind.local.port;
@@ -230,6 +320,9 @@ static void execute(int channel, unsigned shard, const struct pno_record *r, con
 	case PNO_OP_SEND:
 		on_send(s, r, p);
 		break;
+	case PNO_OP_SEND_DGRAM:
+		on_dgram(s, r, p);
+		break;
 	case PNO_OP_SHUTDOWN:
 		CHECK(r->seq == (uint32_t)s->rx);
 		s->fin |= r->flags != 0;
@@ -244,7 +337,7 @@ static void execute(int channel, unsigned shard, const struct pno_record *r, con
 		s->taken_told = s->rx;
 		return;
 	}
-	if (r->op == PNO_OP_SEND || r->op == PNO_OP_RX_ACK) {
+	if (r->op == PNO_OP_SEND || r->op == PNO_OP_SEND_DGRAM || r->op == PNO_OP_RX_ACK) {
 		uint32_t more = r->ack - (uint32_t)s->used_by_host;
 
 		CHECK(more <= s->tx - s->used_by_host);
@@ -268,7 +361,7 @@ static bool turn(void)
 			fake_publish(&f.qp[c][i]);
 		}
 	for (int i = 0; i < SOCKS; i++)
-		if (f.sock[i].used && !f.sock[i].listening)
+		if (f.sock[i].used && !f.sock[i].listening && !f.sock[i].dgram)
 			did |= serve(&f.sock[i]);
 	return did;
 }
@@ -352,6 +445,7 @@ static void welcome(int conn, const struct pno_msg *req)
 
 	h->status = PNO_STATUS_UP;
 	w->session = 1;
+	w->features = PNO_FEATURE_UDP;
 	w->total_size = f.total;
 	w->channel_stride = f.stride;
 	w->h2d_size = w->d2h_size = f.ring;
