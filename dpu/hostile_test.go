@@ -53,6 +53,37 @@ func TestViolationEndsOneSession(t *testing.T) {
 		{"malformed option", func(h *host, l, s *hsock) { h.emit(0, offload.OpSetOpt, 0, s.handle, 1, 0, make([]byte, 9)) }},
 		{"subscription to nothing", func(h *host, l, s *hsock) { h.emit(0, offload.OpSubscribe, 0, l.handle, 0, 0, nil) }},
 		{"shutdown of unknown kind", func(h *host, l, s *hsock) { h.emit(0, offload.OpShutdown, 7, s.handle, 0, 0, nil) }},
+		{"datagram for a connection", func(h *host, l, s *hsock) {
+			h.emit(0, offload.OpSendDgram, 0, s.handle, 0, 0, make([]byte, offload.DgramSize))
+		}},
+		{"stream for a datagram socket", badDgram(func(h *host, u *hsock) {
+			h.emit(0, offload.OpSend, 0, u.handle, 0, 0, []byte("abc"))
+		})},
+		{"short datagram", badDgram(func(h *host, u *hsock) {
+			h.emit(0, offload.OpSendDgram, 0, u.handle, 0, 0, make([]byte, offload.DgramSize-1))
+		})},
+		{"datagram of another length", badDgram(func(h *host, u *hsock) {
+			h.emit(0, offload.OpSendDgram, 0, u.handle, 0, 0, append(make([]byte, offload.DgramSize), 1))
+		})},
+		{"datagram without end", badDgram(func(h *host, u *hsock) {
+			for i := range uint32(3) {
+				h.emit(0, offload.OpSendDgram, offload.FlagPart, u.handle, 30000*i, 0, make([]byte, 30000))
+			}
+		})},
+		{"datagram behind the stream", badDgram(func(h *host, u *hsock) {
+			h.emit(0, offload.OpSendDgram, 0, u.handle, 0, 0, make([]byte, offload.DgramSize))
+			h.emit(0, offload.OpSendDgram, 0, u.handle, 0, 0, make([]byte, offload.DgramSize))
+		})},
+		{"disconnect of nothing", func(h *host, l, s *hsock) {
+			b := make([]byte, offload.ConnectReqSize)
+			offload.ConnectReq{Proto: offload.ProtoUDP}.Put(b)
+			h.emit(0, offload.OpConnect, 0, offload.HandleHost|998, 1, 0, b)
+		}},
+		{"connect of a connection as a datagram socket", func(h *host, l, s *hsock) {
+			b := make([]byte, offload.ConnectReqSize)
+			offload.ConnectReq{Peer: offload.Addr{Family: 4, Port: 9}, Proto: offload.ProtoUDP}.Put(b)
+			h.emit(0, offload.OpConnect, 0, s.handle, 1, 0, b)
+		}},
 		{"producer runs away", func(h *host, l, s *hsock) { h.line(0, func(b []byte) { le.PutUint64(b, 1<<40) }) }},
 		{"producer moves back", func(h *host, l, s *hsock) { h.line(0, func(b []byte) { le.PutUint64(b, 0) }) }},
 		{"producer unaligned", func(h *host, l, s *hsock) { h.line(0, func(b []byte) { b[0]++ }) }},
@@ -100,6 +131,17 @@ func TestViolationEndsOneSession(t *testing.T) {
 	}
 }
 
+// badDgram gives a case a datagram socket.
+func badDgram(do func(h *host, u *hsock)) func(h *host, l, s *hsock) {
+	return func(h *host, _, _ *hsock) {
+		u := &hsock{h: h, handle: offload.HandleHost | 997}
+		b := make([]byte, offload.BindReqSize)
+		offload.BindReq{Local: offload.Addr{Family: 4}, Proto: offload.ProtoUDP}.Put(b)
+		h.emit(0, offload.OpBind, 0, u.handle, 1, 0, b)
+		do(h, u)
+	}
+}
+
 // dead tells whether the DPU has dropped the session.
 func (h *host) dead() bool { return h.ended.Load() }
 
@@ -126,6 +168,14 @@ func FuzzRecords(f *testing.F) {
 	connect[64] = 6
 	f.Add(append(connect, rec(offload.OpSend, offload.HandleHost|2, 100)...))
 	f.Add(rec(offload.OpFork, 0, 16))
+	udp := append([]byte(nil), bind...)
+	udp[40] = offload.ProtoUDP
+	dgram := rec(offload.OpSendDgram, offload.HandleHost|1, offload.DgramSize+5)
+	(&offload.Dgram{Len: 5, Segment: 2, Peer: offload.Addr{Family: 4, Port: 53, IP: [16]byte{127, 0, 0, 1}}}).Put(dgram[offload.RecordHdr:])
+	f.Add(append(udp, dgram...))
+	udpConnect := append([]byte(nil), connect...)
+	udpConnect[64] = offload.ProtoUDP
+	f.Add(append(udpConnect, dgram...))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		b = b[:min(len(b), 1<<15)&^15]
 		r := fuzzRig(t)
@@ -151,17 +201,21 @@ func TestRandomRecords(t *testing.T) {
 		h := newHost(t, r.agent, testLayout(1))
 		handles := []uint32{offload.HandleHost | 1, offload.HandleHost | 2, 1<<22 | 1, 1<<22 | 2}
 		for range 300 {
-			op := offload.Op(1 + rng.IntN(16))
-			n := []int{0, 16, offload.BindReqSize, offload.ConnectReqSize, offload.OptValSize}[rng.IntN(5)]
+			op := offload.Op(1 + rng.IntN(17))
+			n := []int{0, 16, offload.BindReqSize, offload.ConnectReqSize, offload.OptValSize, offload.DgramSize}[rng.IntN(6)]
+			proto := []byte{offload.ProtoTCP, offload.ProtoUDP}[rng.IntN(2)]
 			b := make([]byte, n)
 			if n >= 24 {
 				offload.Addr{Family: 4, Port: 80, IP: [16]byte{127, 0, 0, 1}}.Put(b)
 			}
 			if n == offload.ConnectReqSize {
 				offload.Addr{Family: 4, Port: 80, IP: [16]byte{127, 0, 0, 1}}.Put(b[24:])
-				b[48] = 6
+				b[48] = proto
 			} else if n == offload.BindReqSize {
-				b[24] = 6
+				b[24] = proto
+			} else if n == offload.DgramSize {
+				copy(b[8:], b[:offload.AddrSize])
+				clear(b[:8])
 			}
 			if n == 16 {
 				binary.LittleEndian.PutUint64(b, rng.Uint64())

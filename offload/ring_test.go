@@ -322,6 +322,9 @@ func TestNoWakeupIsLost(t *testing.T) {
 func FuzzDPUNext(f *testing.F) {
 	f.Add(uint16(64), []byte{byte(offload.OpSend), 0, 16, 0, 1, 0, 0, 0})
 	f.Add(uint16(4096), []byte{0})
+	dgram := make([]byte, offload.RecordSpace(offload.DgramSize))
+	offload.PutRecord(dgram, offload.Record{Op: offload.OpSendDgram, Flags: offload.FlagPart, Len: offload.DgramSize, Sock: 1})
+	f.Add(uint16(len(dgram)), dgram)
 	p := newPair(f)
 	o := p.l.QP(0, 0)
 	line := (*offload.HostLine)(unsafe.Pointer(&p.mem[o.HostLine]))
@@ -343,6 +346,9 @@ func FuzzDPUNext(f *testing.F) {
 			rec, b, ok, err := dev.Next()
 			if err != nil || !ok {
 				return
+			}
+			if d, err := offload.GetDgram(b); err == nil && d.Len > offload.MaxDgram {
+				t.Fatalf("datagram of %d bytes", d.Len)
 			}
 			if int(rec.Len) != len(b) {
 				t.Fatalf("record of %d bytes came with %d", rec.Len, len(b))
