@@ -7,10 +7,14 @@ package suites
 // of the DPU it takes some microseconds more.
 const later = "the DPU's loopback is not synchronous: what was sent arrives a moment later"
 
+const urgent = "MSG_OOB: urgent data is not offloaded"
+
 // known are the cases that pass on kernel sockets and not on the DPU, each with
 // its reason. docs/compat.notes.md explains them to users.
 var known = []struct{ pattern, why string }{
-	{"test.test_ftplib.*.test_abort", "MSG_OOB: urgent data is not offloaded"},
+	{"test.test_ftplib.*.test_abort", urgent},
+	{"test.test_asyncore.*.test_handle_expt", urgent},
 	{"test.test_epoll.*.test_control_and_wait", later},
+	{"tornado.test.tcpserver_test.*.test_stop_in_callback", later},
 	{"test.test_ssl.TestPreHandshakeClose.test_preauth_data_to_tls_*", later},
 }
