@@ -110,3 +110,20 @@ func (g *program) waitServing(addr, name string) {
 	}
 	client.CloseIdleConnections()
 }
+
+// TestVarnish puts a cache with its pools of threads between clients and a
+// server: offloaded to both.
+func TestVarnish(t *testing.T) {
+	l := simLab(t)
+	site := testSite(t)
+	l.webService("127.0.0.1:9080", http.FileServer(http.Dir(site.root)), nil)
+	g := l.program("varnish", spawnOptions{}, append(published80(), "--forward", "198.18.0.100:80=127.0.0.1:9080"),
+		debian(t, "/usr/sbin/varnishd"), "-F", "-j", "none", "-T", "none", "-n", l.path("varnish"), "-a", servedAddr+":80",
+		"-b", "198.18.0.100:80", "-s", "malloc,64m", "-p", "thread_pool_min=10")
+	g.waitServing(published, "1b")
+	l.download(published, "16m")
+	l.runLoad("load", loadSpec{Addr: published, Objects: site.pick("1b", "1k", "64k", "1m"), Conns: 16, Requests: 320})
+	if r := g.stop(syscall.SIGINT, 18); r.DPU.Sockets.Connected == 0 {
+		t.Error("no connection to the server was offloaded")
+	}
+}
