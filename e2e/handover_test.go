@@ -36,6 +36,12 @@ func TestHandover(t *testing.T) {
 			})
 		}
 	}
+	t.Run("sed", func(t *testing.T) {
+		got, err := l.exchange(published, "sed\n", bytes.Repeat([]byte("foo\n"), 10000))
+		if want := bytes.Repeat([]byte("f00\n"), 10000); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%d bytes %.40q, %v; want %d", len(got), got, err, len(want))
+		}
+	})
 }
 
 // exchange sends a line and a body, in two pieces, and returns all that comes.

@@ -56,6 +56,9 @@ def hand_over(how, c):
     elif how == 'inetd':
         p = subprocess.Popen(me + ['stdin'], stdin=c, stdout=c)
         c.close()
+    elif how == 'sed':  # a program of stdio
+        p = subprocess.Popen(['sed', 's/o/0/g'], stdin=c, stdout=c)
+        c.close()
     elif how == 'spawn':
         pid = os.posix_spawn(me[0], me + ['stdin'], os.environ,
                              file_actions=[(os.POSIX_SPAWN_DUP2, c.fileno(), 0)])

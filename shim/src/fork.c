@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "epoll.h"
+#include "filestream.h"
 #include "hostd.h"
 #include "log.h"
 #include "real.h"
@@ -138,6 +139,7 @@ static void in_child(void)
 	pno_sock_child_locks();
 	pno_close_child_locks();
 	pno_listener_child_locks();
+	pno_stdio_child_locks();
 	pno_thread_set_chan(NULL);
 	if (granted)
 		pno_hostd_forked(token, getpid());

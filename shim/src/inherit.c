@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "filestream.h"
 #include "hostd.h"
 #include "log.h"
 #include "pass.h"
@@ -74,6 +75,7 @@ static bool known(int fd, uint64_t cookie)
 	if (w.sock->nfds && pno_fd_set(fd, (struct pno_obj *)w.sock))
 		w.sock->nfds++;
 	pno_unlock(&w.sock->lock);
+	pno_stdio_follow(fd);
 	return true;
 }
 
@@ -138,6 +140,7 @@ static void take_over(struct pno_session *ses, int fd, int domain, const struct 
 	}
 	pno_sock_refresh(s);
 	pno_fd_set(fd, (struct pno_obj *)s);
+	pno_stdio_follow(fd);
 	pno_count(sockets_offloaded);
 	pno_count(sockets_inherited);
 }

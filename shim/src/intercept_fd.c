@@ -15,6 +15,7 @@
 
 #include "epoll.h"
 #include "fault.h"
+#include "filestream.h"
 #include "real.h"
 #include "stats.h"
 #include "wait.h"
@@ -63,6 +64,7 @@ static void forget(int fd)
 		pno_sock_close_fd(s, fd);
 	else if ((ep = pno_epoll_at(fd)))
 		close_epoll(ep, fd);
+	pno_stdio_follow(fd);
 }
 
 /* Our half of copying one. */
@@ -82,6 +84,7 @@ static int also(int from, int to)
 		if (pno_fd_set(to, (struct pno_obj *)ep))
 			ep->nfds++;
 	}
+	pno_stdio_follow(to);
 	return to;
 }
 
