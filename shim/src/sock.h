@@ -131,7 +131,7 @@ struct pno_sock {
 	uint32_t waiters; /* threads blocked on it outside epoll */
 	int err;          /* SO_ERROR */
 	int nfds;         /* descriptors */
-	uint32_t generation;
+	_Atomic uint32_t generation; /* read without the lock */
 
 	struct pno_qp *qp; /* of its home channel; NULL: not on the DPU */
 	uint64_t former;   /* channels it was claimed away from, until Claimed */

@@ -40,6 +40,12 @@ static void open_all(void)
 
 static void close_all(void)
 {
+	struct timespec none = { 0 };
+	sigset_t usr1;
+
+	sigemptyset(&usr1);
+	sigaddset(&usr1, SIGUSR1);
+	sigtimedwait(&usr1, NULL, &none);
 	for (int i = 0; i < KINDS; i++)
 		close(w.rd[i]);
 	close(w.client), close(w.pipe), close(w.unixend);
@@ -204,7 +210,7 @@ static void instance_polled(void)
 static void many(void)
 {
 	enum { N = 1500 };
-	static struct pollfd p[N];
+	static struct pollfd p[4097];
 	struct rlimit lim = { 4096, 4096 };
 	int c, s;
 
