@@ -68,7 +68,7 @@ func TestTLSClusterNoSecrets(t *testing.T) {
 	p.stop(syscall.SIGTERM, 5*time.Second)
 	l.agent.Path += ".nginx" // each user has a socket of its own
 	p = l.tlsNginx(1, remote)
-	if found := look(p, l.hostd.pid()); found != (traces{}) {
+	if found := look(p); found != (traces{}) {
 		t.Errorf("nginx, its key in the cluster: %+v", found)
 	}
 	p.stop(syscall.SIGQUIT, 5*time.Second)
