@@ -142,7 +142,7 @@ func (s *Server) hello(ctx context.Context, c *attach.Conn, peer attach.Peer, m 
 	}
 	if err == nil {
 		s.log.Info("process attached", "session", o.id, "pid", peer.PID, "uid", peer.UID, "process", o.name,
-			"forked", token != "", "readopted", m.Session != 0, "policy", o.policyFrom)
+			"forked", token != "", "readopted", m.Session != 0, "policy", o.policyFrom, "transparent", o.foreign)
 		err = s.send(c, s.welcome(o, pol), p.ID, o.fds()...)
 	}
 	if err != nil {
