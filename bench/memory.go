@@ -56,7 +56,7 @@ func MeasureMemory(ctx context.Context, o Options, conns int, holder []string) (
 		load:       func(s *site) generator { return s.web(Web{Conns: 1}) },
 	}
 	m := &Memory{Benchmark: "memory", Conns: conns, Machine: machine()}
-	err := sc.Comparison.on(ctx, o, sc, func(subjects []*subject) error {
+	err := sc.on(ctx, o, sc, func(subjects []*subject) error {
 		for _, s := range subjects {
 			steps, err := s.hold(ctx, o, conns, holder)
 			if err != nil {

@@ -57,7 +57,7 @@ func (p plot) svg() string {
 		marginTop+innerHeight/2, font, html.EscapeString(p.y))
 	for i := range ticks + 1 {
 		y := top * float64(i) / ticks
-		fmt.Fprintf(&b, `<line x1="%d" x2="%d" y1="%.1f" y2="%[3].1f" stroke="#ddd"/>`+"\n", marginLeft, plotWidth-marginRight, py(y))
+		fmt.Fprintf(&b, `<line x1="%d" x2="%d" y1="%.1f" y2="%.1[3]f" stroke="#ddd"/>`+"\n", marginLeft, plotWidth-marginRight, py(y))
 		p.text(&b, marginLeft-6, py(y)+4, "end", short(y))
 	}
 	for _, x := range p.xs() {

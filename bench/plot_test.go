@@ -31,7 +31,7 @@ func TestPlot(t *testing.T) {
 					t.Fatalf("%v\n%s", err, s)
 				}
 			}
-			if n := strings.Count(s, "<circle"); n != tc.points || strings.Contains(s, "NaN") || strings.Contains(s, "Inf") {
+			if n := strings.Count(s, "<circle"); n != tc.points || strings.Contains(s, "NaN") || strings.Contains(s, "Inf") || strings.Contains(s, "%!") {
 				t.Errorf("%d points of %d\n%s", n, tc.points, s)
 			}
 		})
