@@ -64,7 +64,7 @@ func page(root string) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		fmt.Fprintf(b, "\n## %s\n\n| %s | | |\n|---|---|---|\n", t.title, t.what)
+		fmt.Fprintf(b, "\n## %s\n\n| %s | | note |\n|---|---|---|\n", t.title, t.what)
 		for _, r := range rows {
 			fmt.Fprintf(b, "| `%s` | %s | %s |\n", r.name, r.fate, r.note)
 		}
@@ -112,11 +112,7 @@ var tables = []table{
 			if !ok {
 				return row{}, fmt.Errorf("no such way to handle an option: %s", a[2])
 			}
-			if a[2] == "KEEP" && strings.HasPrefix(a[3], "kept") {
-				fate = "kept"
-				a[3] = strings.TrimLeft(strings.TrimPrefix(a[3], "kept"), "; ")
-			}
-			return three(a, option(a), fate, 3)
+			return kept(a, fate)
 		},
 		"PNO_REFUSED": func(a []string) (row, error) { return three(a, option(a), "refused, "+a[2], 3) },
 	}},
@@ -126,10 +122,7 @@ var tables = []table{
 			if !ok {
 				return row{}, fmt.Errorf("no such way to handle an option: %s", a[2])
 			}
-			if len(a) == 3 {
-				a = append(a, "")
-			}
-			return three(a, option(a), fate, 3)
+			return kept(a, fate)
 		},
 	}},
 }
@@ -142,6 +135,15 @@ var fates = map[string]string{
 
 func option(a []string) string {
 	return strings.TrimPrefix(a[1], "PNO_")
+}
+
+// kept makes the row of an option. A note that begins with "kept" says that
+// there is nothing to act on.
+func kept(a []string, fate string) (row, error) {
+	if len(a) == 4 && a[2] == "KEEP" && strings.HasPrefix(a[3], "kept") {
+		fate, a[3] = "kept", strings.TrimLeft(strings.TrimPrefix(a[3], "kept"), "; ")
+	}
+	return three(a, option(a), fate, 3)
 }
 
 // three makes a row whose note is the n-th and last argument.

@@ -33,7 +33,7 @@ static const struct {
 	int level, name;
 	enum how how;
 } table[] = {
-#define PNO_UDP_OPTION(level, name, how) { level, name, how },
+#define PNO_UDP_OPTION(level, name, how, note) { level, name, how },
 #include "udp_options.def"
 #undef PNO_UDP_OPTION
 };
