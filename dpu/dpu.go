@@ -57,11 +57,15 @@ type Config struct {
 	// AdoptTimeout how long a new agent has to ask for those of its
 	// predecessor.
 	AgentTimeout, AdoptTimeout time.Duration
+	// ForkTimeout is how long after the end of a session the children of its
+	// forks may be announced.
+	ForkTimeout time.Duration
 }
 
 // Defaults of Config.
 const (
 	DefaultAgentTimeout = 5 * time.Minute
+	DefaultForkTimeout  = 15 * time.Second // longer than an agent waits for the announcement
 	DefaultAdoptTimeout = 30 * time.Second
 )
 
@@ -95,6 +99,9 @@ func New(c Config) (*DPU, error) {
 	}
 	if c.Poll.Spin == 0 {
 		c.Poll.Spin = shard.DefaultSpin
+	}
+	if c.ForkTimeout == 0 {
+		c.ForkTimeout = DefaultForkTimeout
 	}
 	if c.AgentTimeout == 0 {
 		c.AgentTimeout = DefaultAgentTimeout

@@ -52,6 +52,7 @@ type rigOptions struct {
 	tcp     netstack.TCP
 	seed    uint64
 	noSteer bool
+	forks   time.Duration // ForkTimeout
 }
 
 func newRig(t testing.TB, o rigOptions) *rig {
@@ -81,7 +82,7 @@ func newRig(t testing.TB, o rigOptions) *rig {
 	log := slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: level}))
 	r := &rig{t: t, path: filepath.Join(t.TempDir(), "ctl"), served: make(chan error, 1)}
 	r.d, err = dpu.New(dpu.Config{
-		Shards: o.shards, Loopback: true, Control: r.path, Log: log, TCP: o.tcp,
+		Shards: o.shards, Loopback: true, Control: r.path, ForkTimeout: o.forks, Log: log, TCP: o.tcp,
 		Moderation: session.Moderation{MaxDelay: o.delay},
 		Interfaces: []dpu.Interface{{Device: a, Driver: "wire", Addresses: []netip.Prefix{
 			netip.MustParsePrefix(dpuAddr + "/15"), netip.MustParsePrefix("2001:2::2/48"),

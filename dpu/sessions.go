@@ -185,12 +185,25 @@ func (d *DPU) forget(id uint64, reason string, violation bool) bool {
 // closeOn ends a session on some shards; those that do not have it are
 // content.
 func (d *DPU) closeOn(shards []*shard.Shard, id uint64) {
+	forks := 0
 	for _, s := range shards {
-		err := d.do(s, func() { _ = s.Table.Close(id) })
+		err := d.do(s, func() {
+			_ = s.Table.Close(id)
+			forks += s.Table.Waiting(id)
+		})
 		if err != nil {
 			d.c.Log.Warn("close session", "session", id, "err", err)
 		}
 	}
+	if forks == 0 {
+		return
+	}
+	// Its process may have died between OpFork and telling of the child.
+	time.AfterFunc(d.c.ForkTimeout, func() {
+		for _, s := range shards {
+			_ = d.do(s, func() { s.Table.Expire(id) }) // an error: everything has ended
+		}
+	})
 }
 
 // sessionFailed ends a session that one shard has dropped, and tells the
@@ -260,6 +273,15 @@ func (d *DPU) DropFork(token [16]byte) error {
 	var errs []error
 	for _, s := range d.shards {
 		errs = append(errs, d.do(s, func() { s.Table.Drop(token) }))
+	}
+	return errors.Join(errs...)
+}
+
+// KeepFork implements control.Backend.
+func (d *DPU) KeepFork(token [16]byte) error {
+	var errs []error
+	for _, s := range d.shards {
+		errs = append(errs, d.do(s, func() { s.Table.Keep(token) }))
 	}
 	return errors.Join(errs...)
 }

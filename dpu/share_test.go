@@ -5,6 +5,7 @@ package dpu_test
 import (
 	"bytes"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -228,6 +229,50 @@ func TestForkDropped(t *testing.T) {
 		Type: offload.CtlForkAdopt, Session: h.id, Token: hex.EncodeToString(tok),
 	}); err == nil {
 		t.Error("a dropped token was adopted")
+	}
+}
+
+// A process that dies between Fork and the news of its child leaves nothing: the
+// connections end as if it had closed them. One whose child is watched does.
+func TestParentDiesInFork(t *testing.T) {
+	for _, watched := range []bool{false, true} {
+		t.Run(fmt.Sprint("watched ", watched), func(t *testing.T) {
+			r := newRig(t, rigOptions{forks: 200 * time.Millisecond})
+			h := newHost(t, r.agent, testLayout(1))
+			l := h.listen(0, dpuAddr+":80")
+			c := r.remote.dial(t, dpuAddr+":80")
+			l.accept()
+			tok := bytes.Repeat([]byte{7}, 16)
+			for s := range h.l.Shards {
+				if a := h.request(s, offload.OpFork, 0, 0, tok); a.errno != 0 {
+					t.Fatalf("fork: errno %d", a.errno)
+				}
+			}
+			if watched {
+				if _, err := r.agent.call(&offload.Control{Type: offload.CtlForkKeep, Token: hex.EncodeToString(tok)}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if _, err := r.agent.call(&offload.Control{Type: offload.CtlSessionClose, Session: h.id}); err != nil {
+				t.Fatal(err)
+			}
+			h.kill()
+			wait := 10 * time.Second
+			if watched {
+				wait = time.Second
+			}
+			_ = c.SetReadDeadline(time.Now().Add(wait))
+			_, err := c.Read(make([]byte, 1))
+			var ne net.Error
+			goesOn := errors.As(err, &ne) && ne.Timeout()
+			if left := r.d.Stats().Sessions.ForkWaits; watched {
+				if !goesOn || left != 1 {
+					t.Errorf("the child's connection ends with %v, %d grants", err, left)
+				}
+			} else if err == nil || goesOn || left != 0 {
+				t.Errorf("the connection goes on (%v), %d grants", err, left)
+			}
+		})
 	}
 }
 

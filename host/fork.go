@@ -81,6 +81,11 @@ func (s *Server) forked(x *session, m *attach.Forked, sender attach.Peer) {
 	}
 	g.proc = proc
 	s.saveGrant(g)
+	s.wg.Go(func() {
+		if _, err := s.ask(context.Background(), &offload.Control{Type: offload.CtlForkKeep, Token: token}); err != nil {
+			s.log.Debug("fork grant not kept at the DPU", "reason", err)
+		}
+	})
 }
 
 // dropGrant tells the DPU that a child will not come.

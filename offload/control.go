@@ -25,6 +25,7 @@ const (
 	CtlChannelOpen    = "channel_open"    // Session, Channel; fds: interrupt eventfd
 	CtlForkAdopt      = "fork_adopt"      // Session (the child's), Token (32 hex digits): its handles become the child's
 	CtlForkDrop       = "fork_drop"       // Token: the child will not come
+	CtlForkKeep       = "fork_keep"       // Token: the child lives, so the grant outlives its parent's session
 	CtlSocketTransfer = "socket_transfer" // Session (receiver), Shard, and From and Handle, or Token: grant one socket; answered with Handle
 	CtlPing           = "ping"
 	CtlOK             = "ok"

@@ -130,6 +130,9 @@ func (*Peer) AdoptFork(uint64, [16]byte) error { return syscall.EOPNOTSUPP }
 // DropFork implements control.Backend.
 func (*Peer) DropFork([16]byte) error { return nil }
 
+// KeepFork implements control.Backend.
+func (*Peer) KeepFork([16]byte) error { return nil }
+
 // Transfer implements control.Backend.
 func (*Peer) Transfer(uint64, uint64, int, uint32) (uint32, error) { return 0, syscall.EOPNOTSUPP }
 

@@ -43,6 +43,7 @@ type Backend interface {
 	OpenChannel(id uint64, channel int, interrupt int) error
 	AdoptFork(id uint64, token [16]byte) error
 	DropFork(token [16]byte) error
+	KeepFork(token [16]byte) error
 	Transfer(to, from uint64, shard int, handle uint32) (uint32, error)
 	// TransferParked transfers what a process keeps under a token.
 	TransferParked(to uint64, token [16]byte, shard int) (uint32, error)
@@ -202,7 +203,7 @@ func (s *Server) handle(c *net.UnixConn, m *offload.Control, fds []int) *offload
 		}
 		err = s.backend.OpenChannel(m.Session, m.Channel, fds[0])
 		fds = nil
-	case offload.CtlForkAdopt, offload.CtlForkDrop:
+	case offload.CtlForkAdopt, offload.CtlForkDrop, offload.CtlForkKeep:
 		err = s.fork(m)
 	case offload.CtlSocketTransfer:
 		answer.Handle, err = s.transfer(m)
@@ -295,8 +296,11 @@ func (s *Server) fork(m *offload.Control) error {
 	if err != nil {
 		return err
 	}
-	if m.Type == offload.CtlForkDrop {
+	switch m.Type {
+	case offload.CtlForkDrop:
 		return s.backend.DropFork(tok)
+	case offload.CtlForkKeep:
+		return s.backend.KeepFork(tok)
 	}
 	return s.backend.AdoptFork(m.Session, tok)
 }

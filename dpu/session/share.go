@@ -18,6 +18,7 @@ type grant struct {
 	holds  []*hold
 	next   uint32 // the parent's slots, which the child's handles repeat
 	gens   []uint16
+	kept   bool // the agent watches the child
 	parked bool // one connection, for any who shows its descriptor: see park
 }
 
@@ -96,6 +97,32 @@ func (t *Table) Drop(tok Token) {
 		}
 		for _, h := range g.holds {
 			t.release(h, closeOrderly)
+		}
+	}
+}
+
+// Keep notes that the agent watches the child that a fork's grant waits for.
+func (t *Table) Keep(tok Token) {
+	if g := t.grants[tok]; g != nil {
+		g.kept = true
+	}
+}
+
+// Waiting counts the forks of a session whose child nobody watches.
+func (t *Table) Waiting(id uint64) (n int) {
+	for _, g := range t.grants {
+		if g.parent.id == id && !g.kept && !g.parked {
+			n++
+		}
+	}
+	return n
+}
+
+// Expire drops what Waiting counts: the parent died in its fork.
+func (t *Table) Expire(id uint64) {
+	for tok, g := range t.grants {
+		if g.parent.id == id && !g.kept && !g.parked {
+			t.Drop(tok)
 		}
 	}
 }

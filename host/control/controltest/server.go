@@ -266,6 +266,7 @@ func (s *Server) act(m *offload.Control, fds []int) (*offload.Control, error) {
 			unix.Close(old)
 		}
 		x.Channels[m.Channel] = fds[0]
+	case offload.CtlForkKeep:
 	case offload.CtlForkAdopt, offload.CtlForkDrop:
 		if !s.grants[m.Token] || (m.Type == offload.CtlForkAdopt && x == nil) {
 			return nil, errors.New("unknown token")
