@@ -9,6 +9,7 @@ import (
 	"pno/crypto/client"
 	"pno/crypto/cryptotest"
 	"pno/crypto/engine/enginetest"
+	"pno/crypto/signing"
 )
 
 // signer makes a client of a cluster, and a remote key of it.
@@ -62,5 +63,30 @@ func TestFaultsUnderLoad(t *testing.T) {
 	t.Logf("%+v", cluster.Stats())
 	if cluster.Stats().Wrong == 0 {
 		t.Error("no wrong signature was ever noticed")
+	}
+}
+
+// A cluster all of whose workers are bad is not given a multiple of its load.
+func TestRetriesAreBounded(t *testing.T) {
+	const ops = 600
+	c := cryptotest.New(t, 3, cryptotest.AllowAll, "P-256")
+	cl := connect(t, c, func(cfg *client.Config) { cfg.Eject = time.Millisecond })
+	if _, err := cl.Do(soon(), opFor(t, "P-256", signing.ECDSAP256SHA256)); err != nil {
+		t.Fatal(err)
+	}
+	for _, w := range c.Workers {
+		w.Fault.Wrong(true)
+	}
+	start := time.Now()
+	for range ops {
+		if _, err := cl.Do(soon(), opFor(t, "P-256", signing.ECDSAP256SHA256)); err == nil {
+			t.Fatal("a wrong signature was taken")
+		}
+	}
+	s := cl.Stats()
+	allowed := 128 + 0.2*ops + 20*time.Since(start).Seconds() + 1
+	t.Logf("%d operations: %d retries and %d hedges, %.0f allowed; %d not allowed", ops, s.Retries, s.Hedges, allowed, s.OverBudget)
+	if float64(s.Retries+s.Hedges) > allowed || s.OverBudget == 0 || s.Retries == 0 {
+		t.Errorf("%+v", s)
 	}
 }
