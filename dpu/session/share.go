@@ -176,6 +176,11 @@ func (t *Table) claim(q *queue, h *hold) {
 			t.unhome(s, former)
 		}
 		s.at, s.home = h, q
+		if s.u != nil && h.have < s.retainOff {
+			// It came by SCM_RIGHTS or exec: what the former holder was sent
+			// before is lost to it, and must not count as under way.
+			s.consumed = max(s.consumed, s.retainOff)
+		}
 		s.sent = max(s.consumed, s.retainOff, h.have)
 		// The newcomer goes on where the stream is, with a full window.
 		h.txSeq = s.received()

@@ -341,7 +341,27 @@ def sent_over():
     say("sender", s.recv(100))
 
 
-CASES = [connected, boundaries, lengths, refused, stranger, disconnect, names, control, readiness, shut, spread, child]
+def over_exec():
+    """A socket that outlives the program that made it."""
+    if "AFTER_EXEC" in os.environ:
+        s = socket.socket(fileno=int(os.environ["AFTER_EXEC"]))
+        s.settimeout(5)
+        s.sendto(b"after exec", SERVER)
+        say("after", (s.recv(100), s.getsockname()[0]))
+        return
+    s = new(HOST)
+    s.sendto(b"before exec", SERVER)
+    say("before", s.recv(100))
+    os.set_inheritable(s.fileno(), True)
+    sys.stdout.flush()
+    pid = os.fork()
+    if not pid:
+        os.environ["AFTER_EXEC"] = str(s.fileno())
+        os.execv(sys.executable, [sys.executable, "-u", __file__, HOST, PEER, "over_exec"])
+    os.waitpid(pid, 0)
+
+
+CASES = [connected, boundaries, lengths, refused, stranger, disconnect, names, control, readiness, shut, spread, child, sent_over, over_exec]
 for case in CASES:
     if len(sys.argv) > 3 and case.__name__ not in sys.argv[3:]:
         continue

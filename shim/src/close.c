@@ -81,7 +81,7 @@ static void orphan(struct pno_sock *s)
 {
 	if (s->udp) {
 		for (unsigned i = 0; i < s->udp->legs; i++)
-			add_orphan(s->handle, i, s->udp->leg[i].tx_sent, s->udp->leg[i].rx_read);
+			add_orphan(s->udp->leg[i].handle, i, s->udp->leg[i].tx_sent, s->udp->leg[i].rx_read);
 		return;
 	}
 	if (s->state != PNO_LISTENING) {

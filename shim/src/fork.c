@@ -222,10 +222,10 @@ static void adopt(struct pno_sock *s, void *arg)
 	s->rx_told = s->rx_read;
 	if (s->state == PNO_LISTENING)
 		pno_listener_adopted(s);
+	else if (s->udp)
+		pno_udp_adopted(s);
 	else if (s->handle)
 		pno_handle_enter(ses, s->shard, s->handle, s);
-	if (s->udp)
-		pno_udp_adopted(s);
 	if (s->state == PNO_LISTENING || s->state == PNO_DEAD || s->state == PNO_BOUND)
 		s->away = false;
 	pno_sock_refresh(s);

@@ -20,8 +20,9 @@
 #include "real.h"
 #include "sock.h"
 #include "stats.h"
+#include "udp.h"
 
-/* The cookie of a TCP socket that the shim does not know yet; 0: none. */
+/* The cookie of a socket that the shim does not know yet; 0: none. */
 static uint64_t candidate(int fd, int *domain)
 {
 	int type = 0, protocol = 0;
@@ -33,14 +34,15 @@ static uint64_t candidate(int fd, int *domain)
 	if (real.getsockopt(fd, SOL_SOCKET, SO_DOMAIN, domain, &len) < 0)
 		return 0;
 	len = sizeof(int);
-	if (real.getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) < 0 || type != SOCK_STREAM)
+	if (real.getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) < 0 || (type != SOCK_STREAM && type != SOCK_DGRAM))
 		return 0;
 	len = sizeof(int);
 	if (*domain == AF_UNIX) {
 		if (!pno_pass_marked(fd))
 			return 0;
 	} else if ((*domain != AF_INET && *domain != AF_INET6) ||
-		   real.getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &len) < 0 || protocol != IPPROTO_TCP) {
+		   real.getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &len) < 0 ||
+		   (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP)) {
 		return 0;
 	}
 	len = sizeof cookie;
@@ -114,7 +116,7 @@ static bool take_over_kind(struct pno_sock *s, const struct pno_msg_socket *m)
 		return take_over_connection(s, m);
 	case PNO_SOCK_BOUND:
 		s->cookie = m->cookie;
-		return take_over_bound(s, m);
+		return m->proto == PNO_PROTO_UDP ? pno_udp_inherit(s, m) : take_over_bound(s, m);
 	}
 	return false;
 }

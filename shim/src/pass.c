@@ -15,8 +15,8 @@
  * sends it to whoever claims the connection: from the last block to the first,
  * so that each ends where the one before it begins.
  *
- * A socket that is bound only keeps its placeholder, and is found by its
- * cookie like a listener.
+ * A socket that is bound only, and a datagram socket, keep their placeholders,
+ * and are found by their cookies like a listener.
  */
 #include "pass.h"
 
@@ -34,6 +34,7 @@
 #include "real.h"
 #include "sock.h"
 #include "stats.h"
+#include "udp.h"
 
 #define NAME "pno-connection-"
 
@@ -212,6 +213,13 @@ static int pass_bound(struct pno_sock *s, int fd)
 	if (real.getsockopt(fd, SOL_SOCKET, SO_COOKIE, &m.cookie, &len) < 0)
 		return errno;
 	m.handle[0] = s->handle;
+	for (unsigned i = 0; s->udp && i < s->udp->legs; i++)
+		m.handle[i] = s->udp->leg[i].handle;
+	if (s->udp) {
+		m.proto = PNO_PROTO_UDP;
+		m.peer = s->peer;
+		s->shared = true;
+	}
 	s->cookie = m.cookie;
 	pno_sock_unlock(s);
 	err = pno_hostd_ask(ses, &m, PNO_MSG_REGISTER_SOCKET, sizeof m, fd, &ack, PNO_MSG_ACK, sizeof ack, NULL);
@@ -238,7 +246,7 @@ void pno_pass(int fd)
 	if (ses && s->ses == ses && !s->cookie) {
 		if (s->state == PNO_OPEN)
 			err = pass_connection(s);
-		else if (s->state == PNO_BOUND)
+		else if (s->state == PNO_BOUND || s->state == PNO_DGRAM)
 			err = pass_bound(s, fd);
 	}
 	pno_sock_unlock(s);

@@ -113,7 +113,7 @@ static void close_legs(struct pno_sock *s)
 
 	for (unsigned i = 0; i < u->legs; i++)
 		pno_sock_record(s, pno_udp_qp(s, i), (struct pno_record){
-			.op = PNO_OP_CLOSE, .sock = s->handle, .seq = u->leg[i].tx_sent, .ack = u->leg[i].rx_read }, NULL);
+			.op = PNO_OP_CLOSE, .sock = u->leg[i].handle, .seq = u->leg[i].tx_sent, .ack = u->leg[i].rx_read }, NULL);
 }
 
 static void forget_legs(struct pno_sock *s)
@@ -153,7 +153,7 @@ static int ask_leg(struct pno_sock *s, unsigned leg, uint32_t flags, const struc
 {
 	struct pno_bind_req bind = { .local = *local, .proto = PNO_PROTO_UDP, .flags = flags };
 	struct pno_connect_req conn = { .local = *local, .proto = PNO_PROTO_UDP, .flags = flags };
-	struct pno_record r = { .op = PNO_OP_BIND, .len = sizeof bind, .sock = s->handle };
+	struct pno_record r = { .op = PNO_OP_BIND, .len = sizeof bind, .sock = s->udp->leg[leg].handle };
 	struct pno_call call;
 	int err;
 
@@ -185,6 +185,7 @@ static int open_legs(struct pno_sock *s, int fd, struct pno_session *ses, struct
 	s->qp = &pno_thread_chan(ses)->qp[0];
 	u->asking = true;
 	for (unsigned i = 0; i < ses->shards && !err; i++) {
+		u->leg[i].handle = s->handle;
 		err = ask_leg(s, i, flags, &local, peer);
 		if (s->generation != generation)
 			return EBADF; /* closed meanwhile */
@@ -196,7 +197,7 @@ static int open_legs(struct pno_sock *s, int fd, struct pno_session *ses, struct
 	if (!err)
 		return 0;
 	close_legs(s);
-	pno_handle_drop(ses, 0, s->handle);
+	pno_handle_drop(ses, 0, s->handle); /* of the leg that failed, too */
 	forget_legs(s);
 	if (!u->lost) {
 		s->ses = NULL;
@@ -520,7 +521,8 @@ void pno_udp_release(struct pno_sock *s)
 {
 	if (s->ses && s->handle && !atomic_load_explicit(&s->ses->lost, memory_order_relaxed)) {
 		close_legs(s);
-		pno_handle_drop(s->ses, 0, s->handle);
+		for (unsigned i = 0; i < s->udp->legs; i++)
+			pno_handle_drop(s->ses, i, s->udp->leg[i].handle);
 	}
 	forget_legs(s);
 }
@@ -540,7 +542,7 @@ void pno_udp_claim(struct pno_sock *s, struct pno_chan *c)
 	pno_count(claims);
 	for (unsigned i = 0; i < u->legs; i++)
 		pno_sock_record(s, pno_udp_qp(s, i), (struct pno_record){
-			.op = PNO_OP_CLAIM, .sock = s->handle }, NULL);
+			.op = PNO_OP_CLAIM, .sock = u->leg[i].handle }, NULL);
 	pno_epoll_follow(s);
 }
 
@@ -556,6 +558,34 @@ void pno_udp_child(struct pno_sock *s)
 
 void pno_udp_adopted(struct pno_sock *s)
 {
-	for (unsigned i = 0; i < s->udp->legs; i++)
-		s->udp->leg[i].rx_told = s->udp->leg[i].rx_read;
+	for (unsigned i = 0; i < s->udp->legs; i++) {
+		struct pno_leg *l = &s->udp->leg[i];
+
+		l->rx_told = l->rx_read;
+		pno_handle_enter(s->ses, i, l->handle, s);
+	}
+}
+
+bool pno_udp_inherit(struct pno_sock *s, const struct pno_msg_socket *m)
+{
+	if (!pno_udp_new(s))
+		return false;
+	for (unsigned i = 0; i < s->ses->shards; i++) {
+		struct pno_leg *l = &s->udp->leg[i];
+
+		l->handle = m->handle[i];
+		l->away = l->stranger = true;
+		if (!l->handle || !pno_handle_enter(s->ses, i, l->handle, s))
+			return false;
+		s->udp->legs++;
+	}
+	s->handle = m->handle[0];
+	s->qp = &s->ses->chan[0]->qp[0];
+	s->peer = m->peer;
+	s->away = true;
+	s->udp->used = true; /* by somebody */
+	s->udp->mtu = UINT16_MAX; /* not known here: the DPU decides */
+	s->state = PNO_DGRAM;
+	pno_count(sockets_udp);
+	return true;
 }

@@ -33,6 +33,7 @@ enum {
 
 /* The socket on one shard. */
 struct pno_leg {
+	uint32_t handle; /* the same on all, unless the socket came from elsewhere */
 	uint64_t tx_sent, tx_acked;
 	uint64_t rx_next; /* end of what has come */
 	uint64_t rx_read; /* bytes that the program has consumed */
@@ -41,6 +42,7 @@ struct pno_leg {
 	struct pno_seg *part; /* a datagram of several records, so far */
 	uint32_t part_have;
 	bool away, claiming;
+	bool stranger; /* from another process: Claimed tells where its streams stand */
 };
 
 struct pno_udp {
@@ -109,6 +111,9 @@ const char *pno_udp_record(struct pno_sock *s, struct pno_qp *q, const struct pn
 void pno_udp_lose(struct pno_sock *s);
 /* Unlocked meanwhile: 0 once the socket is there, or an errno. */
 int pno_udp_revive(struct pno_sock *s, int fd);
+
+/* Another process's socket, with handles of our own. */
+bool pno_udp_inherit(struct pno_sock *s, const struct pno_msg_socket *m);
 
 /* Fork, in the child: before it has a session, and then. */
 void pno_udp_child(struct pno_sock *s);

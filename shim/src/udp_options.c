@@ -63,7 +63,7 @@ static void tell(struct pno_sock *s, int fd, unsigned i)
 	v.len = len;
 	for (unsigned k = 0; k < s->udp->legs; k++)
 		pno_sock_record(s, pno_udp_qp(s, k), (struct pno_record){
-			.op = PNO_OP_SET_OPT, .len = sizeof v, .sock = s->handle }, &v);
+			.op = PNO_OP_SET_OPT, .len = sizeof v, .sock = s->udp->leg[k].handle }, &v);
 }
 
 void pno_udp_send_opts(struct pno_sock *s, int fd)

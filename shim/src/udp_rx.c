@@ -132,7 +132,11 @@ static void on_claimed(struct pno_sock *s, struct pno_qp *q, const struct pno_re
 	struct pno_leg *l = &s->udp->leg[leg];
 	bool away = false, claiming = false, asked = l->claiming;
 
-	if (l->away) {
+	if (l->stranger) {
+		l->rx_next = l->rx_read = l->rx_told = r->seq;
+		l->tx_sent = l->tx_acked = r->ack;
+		l->stranger = l->away = false;
+	} else if (l->away) {
 		uint64_t read = l->rx_next + (int32_t)(r->seq - (uint32_t)l->rx_next);
 
 		drop_stale(s, leg, read);
@@ -197,7 +201,7 @@ void pno_udp_ack(struct pno_sock *s, unsigned leg, bool now)
 		return;
 	l->rx_told = l->rx_read;
 	pno_sock_record(s, pno_udp_qp(s, leg), (struct pno_record){
-		.op = PNO_OP_RX_ACK, .sock = s->handle, .ack = l->rx_read }, NULL);
+		.op = PNO_OP_RX_ACK, .sock = l->handle, .ack = l->rx_read }, NULL);
 }
 
 /* What fits of a datagram, or -EFAULT. */

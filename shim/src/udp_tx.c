@@ -153,7 +153,7 @@ static int check_source(struct pno_sock *s, const struct pno_addr *local)
 		return 0; /* it is asked when it is known whose the socket is */
 	memcpy(v.val, local, sizeof *local);
 	err = pno_sock_ask(s, pno_udp_qp(s, 0), (struct pno_record){
-		.op = PNO_OP_GET_OPT, .len = sizeof v, .sock = s->handle }, &v, &call);
+		.op = PNO_OP_GET_OPT, .len = sizeof v, .sock = u->leg[0].handle }, &v, &call);
 	if (!err)
 		s->udp->src = *local;
 	return err;
@@ -282,7 +282,7 @@ static int write_frame(struct pno_sock *s, unsigned leg, const struct pno_dgram 
 		}
 		pno_qp_commit(q, (struct pno_record){
 			.op = PNO_OP_SEND_DGRAM, .flags = done + n < total ? PNO_FLAG_PART : 0,
-			.len = n, .sock = s->handle, .seq = l->tx_sent, .ack = l->rx_read });
+			.len = n, .sock = l->handle, .seq = l->tx_sent, .ack = l->rx_read });
 		l->tx_sent += n;
 		done += n;
 	}
