@@ -416,10 +416,10 @@ int pno_sock_connect(struct pno_sock *s, int fd, struct pno_session *ses, const 
 	case PNO_LISTENING:
 		return EISCONN;
 	case PNO_DEAD:
-		if (s->err && !s->unconnected)
-			return finish_connect(s);
 		if (s->connect_told)
 			return EISCONN;
+		if (s->err && !s->unconnected)
+			return finish_connect(s);
 		break;
 	}
 	err = mistake(s, fd, sa, len);

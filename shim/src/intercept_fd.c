@@ -155,6 +155,8 @@ static int set_flags(struct pno_sock *s, int fd, long flags)
 {
 	int rc = 0;
 
+	if (unlikely(flags & O_ASYNC) && s->state > PNO_BOUND)
+		pno_count(calls_refused); /* taken, as by files that cannot: no signal comes */
 	/* Accepted sockets share one kernel file: its flags are not theirs. */
 	if (s->own_file)
 		rc = real.fcntl(fd, F_SETFL, flags);
@@ -234,6 +236,15 @@ static int sock_ioctl(struct pno_sock *s, int fd, unsigned long request, int *ar
 			return bad(EFAULT);
 		s->nonblock = on;
 		return 0;
+	case FIOASYNC:
+		if (s->state <= PNO_BOUND)
+			return 1;
+		if (!pno_get32(arg, &on))
+			return bad(EFAULT);
+		if (!on)
+			return 0;
+		pno_count(calls_refused);
+		return bad(ENOTTY); /* nobody would send the signal */
 	case FIONREAD:
 	case SIOCOUTQ:
 		if (s->state <= PNO_BOUND)
@@ -270,7 +281,7 @@ PNO_EXPORT int ioctl(int fd, unsigned long request, ...)
 		return real.ioctl(fd, request, arg);
 	if (own(fd))
 		return bad(EBADF);
-	s = request == FIONBIO ? pno_sock_peek(fd) : pno_sock_lock(fd);
+	s = request == FIONBIO || request == FIOASYNC ? pno_sock_peek(fd) : pno_sock_lock(fd);
 	if (!s)
 		return real.ioctl(fd, request, arg);
 	rc = sock_ioctl(s, fd, request, arg);

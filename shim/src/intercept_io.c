@@ -401,6 +401,23 @@ PNO_EXPORT ssize_t send(int fd, const void *buf, size_t len, int flags)
 	return likely(!s->udp) ? give(pno_sock_send(s, &v, 1, flags)) : udp_out(s, fd, &v, 1, flags);
 }
 
+/*
+ * MSG_FASTOPEN connects with data in the first segment, if the peer has told
+ * before that it takes some: it may always be done in two steps. The kernel
+ * must not do it, it does not know whose the socket is to be.
+ */
+static bool to_connect(int fd)
+{
+	struct pno_sock *s = pno_sock_peek(fd);
+	bool yes;
+
+	if (!s)
+		return false;
+	yes = !s->udp && s->state <= PNO_BOUND;
+	pno_sock_unlock(s);
+	return yes;
+}
+
 PNO_EXPORT ssize_t sendto(int fd, const void *buf, size_t len, int flags, const struct sockaddr *addr, socklen_t alen)
 {
 	struct iovec v = { (void *)buf, len };
@@ -408,6 +425,8 @@ PNO_EXPORT ssize_t sendto(int fd, const void *buf, size_t len, int flags, const 
 
 	PNO_ENTER();
 	s = io_sock(fd);
+	if (!s && unlikely(flags & MSG_FASTOPEN) && to_connect(fd))
+		return connect(fd, addr, alen) < 0 ? -1 : send(fd, buf, len, flags & ~MSG_FASTOPEN);
 	if (!s)
 		return real.sendto(fd, buf, len, flags, addr, alen);
 	if (unlikely(addr) && (alen > sizeof(struct sockaddr_storage) || !pno_readable(addr, alen))) {
@@ -432,6 +451,8 @@ PNO_EXPORT ssize_t sendmsg(int fd, const struct msghdr *m, int flags)
 		if (pno_readable(m, sizeof *m) && unlikely(m->msg_controllen) &&
 		    pno_readable(m->msg_control, m->msg_controllen))
 			pno_pass_message(m);
+		if (unlikely(flags & MSG_FASTOPEN) && pno_readable(m, sizeof *m) && to_connect(fd))
+			return connect(fd, m->msg_name, m->msg_namelen) < 0 ? -1 : sendmsg(fd, m, flags & ~MSG_FASTOPEN);
 		return real.sendmsg(fd, m, flags);
 	}
 	if (!head_ok(s, m, true) || !iov_ok(s, m->msg_iov, m->msg_iovlen, EMSGSIZE))

@@ -378,6 +378,40 @@ static void options(void)
 	close(fd);
 }
 
+/* A connection can be dissolved and the socket used again; one that is dead
+ * stays what it was. */
+static void again(void)
+{
+	struct sockaddr_in sa = to(PORT_ECHO);
+	struct sockaddr none = { .sa_family = AF_UNSPEC };
+	int fd = dial(PORT_ECHO), err, on = 1;
+	socklen_t len = sizeof err;
+	char c;
+
+	CHECK(connect(fd, &none, sizeof none) == 0);
+	CHECK(getsockopt(fd, SOL_SOCKET, SO_ERROR, &err, &len) == 0 && err == ECONNRESET);
+	CHECK(recv(fd, &c, 1, 0) == -1 && errno == ENOTCONN);
+	CHECK(connect(fd, (struct sockaddr *)&sa, 3) == -1 && errno == EINVAL);
+	sa.sin_family = AF_INET6;
+	CHECK(connect(fd, (struct sockaddr *)&sa, sizeof sa) == -1 && errno == EAFNOSUPPORT);
+	sa.sin_family = AF_INET;
+	CHECK(sendto(fd, "x", 1, MSG_NOSIGNAL, NULL, 0) == -1 && errno == EPIPE);
+	CHECK(connect(fd, (struct sockaddr *)&sa, sizeof sa) == 0);
+	CHECK(send(fd, "y", 1, 0) == 1 && recv(fd, &c, 1, 0) == 1 && c == 'y');
+	CHECK(ioctl(fd, FIOASYNC, &on) == -1 && errno == ENOTTY);
+	close(fd);
+	fd = socket(AF_INET, SOCK_STREAM, 0);
+	CHECK(sendto(fd, "z", 1, MSG_FASTOPEN, (struct sockaddr *)&sa, sizeof sa) == 1);
+	CHECK(recv(fd, &c, 1, 0) == 1 && c == 'z');
+	close(fd);
+	fd = dial(PORT_RESET);
+	CHECK(send(fd, "x", 1, 0) == 1);
+	while (recv(fd, &c, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && errno == EAGAIN)
+		usleep(1000);
+	CHECK(connect(fd, (struct sockaddr *)&sa, sizeof sa) == -1 && errno == EISCONN);
+	close(fd);
+}
+
 static void *blocked_reader(void *arg)
 {
 	char c;
@@ -494,7 +528,7 @@ int main(int argc, char **argv)
 		{ "echo", echo },         { "failures", failures }, { "bulk", bulk },
 		{ "both ways", both_ways }, { "sendfile", file },   { "epoll", epolls },
 		{ "accept", accepts },    { "moves", moves },       { "select", selects },
-		{ "options", options },   { "sleepers", sleepers }, { "fork", forks },
+		{ "options", options },   { "again", again }, { "sleepers", sleepers }, { "fork", forks },
 		{ "own descriptors", own_descriptors }, { "lost", lost },
 		{ "revival", revival },
 	};
