@@ -66,9 +66,13 @@ func TestKeyAgent(t *testing.T) {
 		t.Fatalf("got %+v", r)
 	}
 
+	// The key agent and the admin API come up independently of each other.
 	resp, err := http.Get("http://" + metrics + "/metrics")
-	if err != nil {
-		t.Fatal(err)
+	for deadline := time.Now().Add(10 * time.Second); err != nil; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%v\n%s", err, logs)
+		}
+		resp, err = http.Get("http://" + metrics + "/metrics")
 	}
 	defer resp.Body.Close()
 	said, err := io.ReadAll(resp.Body)
@@ -86,7 +90,7 @@ func TestKeyAgent(t *testing.T) {
 	}
 	defer g.Close()
 	health := func() healthpb.HealthCheckResponse_ServingStatus {
-		r, err := healthpb.NewHealthClient(g).Check(t.Context(), &healthpb.HealthCheckRequest{Service: agentHealth})
+		r, err := healthpb.NewHealthClient(g).Check(t.Context(), &healthpb.HealthCheckRequest{Service: agentHealth}, grpc.WaitForReady(true))
 		if err != nil {
 			t.Fatal(err)
 		}
