@@ -201,8 +201,8 @@ func TestTransparentListener(t *testing.T) {
 	l := newTransparentLab(t, "")
 	p := l.app("listener", script(l, "transparent.py", "listen")...)
 	p.waitLog("ready", 1, 10*time.Second)
-	ask := func(addr string) (string, error) {
-		ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
+	ask := func(addr string, wait time.Duration) (string, error) {
+		ctx, cancel := context.WithTimeout(t.Context(), wait)
 		defer cancel()
 		c, err := l.client.DialContext(ctx, "tcp", addr)
 		if err != nil {
@@ -220,18 +220,18 @@ func TestTransparentListener(t *testing.T) {
 		servedAddr + ":7401": servedAddr + " 7401 0\n", // an ordinary listener
 		farAddr + ":7402":    farAddr + " 7402 1\n",    // bound to that address
 	} {
-		if got, err := ask(addr); got != want {
+		if got, err := ask(addr, 10*time.Second); got != want {
 			t.Errorf("connection to %s: %q, %v; want %q", addr, got, err, want)
 		}
 	}
 	// Neither an answer nor a reset, as from a host that forwards nothing.
 	for _, addr := range []string{farAddr + ":7401", "198.19.1.78:7402", farAddr + ":7403"} {
-		if got, err := ask(addr); err == nil || !os.IsTimeout(err) {
+		if got, err := ask(addr, 1500*time.Millisecond); err == nil || !os.IsTimeout(err) {
 			t.Errorf("connection to %s: %q, %v; want no answer", addr, got, err)
 		}
 	}
 	// The DPU does not say that it has an address of its network either.
-	if _, err := ask(nobodyAddr + ":7400"); err == nil {
+	if _, err := ask(nobodyAddr+":7400", 5*time.Second); err == nil {
 		t.Errorf("the DPU answers for %s", nobodyAddr)
 	}
 	l.checkNeighbours()
