@@ -409,8 +409,9 @@ static bool is_original_dst(const struct pno_sock *s, int level, int name)
 	return name == PNO_SO_ORIGINAL_DST && (level == IPPROTO_IP || (level == IPPROTO_IPV6 && s->domain == AF_INET6));
 }
 
-/* What a kernel socket says that nobody has touched. */
-static int default_of(const struct pno_sock *s, int level, int name, void *val, socklen_t *len)
+/* What a kernel socket says that nobody has touched. Its cookie no other
+ * socket will have: this one keeps it. */
+static int default_of(struct pno_sock *s, int level, int name, void *val, socklen_t *len)
 {
 	int file = like(s), err = 0;
 
@@ -418,6 +419,8 @@ static int default_of(const struct pno_sock *s, int level, int name, void *val, 
 		return ENOBUFS;
 	if (real.getsockopt(file, level, name, val, len) < 0)
 		err = errno;
+	else if (level == SOL_SOCKET && name == SO_COOKIE && !pno_opt_keep(s, level, name, val, *len, false))
+		err = ENOBUFS;
 	pno_fd_disown(file);
 	return err;
 }

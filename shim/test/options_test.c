@@ -33,6 +33,15 @@ static int get(int fd, int level, int name)
 	return getsockopt(fd, level, name, &v, &len) ? -errno : v;
 }
 
+static uint64_t cookie(int fd)
+{
+	uint64_t v = 0;
+	socklen_t len = sizeof v;
+
+	CHECK(getsockopt(fd, SOL_SOCKET, SO_COOKIE, &v, &len) == 0 && len == sizeof v && v);
+	return v;
+}
+
 static int set(int fd, int level, int name, int v)
 {
 	return setsockopt(fd, level, name, &v, sizeof v) ? -errno : 0;
@@ -84,6 +93,7 @@ static void inherited(void)
 	b = meet(l, port);
 	CHECK(get(a, IPPROTO_TCP, TCP_KEEPIDLE) == 5);
 	CHECK(get(b, IPPROTO_TCP, TCP_KEEPIDLE) == 88);
+	CHECK(cookie(a) == cookie(a) && cookie(a) != cookie(b));
 	close(l); /* what it gave outlives it */
 	CHECK(get(b, SOL_SOCKET, SO_PRIORITY) == 3);
 	close(a);
