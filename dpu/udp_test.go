@@ -246,6 +246,7 @@ func TestUDPMarks(t *testing.T) {
 	}
 	b2.sendTo(offload.Dgram{Peer: toAddr("127.0.0.1:1001"), Local: toAddr("198.18.0.77:0")}, []byte("not ours"))
 	h.until("the count of what was not sent", func() bool { return r.d.Stats().Sockets.DgramsUnsent == 1 })
+	h.until("the reason", func() bool { return b2.errno == uint32(syscall.EADDRNOTAVAIL) })
 }
 
 func TestUDPConnect(t *testing.T) {

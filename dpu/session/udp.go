@@ -180,7 +180,7 @@ func (t *Table) sendFrame(h *hold, frame []byte) (bad string) {
 	for i := 0; i < offload.MaxSegments; i++ {
 		n := min(size, len(data))
 		if err := s.u.Send(data[:n], o); err != nil {
-			t.sendFailed(h, err)
+			t.sendFailed(h, err, o.To)
 			return ""
 		}
 		if data = data[n:]; len(data) == 0 {
@@ -190,15 +190,20 @@ func (t *Table) sendFrame(h *hold, frame []byte) (bad string) {
 	return ""
 }
 
-// sendFailed tells a connected socket why; of one that is not, nobody could
-// tell which datagram it was, so it is counted only.
-func (t *Table) sendFailed(h *hold, err tcpip.Error) {
+// sendFailed tells the host why: a connected socket by its error, another one
+// with the destination, so that the next send to that one may fail.
+func (t *Table) sendFailed(h *hold, err tcpip.Error, to netip.AddrPort) {
 	t.stats.dgramsUnsent++
 	s := h.sock
-	if _, full := err.(*tcpip.ErrNoBufferSpace); full || !s.u.Peer().IsValid() || s.home == nil || s.at == nil {
+	if _, full := err.(*tcpip.ErrNoBufferSpace); full || s.home == nil || s.at == nil {
 		return
 	}
-	t.post(s.home, offload.OpError, s.at.handle, uint32(netstack.Errno(err)), 0, nil)
+	var b []byte
+	if to.IsValid() && !s.u.Peer().IsValid() {
+		b = make([]byte, offload.AddrSize)
+		offload.AddrFrom(to).Put(b)
+	}
+	t.post(s.home, offload.OpError, s.at.handle, uint32(netstack.Errno(err)), 0, b)
 }
 
 // serviceUDP gives credit back, and moves what was received to the host.

@@ -149,6 +149,22 @@ def refused():
     attempt("unconnected hears nothing", at_once, u, 10)
 
 
+def no_route():
+    """The kernel knows at once; the DPU by the time of the next attempt."""
+    s = new()
+    end = time.monotonic() + 5
+    while time.monotonic() < end:
+        try:
+            s.sendto(b"x", ("2001:db8::1" if V6 else "203.0.113.1", 9))
+            time.sleep(0.05)
+        except OSError as e:
+            say("sendto", errno.errorcode[e.errno])
+            break
+    s.sendto(b"elsewhere", SERVER)
+    say("others", s.recv(100))
+    attempt("connect", new().connect, ("2001:db8::1" if V6 else "203.0.113.1", 9))
+
+
 def stranger():
     s = new()
     s.connect(SERVER)
@@ -361,7 +377,7 @@ def over_exec():
     os.waitpid(pid, 0)
 
 
-CASES = [connected, boundaries, lengths, refused, stranger, disconnect, names, control, readiness, shut, spread, child, sent_over, over_exec]
+CASES = [connected, boundaries, lengths, refused, no_route, stranger, disconnect, names, control, readiness, shut, spread, child, sent_over, over_exec]
 for case in CASES:
     if len(sys.argv) > 3 and case.__name__ not in sys.argv[3:]:
         continue

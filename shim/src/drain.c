@@ -169,7 +169,7 @@ static const char *on_sock(struct pno_session *ses, struct pno_sock *s, struct p
 		return pno_udp_dgram(s, q, r, payload, start);
 	}
 	if (unlikely(s->udp))
-		return pno_udp_record(s, q, r, d);
+		return pno_udp_record(s, q, r, payload, d);
 	switch (r->op) {
 	case PNO_OP_TX_ACK:
 		tx_ack(s, r->ack);

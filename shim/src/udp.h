@@ -58,6 +58,8 @@ struct pno_udp {
 	uint16_t segment;  /* UDP_SEGMENT */
 	uint64_t set;      /* options that the DPU has to know, by position */
 	uint64_t need;     /* window that a send waits for */
+	struct pno_addr bad;  /* a destination that the DPU could not send to, */
+	int bad_err;          /* and why; 0: none */
 	struct pno_addr src;  /* source address last found to be the DPU's */
 	struct pno_addr fine; /* destination last found to be the DPU's */
 	struct pno_leg leg[PNO_MAX_SHARDS];
@@ -104,7 +106,8 @@ void pno_udp_ack(struct pno_sock *s, unsigned leg, bool now);
 /* Records from the DPU; what is wrong with them. */
 const char *pno_udp_dgram(struct pno_sock *s, struct pno_qp *q, const struct pno_record *r,
 			  const uint8_t *payload, uint64_t start);
-const char *pno_udp_record(struct pno_sock *s, struct pno_qp *q, const struct pno_record *r, struct pno_drain *d);
+const char *pno_udp_record(struct pno_sock *s, struct pno_qp *q, const struct pno_record *r, const uint8_t *payload,
+			   struct pno_drain *d);
 
 /* The session is over: the socket is opened again in the next one, under its
  * names. What was under way is lost, as datagrams are. */

@@ -165,7 +165,8 @@ static void on_claimed(struct pno_sock *s, struct pno_qp *q, const struct pno_re
 	pno_sock_event(s, EPOLLIN | EPOLLRDNORM | EPOLLOUT | EPOLLWRNORM);
 }
 
-const char *pno_udp_record(struct pno_sock *s, struct pno_qp *q, const struct pno_record *r, struct pno_drain *d)
+const char *pno_udp_record(struct pno_sock *s, struct pno_qp *q, const struct pno_record *r, const uint8_t *payload,
+			   struct pno_drain *d)
 {
 	struct pno_leg *l = &s->udp->leg[q->shard];
 
@@ -177,6 +178,11 @@ const char *pno_udp_record(struct pno_sock *s, struct pno_qp *q, const struct pn
 	case PNO_OP_ERROR:
 		if (!r->seq || r->seq >= 4096)
 			return "error without a number";
+		if (r->len >= sizeof s->udp->bad) { /* of a datagram to somebody */
+			memcpy(&s->udp->bad, payload, sizeof s->udp->bad);
+			s->udp->bad_err = r->seq;
+			return NULL;
+		}
 		s->err = r->seq;
 		pno_sock_event(s, EPOLLIN | EPOLLOUT | EPOLLERR);
 		return NULL;

@@ -202,6 +202,19 @@ static int take_name(const struct pno_sock *s, struct pno_addr *to, const struct
 	return err;
 }
 
+/* The last datagram to this destination could not be sent: 0, or why. Once, so
+ * that another attempt is made. */
+static int check_past(struct pno_udp *u, const struct pno_addr *to)
+{
+	int err = u->bad_err;
+
+	if (likely(!err) || u->bad.port != to->port || u->bad.family != to->family ||
+	    memcmp(u->bad.ip, to->ip, sizeof to->ip))
+		return 0;
+	u->bad_err = 0;
+	return err;
+}
+
 /* 0, or why a datagram of this length cannot be sent: EMSGSIZE, EINVAL. */
 static int check_length(const struct pno_sock *s, const struct pno_dgram *h, const struct pno_addr *to, size_t len)
 {
@@ -422,6 +435,8 @@ ssize_t pno_udp_send(struct pno_sock *s, int fd, const struct msghdr *m, int fla
 	}
 	if (!err)
 		err = check_length(s, &h, &to, len);
+	if (!err)
+		err = check_past(s->udp, &to);
 	if (!err && unlikely(h.local.family))
 		err = check_source(s, &h.local);
 	h.len = len;
