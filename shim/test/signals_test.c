@@ -12,9 +12,14 @@
 #include <sys/epoll.h>
 #include <sys/select.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 #include "fake_dpu.h"
+#include "interrupt.h"
+
+#define RACES 5000
 
 static volatile sig_atomic_t seen;
 
@@ -230,6 +235,74 @@ static void actions(void)
 	CHECK(sigaction(1000, &a, NULL) == -1 && errno == EINVAL);
 }
 
+static atomic_uint turn;
+
+static void *racer(void *arg)
+{
+	pthread_t to = *(pthread_t *)arg;
+
+	for (unsigned i = 1; i <= RACES; i++) {
+		while (atomic_load(&turn) != i)
+			sched_yield();
+		for (volatile unsigned k = 0; k < i * 7919 % 3000; k++)
+			;
+		pthread_kill(to, SIGUSR2);
+	}
+	return NULL;
+}
+
+/* A signal right before the thread enters the kernel ends the sleep, too. */
+static void races(void)
+{
+	pthread_t self = pthread_self(), t;
+
+	CHECK(!pthread_create(&t, NULL, racer, &self));
+	for (unsigned i = 1; i <= RACES; i++) {
+		struct timespec longest = { .tv_sec = 30 };
+
+		pno_interrupts_begin();
+		atomic_store(&turn, i);
+		CHECK(pno_sleep_ppoll(NULL, 0, &longest, NULL) == -EINTR);
+		CHECK(pno_handled == PNO_INTR_STOP);
+	}
+	pthread_join(t, NULL);
+}
+
+#if (defined(__x86_64__) || defined(__aarch64__)) && !defined(__SANITIZE_THREAD__)
+#if defined(__x86_64__)
+#define PC(uc) ((uc).uc_mcontext.gregs[REG_RIP])
+#else
+#define PC(uc) ((uc).uc_mcontext.pc)
+#endif
+extern char pno_sleep_look[], pno_sleep_past[], pno_sleep_no[];
+
+/* The last instructions before the kernel are too few for races to hit: what
+ * the kernel would call is called with a context that says so. */
+static void moves(void)
+{
+	struct { void (*handler)(int, siginfo_t *, void *); unsigned long rest[20]; } now;
+	siginfo_t info = { .si_signo = SIGUSR2 };
+	ucontext_t uc;
+
+	memset(&uc, 0, sizeof uc);
+	CHECK(syscall(SYS_rt_sigaction, SIGUSR2, NULL, &now, 8) == 0 && now.handler != (void *)count);
+	for (char *at = pno_sleep_look; at < pno_sleep_past; at++) {
+		PC(uc) = (uintptr_t)at;
+		now.handler(SIGUSR2, &info, &uc);
+		CHECK((char *)PC(uc) == pno_sleep_no);
+	}
+	/* The kernel was entered, and has returned. */
+	PC(uc) = (uintptr_t)pno_sleep_past;
+	now.handler(SIGUSR2, &info, &uc);
+	CHECK((char *)PC(uc) == pno_sleep_past);
+}
+#else
+static void moves(void)
+{
+	printf("no system call of the shim's own here: libc's is used\n");
+}
+#endif
+
 static void *cancelled(void *arg)
 {
 	char c;
@@ -264,6 +337,8 @@ int main(void)
 	readiness();
 	masks();
 	actions();
+	races();
+	moves();
 	cancels();
 	fake_stop();
 	printf("ok signals\n");
