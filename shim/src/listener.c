@@ -49,6 +49,7 @@ static void subscribe(struct pno_sock *s, struct pno_chan *c)
 	if (q->subscribed || q->leaving || s->listener->lost)
 		return;
 	q->subscribed = true;
+	s->listener->last = c->index;
 	tell_all(s, c, PNO_OP_SUBSCRIBE, 0, MOST_UNACCEPTED);
 }
 
@@ -114,6 +115,7 @@ static void unsubscribe(struct pno_sock *s, struct pno_chan *c)
 	struct pno_queue *q = &s->listener->q[c->index];
 
 	q->subscribed = false;
+	s->listener->last = c->index;
 	q->leaving = s->ses->shards;
 	q->tag = atomic_fetch_add(&s->ses->tag, 1) + 1;
 	if (!q->tag)
@@ -280,6 +282,7 @@ struct pno_sock *pno_listener_take(struct pno_sock *s)
 	if (!q->head)
 		q->tail = NULL;
 	c->next_parked = NULL;
+	l->last = c->qp->chan->index; /* by which Accepted is about to be sent */
 	atomic_fetch_sub_explicit(&q->n, 1, memory_order_relaxed);
 	l->parked--;
 	pno_sock_refresh(s);
@@ -294,14 +297,13 @@ void pno_listener_enlist(struct pno_listener *l)
 	pno_unlock(&list_lock);
 }
 
-/* The channel on which Accepted records were sent, so that Close comes after
- * them. */
+/* Where we spoke last of this listener: Close must not overtake an Accepted or
+ * an Unsubscribe, and only records of one ring are sure to stay in order. */
 static struct pno_chan *closing_channel(struct pno_sock *s)
 {
-	for (unsigned i = 0; i < atomic_load(&s->ses->nchan); i++)
-		if (s->listener->q[i].subscribed)
-			return s->ses->chan[i];
-	return s->ses->chan[0];
+	unsigned last = s->listener->last;
+
+	return s->ses->chan[last < atomic_load(&s->ses->nchan) ? last : 0];
 }
 
 void pno_listener_close(struct pno_sock *s)
@@ -368,6 +370,7 @@ void pno_listener_empty(struct pno_sock *s)
 		drop_parked(s, &l->q[i]);
 		memset(&l->q[i], 0, sizeof l->q[i]);
 	}
+	l->last = 0;
 	pno_sock_refresh(s);
 }
 
@@ -390,7 +393,7 @@ void pno_listener_child(struct pno_sock *s)
 		}
 		memset(q, 0, sizeof *q);
 	}
-	l->parked = 0;
+	l->parked = l->last = 0;
 	pno_sock_refresh(s);
 }
 

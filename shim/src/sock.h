@@ -81,6 +81,7 @@ struct pno_listener {
 	bool lost;       /* the DPU is gone; to be listened to again */
 	bool stopped;    /* by shutdown(), until listen() is called again */
 	uint32_t parked; /* on all queues */
+	uint32_t last;   /* channel on which the DPU was last told of this listener */
 	struct pno_queue q[PNO_MAX_CHANNELS];
 };
 
