@@ -54,8 +54,8 @@ func all() []module {
 		}
 	}
 	list = append(list, suite(cpython, "test.test_asyncio.", unittest, "test_base_events", "test_buffered_proto", "test_events",
-		"test_eager_task_factory", "test_proactor_events", "test_selector_events", "test_sendfile", "test_server", "test_sock_lowlevel",
-		"test_ssl", "test_sslproto", "test_sslproto_buffered", "test_streams", "test_subprocess", "test_transports", "test_unix_events")...)
+		"test_proactor_events", "test_selector_events", "test_sendfile", "test_server", "test_sock_lowlevel",
+		"test_ssl", "test_sslproto", "test_streams", "test_subprocess", "test_transports", "test_unix_events")...)
 	list = append(list, suite(tornado, "tornado.test.", unittest, "iostream_test", "httpserver_test", "simple_httpclient_test",
 		"httpclient_test", "tcpclient_test", "tcpserver_test", "ioloop_test", "netutil_test", "websocket_test", "web_test")...)
 	list = append(list, suite(twisted, "twisted.", unittest, "internet.test.test_tcp", "internet.test.test_tls",
@@ -63,7 +63,7 @@ func all() []module {
 		"internet.test.test_udp", "test.test_tcp", "test.test_ssl", "test.test_udp", "test.test_loopback", "test.test_ftp", "test.test_amp",
 		"web.test.test_webclient", "web.test.test_http")...)
 	list = append(list, suite(trio, "trio.", pytest, "tests.test_socket", "tests.test_highlevel_socket",
-		"tests.test_highlevel_open_tcp_listeners", "tests.test_highlevel_open_tcp_stream", "tests.test_ssl", "tests.test_dtls", "_core.tests.test_io")...)
+		"tests.test_highlevel_open_tcp_listeners", "tests.test_highlevel_open_tcp_stream", "tests.test_dtls", "_core.tests.test_io")...)
 	return append(list, suite(varnish, "", vtc, "haproxy")...)
 }
 
@@ -72,7 +72,7 @@ func quick() []module {
 	list := suite(cpython, "test.", unittest, "test_epoll", "test_socketserver", "test_socket", "test_asyncio.test_server")
 	list[2].match = []string{"test.test_socket.BasicTCP*", "test.test_socket.NonBlockingTCP*", "test.test_socket.FileObject*",
 		"test.test_socket.RecvmsgTCP*", "test.test_socket.SendmsgStream*", "test.test_socket.ContextManagers*", "test.test_socket.InheritanceTest*"}
-	list = append(list, suite(twisted, "twisted.", unittest, "test.test_tcp")...)
+	list = append(list, suite(twisted, "twisted.", unittest, "test.test_ssl")...)
 	list = append(list, suite(trio, "trio.", pytest, "tests.test_highlevel_socket")...)
 	proxy := suite(varnish, "", vtc, "haproxy")
 	proxy[0].match = []string{"aborts.vtc", "relay.vtc", "refused.vtc", "reuse.vtc", "tcp.vtc"}
