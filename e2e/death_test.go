@@ -160,6 +160,7 @@ func TestKillDPU(t *testing.T) {
 	waiter := l.appWith("waiter", spawnOptions{dies: true}, script(l, "hold.py", "wait", backendAddr, "7000")...)
 	waiter.waitLog("waiting", 1, 10*time.Second)
 	time.Sleep(200 * time.Millisecond)
+	sent := l.stats(l.conf.hostdAdmin).GetHost().GetBytesTx()
 
 	l.dpud.kill9()
 	for _, line := range []string{"recv: ECONNRESET", "epoll: HUP ERR ECONNRESET", "poll: HUP ERR ECONNRESET"} {
@@ -179,6 +180,10 @@ func TestKillDPU(t *testing.T) {
 			return err == nil
 		}) {
 			t.Fatal("nginx does not serve after the DPU came back")
+		}
+		// What was counted in the lost session is not counted again in the next.
+		if now := l.stats(l.conf.hostdAdmin).GetHost().GetBytesTx(); round == 0 && (now < sent || now > sent+sent/2) {
+			t.Errorf("%d bytes sent before the loss, %d after a few answers more", sent, now)
 		}
 		l.runLoad("with the DPU back", loadSpec{Addr: servedAddr + ":80", Objects: testSite(t).pick("1k", "64k"), Conns: 16, Requests: 1000})
 		if n := len(children(server.pid())); n != 2 {

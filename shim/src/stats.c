@@ -22,7 +22,8 @@ void pno_stats_move(uint64_t *page)
 		pno_stats = early;
 		return;
 	}
-	if (pno_stats != page)
-		memcpy(page, pno_stats, sizeof early);
+	/* The page of a former session has been added up by hostd. */
+	if (pno_stats == early)
+		memcpy(page, early, sizeof early);
 	pno_stats = page;
 }
