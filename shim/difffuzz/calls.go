@@ -31,9 +31,9 @@ var calls = map[string]func(t *turn, op Op) bool{
 	"eventfd":    doEventfd,
 	"epoll":      doEpoll,
 	"ctl":        doCtl,
-	"epwait":     anywhere,
-	"poll":       anywhere,
-	"select":     anywhere,
+	"epwait":     doEpwait,
+	"poll":       doPoll,
+	"select":     doPoll,
 	"send":       doSend,
 	"write":      doSend,
 	"writev":     doSend,
@@ -297,14 +297,27 @@ func doCtl(t *turn, op Op) bool {
 	if e == nil || d == nil || e.kind != poller {
 		return true
 	}
-	if d.kind == listening && len(d.pending) > 1 && op.has(4, "et") {
-		return false
+	if d.kind == listening && len(d.pending) > 0 {
+		return false // what came before goes back to the DPU, and comes again a moment later
 	}
 	if op.has(4, "et") {
 		if d.shutWrite {
 			return false
 		}
 		d.edgeWanted = true
+	}
+	return true
+}
+
+// doEpwait: a socket that a child has used comes back a moment after the child
+// has gone, for an instance that only waits for it.
+func doEpwait(t *turn, op Op) bool { return !t.forked }
+
+func doPoll(t *turn, op Op) bool {
+	for i := 2; i < len(op); i += 2 {
+		if d := t.at(op, i); d != nil && d.kind == poller && t.forked {
+			return false
+		}
 	}
 	return true
 }

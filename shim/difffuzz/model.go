@@ -61,7 +61,8 @@ type slot struct {
 }
 
 type model struct {
-	slots [Slots]slot
+	slots  [Slots]slot
+	forked bool // there was a child
 }
 
 func newModel() *model { return &model{} }
@@ -92,6 +93,7 @@ func (m *model) enter(name string) (leave func() []string) {
 		return func() []string { return nil }
 	}
 	saved := m.slots
+	m.forked = true
 	for _, s := range m.slots {
 		if s.d != nil {
 			s.d.refs++
