@@ -36,6 +36,8 @@ section_race() {
 
 section_shim() { make --no-print-directory test-shim; }
 section_conformance() { "${go_test[@]}" -count=1 -timeout 8m ./shim/conformance; }
+# What random programs of socket calls have found; new ones by make fuzz-diff.
+section_difffuzz() { "${go_test[@]}" -count=1 -timeout 8m -run 'TestCorpus|TestGenerate' ./shim/difffuzz; }
 section_provider() { make --no-print-directory test-provider; }
 
 section_arm64-unit() {
@@ -64,7 +66,7 @@ section_e2e() {
 # binaries.
 packages() { go list ./... | grep -Ev '^pno/(e2e|shim/conformance|shim/difffuzz)' | grep -E -- "${1:-.}"; }
 
-all=(build format-vet unit race shim conformance provider arm64-build arm64-unit fuzz bench-once e2e)
+all=(build format-vet unit race shim conformance difffuzz provider arm64-build arm64-unit fuzz bench-once e2e)
 selected=("$@")
 ((${#selected[@]} == 0)) && selected=("${all[@]}")
 for name in "${selected[@]}"; do

@@ -9,9 +9,9 @@ import (
 	"strings"
 )
 
-// Generate draws a legal program of about n calls.
-func Generate(seed uint64, n int) Program {
-	g := &generator{Rand: rand.New(rand.NewPCG(seed, 0x9e3779b97f4a7c15)), model: newModel()}
+// Generate draws a legal program of about n calls, with or without children.
+func Generate(seed uint64, n int, children bool) Program {
+	g := &generator{Rand: rand.New(rand.NewPCG(seed, 0x9e3779b97f4a7c15)), model: newModel(), children: children}
 	if g.IntN(10) > 0 {
 		g.open()
 	}
@@ -23,9 +23,10 @@ func Generate(seed uint64, n int) Program {
 
 type generator struct {
 	*rand.Rand
-	model *model
-	out   Program
-	data  int // of the next registration
+	model    *model
+	out      Program
+	data     int // of the next registration
+	children bool
 }
 
 // try appends a call if it is legal.
@@ -373,7 +374,7 @@ func (g *generator) move() {
 // elsewhere has the next calls happen in a child or a thread.
 func (g *generator) elsewhere() {
 	name := g.pick("thread", "thread", "child")
-	if name == "child" && g.IntN(3) > 0 {
+	if name == "child" && (!g.children || g.IntN(3) > 0) {
 		return
 	}
 	outer := g.out
