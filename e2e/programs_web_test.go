@@ -26,6 +26,7 @@ func webServers() []webServer {
 		{name: "apache2, prefork", argv: apache("prefork"), stop: syscall.SIGTERM},
 		{name: "Python http.server", argv: pythonHTTP, stop: syscall.SIGINT, closes: true},
 		{name: "Node.js http", argv: nodeHTTP("http"), stop: syscall.SIGTERM},
+		{name: "Node.js cluster, master accepts", argv: nodeHTTP("rr"), stop: syscall.SIGTERM},
 		{name: "Node.js cluster, workers accept", argv: nodeHTTP("shared"), stop: syscall.SIGTERM},
 	}
 }
