@@ -38,6 +38,7 @@ type DevQP struct {
 	lineOps  [1]*DMA
 	lineBuf  [hostLineBytes]byte
 	reading  bool
+	lines    uint64 // reads of it that have come in
 	postProd uint64
 	postCons uint64
 	postArm  uint32
@@ -154,6 +155,7 @@ func (q *DevQP) acceptLine() error {
 		return fmt.Errorf("channel %d: D2H seen %d, producer %d: %w", q.channel, h.D2HSeen, q.d2hSent, ErrProtocol)
 	}
 	q.host = h
+	q.lines++
 	q.snapProd, q.snapCons, q.snapArm = q.postProd, q.postCons, q.postArm
 	return nil
 }
@@ -184,6 +186,34 @@ func (q *DevQP) fetchDone() bool { return q.fetch[0].Done && q.fetch[1].Done }
 
 // Pending tells whether Next has something to look at.
 func (q *DevQP) Pending() bool { return q.h2dCons != q.h2dRead }
+
+// Mark is a point in what the host sends on one queue pair.
+type Mark struct {
+	lines uint64
+	goal  uint64
+	known bool
+}
+
+// Mark returns the end of what the host has published by now, whether the DPU
+// has read it or not.
+func (q *DevQP) Mark() Mark {
+	m := Mark{lines: q.lines + 1}
+	if q.reading {
+		m.lines++ // the read under way may have been too early
+	}
+	return m
+}
+
+// Passed tells whether Next has handed out every record before m.
+func (q *DevQP) Passed(m *Mark) bool {
+	if !m.known {
+		if q.lines < m.lines {
+			return false
+		}
+		m.goal, m.known = q.host.H2DProd, true
+	}
+	return q.h2dCons >= m.goal
+}
 
 // Next returns the next record from the host and its payload, which stays
 // valid until the Flush after the following call of Next. ok is false when

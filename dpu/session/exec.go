@@ -50,7 +50,7 @@ func (t *Table) dispatch(q *queue, rec offload.Record, payload []byte) (ok bool,
 	case offload.OpShutdown:
 		return t.stop(h, rec)
 	case offload.OpClose:
-		return t.closeHandle(h, rec)
+		return t.closeHandle(q, h, rec)
 	case offload.OpListen:
 		t.listen(q, h, rec)
 	case offload.OpSubscribe:

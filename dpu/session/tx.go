@@ -199,7 +199,10 @@ func (t *Table) stop(h *hold, rec offload.Record) (ok bool, bad string) {
 }
 
 // closeHandle handles Close.
-func (t *Table) closeHandle(h *hold, rec offload.Record) (ok bool, bad string) {
+func (t *Table) closeHandle(q *queue, h *hold, rec offload.Record) (ok bool, bad string) {
+	if h.sock.l != nil && !t.acceptsPassed(q, h) {
+		return false, ""
+	}
 	if rec.Flags&offload.FlagCloseAway == 0 || h.sock.at == h {
 		switch gap := int32(rec.Seq - uint32(h.txSeq)); {
 		case gap > 0:
