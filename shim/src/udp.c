@@ -36,6 +36,7 @@ static void drop_parts(struct pno_udp *u)
 void pno_udp_free(struct pno_sock *s)
 {
 	drop_parts(s->udp);
+	pno_udp_cork_drop(s);
 	free(s->udp);
 	s->udp = NULL;
 }
@@ -44,7 +45,9 @@ static bool loopback(const struct pno_addr *a)
 {
 	static const uint8_t one[16] = { [15] = 1 };
 
-	return a->family == 4 ? a->ip[0] == 127 : !memcmp(a->ip, one, sizeof one);
+	if (a->family == 4)
+		return a->ip[0] == 127;
+	return a->family == 6 && !memcmp(a->ip, one, sizeof one);
 }
 
 /* What the offload does not do: groups and broadcast. */
@@ -144,6 +147,7 @@ static void learn(struct pno_sock *s, const struct pno_call *c)
 	s->local = info.local;
 	s->peer = info.peer;
 	s->udp->mtu = info.mtu;
+	s->udp->doubt = loopback(&s->peer);
 }
 
 /* One request on one shard: Bind if peer is NULL, else Connect, which binds

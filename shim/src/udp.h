@@ -52,6 +52,7 @@ struct pno_udp {
 	bool used;         /* has sent or received */
 	bool asking;       /* a thread is at bind or connect */
 	bool lost;         /* the DPU is gone; to be opened again */
+	bool doubt;        /* the peer is on the loopback: nobody may listen there */
 	bool df;           /* do not fragment: too long is EMSGSIZE here */
 	uint32_t mtu;
 	uint32_t want;     /* PNO_WANT_… */
@@ -62,6 +63,7 @@ struct pno_udp {
 	int bad_err;          /* and why; 0: none */
 	struct pno_addr src;  /* source address last found to be the DPU's */
 	struct pno_addr fine; /* destination last found to be the DPU's */
+	struct pno_cork *cork; /* a datagram under MSG_MORE, so far */
 	struct pno_leg leg[PNO_MAX_SHARDS];
 };
 
@@ -94,6 +96,15 @@ enum pno_way pno_udp_way(struct pno_sock *s, int fd, const struct pno_addr *to, 
 /* Locked on entry, unlocked on return: bytes or -errno. */
 ssize_t pno_udp_recv(struct pno_sock *s, int fd, struct msghdr *m, int flags);
 ssize_t pno_udp_send(struct pno_sock *s, int fd, const struct msghdr *m, int flags);
+
+/* udp_cork.c; locked throughout. What is corked already: its length, header and
+ * destination. */
+size_t pno_udp_corked(const struct pno_sock *s, struct pno_dgram *h, struct pno_addr *to);
+/* Adds to it, or begins it: 0 or an errno. */
+int pno_udp_cork(struct pno_sock *s, const struct pno_dgram *h, const struct pno_addr *to, const struct msghdr *m);
+/* Takes it off the socket, to be sent, and freed by the caller. */
+struct pno_cork *pno_udp_cork_take(struct pno_sock *s, struct iovec *whole);
+void pno_udp_cork_drop(struct pno_sock *s);
 
 /* Locked throughout. */
 uint32_t pno_udp_mask(const struct pno_sock *s);

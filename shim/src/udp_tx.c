@@ -13,6 +13,7 @@
 #include <netinet/in.h>
 #include <netinet/udp.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "fault.h"
@@ -339,6 +340,24 @@ static int wait_room(struct pno_sock *s, bool nowait, bool *looked, int64_t *dea
 	return rc;
 }
 
+/*
+ * On the kernel's loopback a datagram that nobody takes is refused by the time
+ * send returns, and programs that talk to themselves rely on the next call's
+ * saying so. So a send to a loopback peer waits for what the DPU makes of it,
+ * by a question behind it, until one has not been refused. The peer that goes
+ * later is noticed a moment later, as one on the wire.
+ */
+static void find_out(struct pno_sock *s, unsigned leg)
+{
+	struct pno_opt_val v = { .level = IPPROTO_IP, .name = IP_PKTINFO, .len = sizeof s->local };
+	struct pno_call call;
+
+	memcpy(v.val, &s->local, sizeof s->local);
+	if (pno_sock_ask(s, pno_udp_qp(s, leg), (struct pno_record){
+		    .op = PNO_OP_GET_OPT, .len = sizeof v, .sock = s->udp->leg[leg].handle }, &v, &call) != EBADF)
+		s->udp->doubt = s->err;
+}
+
 static ssize_t send_frame(struct pno_sock *s, unsigned leg, const struct pno_dgram *h, const struct msghdr *m, bool nowait)
 {
 	struct pno_leg *l = &s->udp->leg[leg];
@@ -375,6 +394,8 @@ static ssize_t send_frame(struct pno_sock *s, unsigned leg, const struct pno_dgr
 	pno_sock_refresh(s);
 	pno_count(calls_tx);
 	pno_count_add(bytes_tx, h->len);
+	if (unlikely(s->udp->doubt))
+		find_out(s, leg);
 	return h->len;
 }
 
@@ -385,7 +406,7 @@ static int prepare(struct pno_sock *s, struct pno_dgram *h, const struct msghdr 
 	int err;
 
 	memset(h, 0, sizeof *h);
-	if (flags & (MSG_OOB | MSG_MORE)) {
+	if ((flags & MSG_OOB) && s->domain == AF_INET) { /* IPv6 does not look at it */
 		pno_count(calls_refused);
 		return EOPNOTSUPP;
 	}
@@ -402,13 +423,48 @@ static int prepare(struct pno_sock *s, struct pno_dgram *h, const struct msghdr 
 	return take_controls(s, h, m);
 }
 
+/* The datagram, of what is corked and what comes now. Sends it, or keeps it
+ * for more. Bytes or -errno. */
+static ssize_t finish(struct pno_sock *s, struct pno_dgram *h, const struct pno_addr *to, const struct msghdr *m,
+		      size_t corked, size_t len, int flags)
+{
+	struct iovec whole;
+	struct msghdr all = { .msg_iov = &whole, .msg_iovlen = 1 };
+	struct pno_cork *cork = NULL;
+	bool nowait = s->nonblock || (flags & MSG_DONTWAIT);
+	int err = check_length(s, h, to, corked + len);
+	ssize_t rc;
+
+	if (!err)
+		err = check_past(s->udp, to);
+	if (!err && unlikely(h->local.family))
+		err = check_source(s, &h->local);
+	if (!err && unlikely((flags & MSG_MORE) || s->udp->cork))
+		err = pno_udp_cork(s, h, to, m);
+	if (unlikely(err)) {
+		pno_udp_cork_drop(s);
+		return -err;
+	}
+	if (unlikely(flags & MSG_MORE))
+		return len;
+	if (unlikely(s->udp->cork)) {
+		cork = pno_udp_cork_take(s, &whole);
+		m = &all;
+	}
+	h->len = corked + len;
+	rc = send_frame(s, leg_of(s, to), h, m, nowait);
+	free(cork);
+	return rc < 0 ? rc : (ssize_t)len;
+}
+
 ssize_t pno_udp_send(struct pno_sock *s, int fd, const struct msghdr *m, int flags)
 {
 	struct pno_dgram h;
 	struct pno_addr to = { 0 };
-	size_t len = 0;
+	size_t len = 0, corked = 0;
+	bool named = m->msg_name && m->msg_namelen;
 	ssize_t rc;
-	int err;
+	int err = 0;
 
 	for (size_t i = 0; i < m->msg_iovlen; i++)
 		len += m->msg_iov[i].iov_len;
@@ -416,31 +472,24 @@ ssize_t pno_udp_send(struct pno_sock *s, int fd, const struct msghdr *m, int fla
 		pno_sock_unlock(s);
 		return -err;
 	}
-	err = s->state == PNO_FRESH && !(m->msg_name && m->msg_namelen) ? -1 : prepare(s, &h, m, &to, flags);
+	if (unlikely(s->udp->cork)) {
+		corked = pno_udp_corked(s, &h, &to);
+		named = false;
+		err = (flags & MSG_OOB) && s->domain == AF_INET ? EOPNOTSUPP : 0;
+	} else {
+		err = s->state == PNO_FRESH && !named ? -1 : prepare(s, &h, m, &to, flags);
+	}
 	if (err && s->state == PNO_FRESH) {
 		/* What is wrong with it, the kernel knows best. */
 		pno_sock_unlock(s);
 		rc = real.sendmsg(fd, m, flags);
 		return rc < 0 ? -errno : rc;
 	}
-	if (!err && m->msg_name && m->msg_namelen) {
-		switch (pno_udp_way(s, fd, &to, &err)) {
-		case PNO_WAY_KERNEL:
-			rc = real.sendmsg(fd, m, flags);
-			return rc < 0 ? -errno : rc;
-		case PNO_WAY_ERROR:
-		case PNO_WAY_DPU:
-			break;
-		}
+	if (!err && named && pno_udp_way(s, fd, &to, &err) == PNO_WAY_KERNEL) {
+		rc = real.sendmsg(fd, m, flags);
+		return rc < 0 ? -errno : rc;
 	}
-	if (!err)
-		err = check_length(s, &h, &to, len);
-	if (!err)
-		err = check_past(s->udp, &to);
-	if (!err && unlikely(h.local.family))
-		err = check_source(s, &h.local);
-	h.len = len;
-	rc = err ? -err : send_frame(s, leg_of(s, &to), &h, m, s->nonblock || (flags & MSG_DONTWAIT));
+	rc = err ? -err : finish(s, &h, &to, m, corked, len, flags);
 	pno_sock_unlock(s);
 	if (rc == -EPIPE && !(flags & MSG_NOSIGNAL))
 		raise(SIGPIPE);

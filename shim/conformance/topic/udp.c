@@ -144,7 +144,7 @@ static void connected(void)
 
 static void refused(int family)
 {
-	struct sockaddr_storage at;
+	struct sockaddr_storage at, other;
 	int holder = bound(family, &at), c = socket(family, SOCK_DGRAM, 0);
 
 	close(holder);
@@ -163,6 +163,15 @@ static void refused(int family)
 	OPT(c, SOL_SOCKET, SO_ERROR);
 	OPT(c, SOL_SOCKET, SO_ERROR);
 	close(c);
+	/* each datagram is refused before the next one goes */
+	c = bound(family, &other);
+	R(connect(c, SA(at), addr_len(&at)));
+	for (int i = 0; i < 5; i++)
+		R(send(c, "x", 1, 0));
+	READY(c);
+	R(recv(c, b, sizeof b, MSG_DONTWAIT));
+	R(recv(c, b, sizeof b, MSG_DONTWAIT));
+	close(c);
 	/* one that is not connected is not told */
 	c = socket(family, SOCK_DGRAM, 0);
 	R(sendto(c, "x", 1, 0, SA(at), addr_len(&at)));
@@ -170,6 +179,48 @@ static void refused(int family)
 	READY(c);
 	R(recv(c, b, sizeof b, MSG_DONTWAIT));
 	close(c);
+}
+
+/* MSG_MORE: several sends, one datagram */
+static void corked(int family)
+{
+	struct sockaddr_storage to, elsewhere;
+	int s = bound(family, &to), other = bound(family, &elsewhere), c = socket(family, SOCK_DGRAM, 0);
+	struct iovec v[2] = { { "fg", 2 }, { "h", 1 } };
+
+	fill(b, sizeof b);
+	R(sendto(c, "abc", 3, MSG_MORE, SA(to), addr_len(&to)));
+	R(sendto(c, "de", 2, MSG_MORE, SA(elsewhere), addr_len(&elsewhere)));
+	nap(30);
+	READY(s);
+	R(sendto(c, "", 0, MSG_MORE, SA(to), addr_len(&to)));
+	R(writev(c, v, 2)); /* names nobody, and goes where the first did */
+	await_events(s, POLLIN);
+	R(recv(s, b, sizeof b, 0));
+	show_bytes("got", b, 8);
+	READY(other);
+	/* what is wrong drops all of it */
+	R(sendto(c, b, 40000, MSG_MORE, SA(to), addr_len(&to)));
+	R(sendto(c, b, 40000, MSG_MORE, SA(to), addr_len(&to)));
+	R(sendto(c, "abc", 3, MSG_MORE, SA(to), addr_len(&to)));
+	R(sendto(c, (void *)8, 4, 0, SA(to), addr_len(&to)));
+	R(sendto(c, "x", 1, MSG_MORE, SA(to), addr_len(&to)));
+	R(sendto(c, "y", 1, MSG_OOB, SA(to), addr_len(&to)));
+	R(sendto(c, "z", 1, 0, SA(to), addr_len(&to)));
+	await_events(s, POLLIN);
+	R(recv(s, b, sizeof b, 0));
+	R(connect(c, SA(to), addr_len(&to)));
+	R(send(c, "one", 3, MSG_MORE));
+	R(send(c, "", 0, 0));
+	await_events(s, POLLIN);
+	R(recv(s, b, sizeof b, 0));
+	R(recv(s, b, sizeof b, MSG_DONTWAIT));
+	R(send(c, "never sent", 10, MSG_MORE));
+	close(c);
+	nap(30);
+	READY(s);
+	close(other);
+	close(s);
 }
 
 static void sizes(int family)
@@ -322,6 +373,10 @@ int main(void)
 	refused(AF_INET);
 	SECTION("refused, IPv6");
 	refused(AF_INET6);
+	SECTION("corked, IPv4");
+	corked(AF_INET);
+	SECTION("corked, IPv6");
+	corked(AF_INET6);
 	SECTION("sizes, IPv4");
 	sizes(AF_INET);
 	SECTION("sizes, IPv6");
