@@ -22,6 +22,7 @@
 #include "epoll.h"
 #include "filestream.h"
 #include "hostd.h"
+#include "interrupt.h"
 #include "log.h"
 #include "real.h"
 #include "sock.h"
@@ -112,10 +113,16 @@ static void in_parent(void)
 	pno_session_unlock_all(forking);
 }
 
-static void send_away(struct pno_sock *s, void *arg)
+/* All of them before any is touched: a listener's lets go of others. */
+static void reset_lock(struct pno_sock *s, void *arg)
 {
 	(void)arg;
 	atomic_store(&s->lock.held, 0);
+}
+
+static void send_away(struct pno_sock *s, void *arg)
+{
+	(void)arg;
 	if (s->state == PNO_LISTENING)
 		pno_listener_child(s);
 	if (!pno_sock_offloaded(s) || s->state == PNO_PARKED)
@@ -148,6 +155,7 @@ static void in_child(void)
 	pno_session_child(granted ? token : NULL);
 	pno_wait_child();
 	pno_epoll_child();
+	pno_sock_each(reset_lock, NULL);
 	pno_sock_each(send_away, NULL);
 	errno = saved;
 }
@@ -312,5 +320,7 @@ int pno_sock_retake(struct pno_sock *s)
 	pno_lock(&s->lock);
 	if (s->generation != generation)
 		return -EBADF;
+	if (pno_handled)
+		return -EINTR; /* two that keep taking it from each other never sleep */
 	return !s->away || bring_home(s, pno_session_now()) ? 0 : -EBADF;
 }

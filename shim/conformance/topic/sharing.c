@@ -311,6 +311,35 @@ static void churn(void)
 	R(failed);
 }
 
+/* A process that has threads forks while connections wait in its listener. */
+static void forks(void)
+{
+	struct sockaddr_storage at;
+	int l = listener(AF_INET, &at), c[3], s, status = -1;
+	char b[8];
+	pid_t pid;
+
+	for (int i = 0; i < 3; i++) {
+		c[i] = dial(&at);
+		write_all(c[i], "hi", 2);
+		AWAIT(l, POLLIN);
+	}
+	pid = fork();
+	if (pid == 0)
+		_exit(3);
+	for (int i = 0; i < 500 && waitpid(pid, &status, WNOHANG) == 0; i++)
+		nap(20);
+	R(status);
+	if (status < 0)
+		kill(pid, SIGKILL);
+	for (int i = 0; i < 3; i++) {
+		s = FD(accept(l, NULL, NULL));
+		R(recv(s, b, sizeof b, 0));
+		close(s), close(c[i]);
+	}
+	close(l);
+}
+
 int main(void)
 {
 	SECTION("several accept");
@@ -325,5 +354,7 @@ int main(void)
 	wandering();
 	SECTION("open and close");
 	churn();
+	SECTION("fork with connections waiting");
+	forks();
 	return 0;
 }
