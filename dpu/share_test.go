@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"pno/offload"
 )
 
@@ -406,6 +408,43 @@ func TestParkedConnection(t *testing.T) {
 	}
 	if _, err := a.agent.call(&offload.Control{Type: offload.CtlSocketTransfer, Session: b.id, Token: hex.EncodeToString(tok)}); err == nil {
 		t.Error("transferred by a token that is gone")
+	}
+}
+
+// TestParkedListener passes a listener on, whose sender is gone before the
+// receiver is known, with a connection that nobody has accepted.
+func TestParkedListener(t *testing.T) {
+	r := newRig(t, rigOptions{})
+	a, b := newHost(t, r.agent, testLayout(1)), newHost(t, r.agent, testLayout(1))
+	l := a.listen(0, dpuAddr+":80")
+	tok := bytes.Repeat([]byte{8}, 16)
+	if e := a.request(0, offload.OpShared, l.handle, 0, tok); e.errno != 0 {
+		t.Fatalf("shared: errno %d", e.errno)
+	}
+	c := r.remote.dial(t, dpuAddr+":80")
+	a.until("announced", func() bool { return len(l.accepts) == 1 })
+	a.kill()
+	m, err := a.agent.call(&offload.Control{Type: offload.CtlSocketTransfer, Session: b.id, Token: hex.EncodeToString(tok)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	bl := &hsock{h: b, handle: m.Handle}
+	b.do(func() { b.socks[sockKey{0, m.Handle}] = bl })
+	bl.subscribe(5)
+	s := bl.accept()
+	_, _ = c.Write([]byte("abc"))
+	if got, err := s.readN(3); err != nil || string(got) != "abc" {
+		t.Fatalf("%q, %v", got, err)
+	}
+	bl.close(0)
+	if _, errno := b.bind(0, dpuAddr+":80", 0); errno != uint32(unix.EADDRINUSE) {
+		t.Errorf("the address of a listener that is in a message: errno %d", errno)
+	}
+	if _, err := a.agent.call(&offload.Control{Type: offload.CtlForkDrop, Token: hex.EncodeToString(tok)}); err != nil {
+		t.Fatal(err)
+	}
+	if _, errno := b.bind(0, dpuAddr+":80", offload.BindReuseAddr); errno != 0 {
+		t.Errorf("the address after the last reference: errno %d", errno)
 	}
 }
 

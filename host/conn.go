@@ -333,7 +333,11 @@ func (s *Server) request(ctx context.Context, c *attach.Conn, x *session, p *att
 			return err
 		}
 		if m.Kind != attach.SockConn {
-			return s.ack(c, p.ID, s.register(x, m))
+			errno := s.register(x, m)
+			if errno == 0 && proven && m.Kind == attach.SockListener && m.Token != [attach.TokenLen]byte{} {
+				s.parkListener(x, m, p.FDs[0])
+			}
+			return s.ack(c, p.ID, errno)
 		}
 		if !proven || len(p.FDs) != 2 {
 			return fmt.Errorf("a connection without its pair of sockets: %w", attach.ErrMessage)

@@ -13,7 +13,7 @@ import (
 	"pno/offload"
 )
 
-// parked is a connection whose descriptor may be on its way to another
+// parked is a listener (see transit.go), or a connection whose descriptor may be on its way to another
 // process, whoever has it now: its placeholder is one end of a Unix socket
 // pair, and this is the other. The kernel counts the placeholder's references,
 // in processes and in messages; when the last is gone, the line ends, and the
@@ -22,7 +22,9 @@ type parked struct {
 	token      string
 	generation uint64 // of the DPU link
 	row        attach.SocketInfo
-	line       *os.File
+	line       *os.File      // of a connection
+	cookie     uint64        // of a listener
+	alone      chan struct{} // of a listener: no session holds it any more
 }
 
 // maxParked bounds them: each costs a descriptor.
@@ -86,6 +88,9 @@ func (s *Server) lookupParked(ctx context.Context, x *session, k *parked, proven
 	}
 	if k.generation != x.generation {
 		return attach.SocketInfo{}, unix.ENOENT
+	}
+	if k.alone != nil {
+		return s.lookupListener(ctx, x, k)
 	}
 	row := k.row
 	a, err := s.ask(ctx, &offload.Control{Type: offload.CtlSocketTransfer, Session: x.id, Token: k.token, Shard: int(row.Shard)})

@@ -42,6 +42,7 @@ func (s *Server) dropHolder(cookie uint64, x *session) {
 	delete(set, x)
 	if len(set) == 0 {
 		delete(s.holders, cookie)
+		s.parked[cookie].wake()
 	}
 }
 
@@ -49,10 +50,7 @@ func (s *Server) register(x *session, m *attach.RegisterSocket) unix.Errno {
 	if int(m.Shard) >= x.layout.Shards {
 		return unix.EINVAL
 	}
-	row := m.SocketInfo
-	for i := x.layout.Shards; i < len(row.Handle); i++ {
-		row.Handle[i] = 0
-	}
+	row := rowOf(x, m)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if x.sockets[m.Cookie] == nil && len(x.sockets) >= maxRegistered {
@@ -60,6 +58,15 @@ func (s *Server) register(x *session, m *attach.RegisterSocket) unix.Errno {
 	}
 	s.addHolder(m.Cookie, x, &row)
 	return 0
+}
+
+// rowOf is what is registered, on the shards that there are.
+func rowOf(x *session, m *attach.RegisterSocket) attach.SocketInfo {
+	row := m.SocketInfo
+	for i := x.layout.Shards; i < len(row.Handle); i++ {
+		row.Handle[i] = 0
+	}
+	return row
 }
 
 func (s *Server) unregister(x *session, cookie uint64) unix.Errno {
@@ -89,10 +96,7 @@ func (s *Server) lookup(ctx context.Context, x *session, cookie uint64, proven b
 		s.mu.Unlock()
 		return *row, 0
 	}
-	if k := s.parked[cookie]; k != nil {
-		s.mu.Unlock()
-		return s.lookupParked(ctx, x, k, proven)
-	}
+	k := s.parked[cookie]
 	var from []holder
 	for h := range s.holders[cookie] {
 		if !h.lost && h.generation == x.generation {
@@ -125,6 +129,9 @@ func (s *Server) lookup(ctx context.Context, x *session, cookie uint64, proven b
 		s.stats.moved++
 		s.mu.Unlock()
 		return row, 0
+	}
+	if k != nil {
+		return s.lookupParked(ctx, x, k, proven)
 	}
 	return attach.SocketInfo{}, unix.ENOENT
 }

@@ -215,7 +215,7 @@ struct pno_msg_register_socket {
 	uint32_t handle[PNO_MAX_SHARDS]; /* 0: not on this shard */
 	uint32_t domain; /* of a connection: AF_INET or AF_INET6 */
 	uint32_t reserved;
-	uint8_t token[PNO_TOKEN_LEN]; /* of a connection: what the DPU keeps it under */
+	uint8_t token[PNO_TOKEN_LEN]; /* what the DPU keeps it under: a connection, or a listener in a message */
 };
 
 struct pno_msg_unregister_socket {

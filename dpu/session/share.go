@@ -19,7 +19,7 @@ type grant struct {
 	next   uint32 // the parent's slots, which the child's handles repeat
 	gens   []uint16
 	kept   bool // the agent watches the child
-	parked bool // one connection, for any who shows its descriptor: see park
+	parked bool // one socket, for any who shows its descriptor: see park
 }
 
 // maxGrants bounds the forks of one session whose children have not come.
@@ -253,7 +253,7 @@ func (s *socket) received() uint64 { return s.txBytes }
 // maxParks bounds the connections of one session that are kept under a token.
 const maxParks = 16384
 
-// park handles Shared: the connection is on its way to another process. Until
+// park handles Shared: the connection or listener is on its way to another process. Until
 // hostd says that nobody has its descriptor any more (Drop), it lives, as does
 // what nobody has read of it.
 func (t *Table) park(q *queue, h *hold, rec offload.Record, payload []byte) string {
@@ -268,7 +268,7 @@ func (t *Table) park(q *queue, h *hold, rec offload.Record, payload []byte) stri
 	if s.kind == connected && !t.consume(s, rec.Ack) {
 		return "consumed more than was sent"
 	}
-	if q.s.parks >= maxParks || s.from != nil || s.kind != connected {
+	if q.s.parks >= maxParks || s.from != nil || s.kind != connected && s.kind != listening {
 		t.reply(q, rec, uint32(syscall.EAGAIN), nil)
 		return ""
 	}

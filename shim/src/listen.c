@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 
 #include "epoll.h"
 #include "hostd.h"
@@ -81,7 +82,7 @@ static int listen_everywhere(struct pno_sock *s, int backlog, uint32_t flags)
 }
 
 /* So that a process that gets the descriptor by exec or SCM_RIGHTS finds it. */
-static void register_cookie(struct pno_sock *s, int fd)
+static void register_cookie(struct pno_sock *s, int fd, const uint8_t *token)
 {
 	struct pno_listener *l = s->listener;
 	struct pno_msg_register_socket m = {
@@ -96,6 +97,8 @@ static void register_cookie(struct pno_sock *s, int fd)
 	if (real.getsockopt(fd, SOL_SOCKET, SO_COOKIE, &m.cookie, &len) < 0)
 		return;
 	memcpy(m.handle, l->handle, sizeof m.handle);
+	if (token)
+		memcpy(m.token, token, sizeof m.token);
 	pno_sock_unlock(s);
 	err = pno_hostd_ask(ses, &m, PNO_MSG_REGISTER_SOCKET, sizeof m, fd, &ack, PNO_MSG_ACK, sizeof ack, NULL);
 	pno_lock(&s->lock);
@@ -103,6 +106,34 @@ static void register_cookie(struct pno_sock *s, int fd)
 		pno_log_once("hostd does not register a listener: it cannot be passed on: %s", strerror(err ? err : ack.err));
 	else if (s->generation == generation && s->listener == l)
 		l->cookie = m.cookie;
+}
+
+/*
+ * This process may close it, or end, before the receiver has it: until hostd
+ * says that nobody has the descriptor any more, the DPU keeps it.
+ */
+void pno_listener_pass(struct pno_sock *s, int fd)
+{
+	struct pno_listener *l = s->listener;
+	struct pno_fork_req req;
+	struct pno_call call;
+
+	if (l->passed || l->lost || getrandom(req.token, sizeof req.token, 0) != sizeof req.token)
+		return;
+	l->passed = true;
+	for (unsigned i = 0; i < s->ses->shards; i++) {
+		int err = 0;
+
+		if (l->handle[i])
+			err = pno_sock_ask(s, &s->ses->chan[0]->qp[i], (struct pno_record){
+				.op = PNO_OP_SHARED, .len = sizeof req, .sock = l->handle[i] }, &req, &call);
+		if (err == EBADF)
+			return;
+		if (err)
+			pno_log(PNO_ERROR, "a listener that is passed on is lost if this process ends first: %s",
+				strerror(err));
+	}
+	register_cookie(s, fd, req.token);
 }
 
 int pno_listener_open(struct pno_sock *s, int fd, int backlog)
@@ -129,7 +160,7 @@ int pno_listener_open(struct pno_sock *s, int fd, int backlog)
 	pno_sock_send_opts(s);
 	pno_count(sockets_offloaded);
 	pno_count(sockets_listening);
-	register_cookie(s, fd);
+	register_cookie(s, fd, NULL);
 	pno_epoll_convert(s);
 	return 0;
 }
@@ -221,7 +252,7 @@ static bool open_again(struct pno_sock *s, int fd)
 	for (unsigned i = 0; i < s->ses->shards; i++)
 		l->handle[i] = s->handle;
 	pno_sock_send_opts(s);
-	register_cookie(s, fd);
+	register_cookie(s, fd, NULL);
 	return s->generation == generation;
 }
 

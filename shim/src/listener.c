@@ -371,6 +371,7 @@ void pno_listener_empty(struct pno_sock *s)
 		memset(&l->q[i], 0, sizeof l->q[i]);
 	}
 	l->last = 0;
+	l->passed = false;
 	pno_sock_refresh(s);
 }
 

@@ -230,7 +230,7 @@ static int pass_bound(struct pno_sock *s, int fd)
 	return err;
 }
 
-void pno_pass(int fd)
+static void pass(int fd, bool in_message)
 {
 	struct pno_obj *o = pno_fd_obj(fd);
 	struct pno_session *ses;
@@ -248,11 +248,18 @@ void pno_pass(int fd)
 			err = pass_connection(s);
 		else if (s->state == PNO_BOUND || s->state == PNO_DGRAM)
 			err = pass_bound(s, fd);
+		else if (s->state == PNO_LISTENING && in_message)
+			pno_listener_pass(s, fd); /* over exec the session lasts */
 	}
 	pno_sock_unlock(s);
 	if (err)
 		pno_log(PNO_ERROR, "descriptor %d cannot be passed on: %s", fd, strerror(err));
 	errno = saved;
+}
+
+void pno_pass(int fd)
+{
+	pass(fd, false);
 }
 
 bool pno_pass_end(struct pno_sock *s)
@@ -280,7 +287,7 @@ void pno_pass_message(const struct msghdr *m)
 		n = (c->cmsg_len - CMSG_LEN(0)) / sizeof fd;
 		for (size_t i = 0; i < n; i++) {
 			memcpy(&fd, CMSG_DATA(c) + i * sizeof fd, sizeof fd);
-			pno_pass(fd);
+			pass(fd, true);
 		}
 	}
 }

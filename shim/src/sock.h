@@ -80,6 +80,7 @@ struct pno_listener {
 	int backlog;
 	bool lost;       /* the DPU is gone; to be listened to again */
 	bool stopped;    /* by shutdown(), until listen() is called again */
+	bool passed;     /* the DPU keeps it for whom it was sent to */
 	uint32_t parked; /* on all queues */
 	uint32_t last;   /* channel on which the DPU was last told of this listener */
 	struct pno_queue q[PNO_MAX_CHANNELS];
@@ -385,6 +386,8 @@ void pno_listener_close(struct pno_sock *s);
 void pno_listener_stop(struct pno_sock *s);
 int pno_listener_resume(struct pno_sock *s, int backlog);
 struct pno_sock *pno_listener_by_cookie(uint64_t cookie);
+/* It is about to be sent to another process. Socket locked. */
+void pno_listener_pass(struct pno_sock *s, int fd);
 bool pno_listener_inherit(struct pno_sock *s, const struct pno_msg_socket *m);
 void pno_listener_child(struct pno_sock *s);
 void pno_listener_adopted(struct pno_sock *s);

@@ -134,6 +134,9 @@ func (s *Server) Session(id uint64) *Session {
 	return nil
 }
 
+// OfGrant is the handle of what is transferred by its token.
+const OfGrant = 0x80000042
+
 // Log returns the requests so far, one line each.
 func (s *Server) Log() []string {
 	s.mu.Lock()
@@ -273,11 +276,15 @@ func (s *Server) act(m *offload.Control, fds []int) (*offload.Control, error) {
 		}
 		delete(s.grants, m.Token)
 	case offload.CtlSocketTransfer:
-		if x == nil || s.sessions[m.From] == nil {
+		a.Handle = m.Handle
+		known := s.sessions[m.From] != nil
+		if m.Token != "" {
+			a.Handle, known = OfGrant, s.grants[m.Token]
+		}
+		if x == nil || !known {
 			return nil, errUnknown
 		}
-		a.Handle = m.Handle
-		x.Sockets[m.Handle] = true
+		x.Sockets[a.Handle] = true
 	case offload.CtlPing:
 	default:
 		return nil, fmt.Errorf("unknown request %q", m.Type)

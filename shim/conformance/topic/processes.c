@@ -289,6 +289,43 @@ static void over_unix(void)
 	close(c), close(s), close(l), close(ends[0]), close(ends[1]);
 }
 
+/* As the one before, but nobody has the listener while the message is under way. */
+static void in_message_only(bool exits)
+{
+	struct sockaddr_storage at;
+	int ends[2], l, c, s;
+	char b[8];
+	pid_t pid;
+
+	need(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0, "socketpair");
+	pid = fork();
+	if (pid == 0) {
+		l = listener(AF_INET, &at);
+		pass(ends[1], l);
+		write_all(ends[1], &at, sizeof at);
+		if (!exits) {
+			close(l);
+			read_all(ends[1], b, 1);
+		}
+		fflush(stdout);
+		_exit(0);
+	}
+	if (exits)
+		waitpid(pid, NULL, 0);
+	usleep(100000);
+	l = FD(take(ends[0]));
+	read_all(ends[0], &at, sizeof at);
+	c = dial(&at);
+	s = FD(accept(l, NULL, NULL));
+	write_all(c, "up", 2);
+	R(recv(s, b, 8, 0));
+	if (!exits) {
+		write_all(ends[0], "x", 1);
+		waitpid(pid, NULL, 0);
+	}
+	close(c), close(s), close(l), close(ends[0]), close(ends[1]);
+}
+
 static void talks(int arg)
 {
 	int c, s;
@@ -425,6 +462,9 @@ int main(int argc, char **argv)
 	over_exec(SPAWN);
 	SECTION("over a Unix socket");
 	over_unix();
+	SECTION("in a message only");
+	in_message_only(true);
+	in_message_only(false);
 	SECTION("daemon");
 	in_child(daemon_talks, 0);
 	SECTION("other rights");
