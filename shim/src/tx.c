@@ -27,8 +27,11 @@ static int64_t send_deadline(const struct pno_sock *s)
 	return pno_now() + s->sndtimeo.tv_sec * 1000000000ll + s->sndtimeo.tv_usec * 1000ll;
 }
 
-/* Why nothing can be sent: 0 (it can), -errno, or 1 (not yet connected). */
-static int obstacle(struct pno_sock *s)
+/*
+ * Why nothing can be sent: 0 (it can), -errno, or 1 (not yet connected). A call
+ * that has sent something reports that; the error is for the next one.
+ */
+static int obstacle(struct pno_sock *s, bool sent)
 {
 	int err = s->err;
 
@@ -46,6 +49,8 @@ static int obstacle(struct pno_sock *s)
 	default:
 		return -EPIPE;
 	}
+	if (sent)
+		return -err;
 	s->err = 0;
 	pno_sock_refresh(s);
 	return -err;
@@ -156,7 +161,7 @@ static ssize_t send_all(struct pno_sock *s, struct source *src, size_t want, boo
 	}
 	s->sent_blind = true;
 	for (;;) {
-		rc = obstacle(s);
+		rc = obstacle(s, sent > 0);
 		if (rc < 0)
 			break;
 		if (!rc) {
