@@ -95,6 +95,31 @@ func TestThroughTheCluster(t *testing.T) {
 	}
 }
 
+// A rule for TLS 1.3 only holds for keys that are given out for anything: their
+// TLS 1.3 handshakes work, and nothing else does.
+func TestRuleForTLS13Only(t *testing.T) {
+	kinds := []string{"RSA-2048", "P-256", "P-384", "Ed25519"}
+	c := cryptotest.New(t, 1, "rules:\n- {clients: [\""+cryptotest.ProxyURI+"\"], keys: [\"*\"], tls13_only: true}\n", kinds...)
+	path := filepath.Join(t.TempDir(), "agent.sock")
+	defer realAgent(t, c, path)()
+	for _, kind := range kinds {
+		t.Run(kind, func(t *testing.T) {
+			k := clusterKey(t, kind)
+			s := serve(t, &agenttest.Agent{Path: path}, k, "async")
+			for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+				cfg := clientConfig(k, version)
+				cfg.ServerName = "pno.test"
+				if err := s.get(cfg); (err == nil) != (version == tls.VersionTLS13) {
+					t.Errorf("%s: %v", tls.VersionName(version), err)
+				}
+			}
+			if out := s.stop(); !strings.Contains(out, "not allowed by the access rules") {
+				t.Errorf("no reason for the failure of TLS 1.2 in\n%s", out)
+			}
+		})
+	}
+}
+
 // What the access rules do not allow is not done, and the reason is told.
 func TestDeniedByTheCluster(t *testing.T) {
 	c := cryptotest.New(t, 1, "rules:\n- {clients: [\"spiffe://pno.test/proxy/other\"], keys: [\"*\"]}\n", "P-256")

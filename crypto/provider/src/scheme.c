@@ -5,7 +5,9 @@
  *
  * OpenSSL names a digest, a padding and a salt length; the agent knows TLS
  * signature schemes and nothing else. There is no way to ask for raw RSA, for
- * SHA-1, or for a salt of another length than the digest's.
+ * SHA-1, or for a salt of another length than the digest's. A message that is
+ * the content of a TLS 1.3 CertificateVerify is sent as what it is, so that the
+ * worker sees that it signs a handshake; of any other, the digest.
  */
 #include <string.h>
 
@@ -126,17 +128,27 @@ static int sign(struct pno_key *k, struct pno_request *r, uint8_t *sig, size_t *
 	return 1;
 }
 
+/* A caller that passes over a failure to set a digest arrives here without one. */
+static bool hash_is_set(const struct pno_key *k, enum pno_hash h)
+{
+	if (h < PNO_HASHES || k->type == PNO_KEY_ED25519)
+		return true;
+	pno_raise(k->prov, PNO_R_DIGEST, "none is set; there are SHA256, SHA384 and SHA512");
+	return false;
+}
+
 int pno_sign_digest(struct pno_key *k, bool pss, enum pno_hash h, const uint8_t *digest, uint8_t *sig, size_t *siglen, size_t room)
 {
-	struct pno_request r = {
-		.scheme = scheme_of(k->type, pss, h), .input = PNO_INPUT_DIGEST,
-		.data = digest, .len = pno_hash_size(k->prov, h),
-	};
+	struct pno_request r = { .input = PNO_INPUT_DIGEST, .data = digest };
 
 	if (k->tls13_only) {
 		pno_raise(k->prov, PNO_R_TLS13_ONLY, "a bare digest");
 		return 0;
 	}
+	if (!hash_is_set(k, h))
+		return 0;
+	r.scheme = scheme_of(k->type, pss, h);
+	r.len = pno_hash_size(k->prov, h);
 	return sign(k, &r, sig, siglen, room);
 }
 
@@ -164,12 +176,16 @@ static bool split_tls13(const uint8_t *msg, size_t len, struct pno_request *r)
 
 int pno_sign_message(struct pno_key *k, bool pss, enum pno_hash h, const uint8_t *msg, size_t len, uint8_t *sig, size_t *siglen, size_t room)
 {
-	struct pno_request r = { .scheme = scheme_of(k->type, pss, h), .input = PNO_INPUT_MESSAGE, .data = msg, .len = len };
+	struct pno_request r = { .input = PNO_INPUT_MESSAGE, .data = msg, .len = len };
 	uint8_t digest[EVP_MAX_MD_SIZE];
 
+	if (!hash_is_set(k, h))
+		return 0;
+	r.scheme = scheme_of(k->type, pss, h);
+	/* With every key: the access rules may allow this and no digest. */
+	if (split_tls13(msg, len, &r))
+		return sign(k, &r, sig, siglen, room);
 	if (k->tls13_only) {
-		if (split_tls13(msg, len, &r))
-			return sign(k, &r, sig, siglen, room);
 		pno_raise(k->prov, PNO_R_TLS13_ONLY, "%zu bytes that are no CertificateVerify", len);
 		return 0;
 	}

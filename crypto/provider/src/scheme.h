@@ -14,8 +14,8 @@ size_t pno_hash_size(const struct pno_prov *p, enum pno_hash h);
 /* DER of the AlgorithmIdentifier of a signature. */
 const uint8_t *pno_algorithm_id(enum pno_type type, bool pss, enum pno_hash h, size_t *len);
 
-/* Has a digest signed (with Ed25519 a message), or with a key for TLS 1.3 only
- * the content of a CertificateVerify. Errors are on the stack. */
+/* Has a digest signed, or a message: the content of a CertificateVerify as such,
+ * with Ed25519 any other whole. Errors are on the stack. */
 int pno_sign_digest(struct pno_key *k, bool pss, enum pno_hash h, const uint8_t *digest, uint8_t *sig, size_t *siglen, size_t room);
 int pno_sign_message(struct pno_key *k, bool pss, enum pno_hash h, const uint8_t *msg, size_t len, uint8_t *sig, size_t *siglen, size_t room);
 

@@ -112,7 +112,13 @@ static bool set_key(struct sig *s, void *key)
 
 static bool set_hash(struct sig *s, const char *name)
 {
-	s->hash = pno_hash_named(s->prov, name);
+	enum pno_hash h = pno_hash_named(s->prov, name);
+
+	if (s->md && h != s->hash) {
+		pno_raise(s->prov, PNO_R_DIGEST, "%s, in the middle of a message", name);
+		return false;
+	}
+	s->hash = h; /* none, after a failure: nothing is signed with another than was asked for */
 	if (s->hash == PNO_NO_HASH)
 		pno_raise(s->prov, PNO_R_DIGEST, "%s; there are SHA256, SHA384 and SHA512", name);
 	return s->hash != PNO_NO_HASH;

@@ -128,6 +128,51 @@ static void every_scheme(void)
 	fake_kill();
 }
 
+/* A digest that cannot be set is not replaced by another, nor by what lies beyond
+ * the known ones, when the caller passes over the failure. */
+static void refused_digest(void)
+{
+	uint8_t sig[512];
+	EVP_PKEY_CTX *p;
+	size_t len;
+
+	fake_start();
+	load("2000");
+	for (int k = 0; k < FAKE_KEYS; k++) {
+		if (k == FAKE_ED25519)
+			continue;
+		for (int updates = 0; updates < 3; updates++) { /* 0: at once; 1: in pieces; 2: none came */
+			EVP_MD_CTX *m = EVP_MD_CTX_new();
+
+			CHECK(EVP_DigestSignInit_ex(m, &p, "SHA256", lib, NULL, key[k], NULL) == 1);
+			CHECK(EVP_PKEY_CTX_set_signature_md(p, EVP_md5()) <= 0 && last_reason("digest"));
+			len = sizeof sig;
+			if (!updates)
+				CHECK(EVP_DigestSign(m, sig, &len, (const uint8_t *)"hello", 5) != 1);
+			else if (updates == 1)
+				CHECK(EVP_DigestSignUpdate(m, "hello", 5) != 1);
+			else
+				CHECK(EVP_DigestSignFinal(m, sig, &len) != 1);
+			CHECK(ERR_peek_error());
+			ERR_clear_error();
+			EVP_MD_CTX_free(m);
+		}
+	}
+	/* In the middle of a message it stays what it was. */
+	for (int known = 0; known < 2; known++) {
+		EVP_MD_CTX *m = EVP_MD_CTX_new();
+
+		CHECK(EVP_DigestSignInit_ex(m, &p, "SHA256", lib, NULL, key[FAKE_P256], NULL) == 1);
+		CHECK(EVP_DigestSignUpdate(m, "message", 7) == 1);
+		CHECK(EVP_PKEY_CTX_set_signature_md(p, known ? EVP_sha512() : EVP_md5()) <= 0 && last_reason("digest"));
+		len = sizeof sig;
+		CHECK(EVP_DigestSignFinal(m, sig, &len) == 1 && verifies(FAKE_P256, "SHA256", 0, sig, len));
+		EVP_MD_CTX_free(m);
+	}
+	unload();
+	fake_kill();
+}
+
 /* A key behaves like one: equality with the public key, sizes, duplicates, and
  * an owner of a private half that nobody can see. */
 static void look(void)
@@ -416,7 +461,7 @@ int main(int argc, char **argv)
 		const char *name;
 		void (*run)(void);
 	} all[] = {
-		{ "every_scheme", every_scheme }, { "look", look }, { "malformed", malformed },
+		{ "every_scheme", every_scheme }, { "refused_digest", refused_digest }, { "look", look }, { "malformed", malformed },
 		{ "threads", threads }, { "faults", faults },
 #ifndef __SANITIZE_THREAD__ /* which knows neither threads after fork nor the stacks of jobs */
 		{ "absent", absent }, { "forks", forks }, { "async", async }, { "abandoned", abandoned },
