@@ -72,7 +72,7 @@ struct pno_agent_msg {
 
 struct pno_agent_hello {
 	struct pno_agent_msg h;
-	uint32_t pid;            /* must be that of SO_PEERCRED, or 0 in another pid namespace */
+	uint32_t pid;            /* as the client sees it, for the log: in a container another than that of SO_PEERCRED */
 	uint32_t flags;          /* 0 */
 	char name[PNO_AGENT_NAME]; /* of the program, for the agent's log, NUL padded */
 };

@@ -11,13 +11,16 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"pno/crypto/agent"
+	"pno/crypto/cryptotest"
 	"pno/crypto/provider/agenttest"
 )
 
@@ -212,6 +215,25 @@ func TestTLS13Only(t *testing.T) {
 				t.Errorf("%d operations, want 1", n)
 			}
 		})
+	}
+}
+
+// The agent knows a process in a pid namespace of its own by another pid.
+func TestPIDNamespace(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root, for a pid namespace")
+	}
+	c := cryptotest.New(t, 1, cryptotest.AllowAll, "P-256")
+	path := filepath.Join(t.TempDir(), "agent.sock")
+	defer realAgent(t, c, path)()
+	_, ref, _ := clusterKey(t, "P-256").Files(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "openssl", "req", "-new", "-key", ref, "-subj", "/CN=x")
+	cmd.Env = env(&agenttest.Agent{Path: path}, "PNO_AGENT_TIMEOUT_MS=5000")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
 	}
 }
 
