@@ -208,7 +208,11 @@ func (c *Cluster) Public(ctx context.Context, id signing.KeyID) (crypto.PublicKe
 		resp, err := cryptov1.NewCryptoServiceClient(w.conn).GetKey(one, &cryptov1.GetKeyRequest{KeyId: id[:]})
 		cancel()
 		if err != nil {
-			last = statusError(err)
+			refused := statusError(err)
+			if ctx.Err() == nil && !refused.Status.Elsewhere() && refused.Status != signing.DeadlineExceeded {
+				return nil, refused // another worker would say the same, and record it
+			}
+			last = refused
 			continue
 		}
 		if signing.IDOf(resp.Spki) != id {

@@ -23,6 +23,8 @@ func statusError(err error) *signing.Error {
 		to = signing.Denied
 	case codes.InvalidArgument:
 		to = signing.BadInput
+	case codes.ResourceExhausted:
+		to = signing.RateLimited
 	case codes.DeadlineExceeded:
 		to = signing.DeadlineExceeded
 	}

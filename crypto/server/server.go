@@ -56,6 +56,7 @@ type Server struct {
 	rules   atomic.Pointer[acl.Rules]
 	table   atomic.Pointer[table]
 	loading sync.Mutex // one LoadKeys at a time
+	lookups lookups
 	metrics *metrics
 	grpc    *grpc.Server
 	health  *health.Server
@@ -85,7 +86,7 @@ func New(cfg Config) (*Server, error) {
 		cfg.CheckEvery = time.Second
 	}
 	s := &Server{cfg: cfg, metrics: newMetrics(), streams: map[*stream]struct{}{}, health: health.NewServer(),
-		out: make([]atomic.Int64, len(cfg.Engines))}
+		out: make([]atomic.Int64, len(cfg.Engines)), lookups: lookups{due: map[string]time.Time{}}}
 	s.rules.Store(cfg.Rules)
 	s.table.Store(&table{})
 	for i, open := range cfg.Engines {

@@ -119,28 +119,6 @@ func (s *Server) open(ctx context.Context) (*stream, error) {
 	}, nil
 }
 
-// GetKey implements the service.
-func (s *Server) GetKey(ctx context.Context, req *cryptov1.GetKeyRequest) (*cryptov1.GetKeyResponse, error) {
-	st, err := s.open(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var id signing.KeyID
-	if len(req.KeyId) != len(id) {
-		return nil, status.Errorf(codes.InvalidArgument, "a key id of %d bytes, want %d", len(req.KeyId), len(id))
-	}
-	copy(id[:], req.KeyId)
-	k := s.lookup(id)
-	if k == nil {
-		return nil, status.Error(codes.NotFound, "no such key")
-	}
-	defer k.release()
-	if !s.rules.Load().Grant(st.client, k.id, k.name).Any() {
-		return nil, status.Error(codes.PermissionDenied, "no access rule for this client and key")
-	}
-	return &cryptov1.GetKeyResponse{Spki: k.spki, Tls13Only: k.tls13Only}, nil
-}
-
 func (s *Server) add(st *stream) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
