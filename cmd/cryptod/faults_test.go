@@ -214,3 +214,55 @@ func TestRevocationInTime(t *testing.T) {
 		t.Error("no word of it in the log")
 	}
 }
+
+// An authority that is taken away ends the streams of its clients with the
+// reload that sees it, not with a later look at them.
+func TestAuthorityRemoved(t *testing.T) {
+	_, dir, kek := cryptotest.NewStore(t, "P-256")
+	ca := mtlstest.NewAuthority(t)
+	w := newProcess(t, ca, "a", dir, kek, cryptotest.AllowAll)
+	w.end(t, syscall.SIGTERM)
+	text, err := os.ReadFile(w.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, w.config, strings.Replace(string(text), "reload: 100ms", "reload: 4s", 1))
+	set, err := loadSettings(w.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.start(t)
+	began := time.Now()
+	id, err := mtls.Load(ca.Issue(t, cryptotest.ProxyURI, time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cl, err := client.NewCluster(client.Config{Identity: id, Workers: []string{w.addr}, WorkerIdentity: cryptotest.WorkerURI, Wait: 10 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	op := &client.Op{Request: signing.Request{Key: enginetest.Key(t, "P-256").ID, Scheme: signing.ECDSAP256SHA256, Input: signing.Digest, Data: make([]byte, 32)}}
+	if _, err := cl.Do(time.Now().Add(10*time.Second), op); err != nil {
+		t.Fatal(err)
+	}
+	other, err := os.ReadFile(mtlstest.NewAuthority(t).Issue(t, "spiffe://pno.test/other", time.Hour).CA)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, set.TLS.CA, string(other))
+	if err := w.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	changed := time.Now()
+	for !strings.Contains(w.said(t), "lost its right") {
+		if time.Since(changed) > 5*time.Second {
+			t.Fatal("the stream is open after 5 s")
+		}
+		time.Sleep(time.Millisecond)
+	}
+	// The look of its own that comes every 4 s would be later, on all but a stalled machine.
+	if took := time.Since(changed); took > 2*time.Second && time.Since(began) > 3900*time.Millisecond {
+		t.Errorf("the stream was ended %v after the authority went", took)
+	}
+}

@@ -51,6 +51,7 @@ type keySettings struct {
 type auditSettings struct {
 	Path    string      `yaml:"path"`
 	MaxSize config.Size `yaml:"max_size"`
+	Keep    int         `yaml:"keep"`
 }
 
 type engineSettings struct {
@@ -77,7 +78,7 @@ func defaultSettings() settings {
 		Name: name, Listen: ":8443",
 		TLS: mtls.Files{Cert: "/etc/pno/cryptod.crt", Key: "/etc/pno/cryptod.key", CA: "/etc/pno/ca.crt"},
 		ACL: "/etc/pno/crypto-acl.yaml", Keys: keySettings{Dir: "/var/lib/pno/keys", KEK: "credential:kek"},
-		Engines: []engineSettings{{Kind: kind}}, Audit: auditSettings{Path: "/var/log/pno/crypto-audit.log", MaxSize: 256 << 20},
+		Engines: []engineSettings{{Kind: kind}}, Audit: auditSettings{Path: "/var/log/pno/crypto-audit.log", MaxSize: 256 << 20, Keep: 32},
 		Metrics: "127.0.0.1:9466", Reload: config.Duration(time.Second), Drain: config.Duration(10 * time.Second),
 		MaxInflight: wire.MaxInflight, MaxTimeout: config.Duration(10 * time.Second), LockMemory: "try", Log: daemon.DefaultLog(),
 	}
@@ -103,6 +104,8 @@ func (s *settings) Validate() error {
 		return config.At("reload", fmt.Errorf("%v, want 10ms to 4s: what is revoked must not be used for longer than 5s", s.Reload))
 	case s.Drain < 0 || s.Drain.Std() > 10*time.Minute:
 		return config.At("drain", fmt.Errorf("%v, want up to 10m", s.Drain))
+	case s.Audit.Keep < 0:
+		return config.At("audit", fmt.Errorf("keep %d files, want 0 (all) or more", s.Audit.Keep))
 	case s.MaxInflight < 1 || s.MaxInflight > 1<<16:
 		return config.At("max_inflight", fmt.Errorf("%d operations, want 1 to 65536", s.MaxInflight))
 	case s.MaxTimeout.Std() < time.Millisecond || s.MaxTimeout.Std() > time.Minute:

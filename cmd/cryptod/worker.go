@@ -97,7 +97,7 @@ func runWorker(ctx context.Context, set settings) (err error) {
 	if err != nil {
 		return err
 	}
-	if w.audit, err = audit.Open(audit.Config{Path: set.Audit.Path, MaxSize: int64(set.Audit.MaxSize), Log: log}); err != nil {
+	if w.audit, err = audit.Open(audit.Config{Path: set.Audit.Path, MaxSize: int64(set.Audit.MaxSize), Keep: set.Audit.Keep, Log: log}); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, w.audit.Close()) }()
@@ -165,13 +165,14 @@ func (w *worker) serve(ctx context.Context, lis net.Listener) error {
 // read leaves what is in force, and is logged once.
 func (w *worker) reload() {
 	changed, err := w.id.Reload()
-	w.tell("certificate", err)
+	w.tell("certificate", "certificate not reloaded, the former stays in force", err)
 	if changed {
+		w.srv.CheckPeers()
 		w.log.Info("certificate reloaded", "identity", w.id.URI())
 	}
 	if now := stampOf(w.set.ACL); now != w.rules {
 		rules, err := acl.Load(w.set.ACL)
-		w.tell("access rules", err)
+		w.tell("access rules", "access rules not reloaded, the former stay in force", err)
 		if err == nil {
 			w.rules = now
 			w.srv.SetRules(rules)
@@ -183,7 +184,7 @@ func (w *worker) reload() {
 
 func (w *worker) reloadKeys() {
 	c, err := w.srv.LoadKeys(w.store)
-	w.tell("keys", err)
+	w.tell("keys", "some keys cannot be read; the others are in use, and what was removed is not", err)
 	if c.Added+c.Removed > 0 || w.former == "" {
 		w.log.Info("keys loaded", "added", c.Added, "removed", c.Removed, "kept", c.Kept)
 	}
@@ -191,13 +192,13 @@ func (w *worker) reloadKeys() {
 }
 
 // tell logs what is wrong with a file when that changes.
-func (w *worker) tell(what string, err error) {
+func (w *worker) tell(what, message string, err error) {
 	text := ""
 	if err != nil {
 		text = err.Error()
 	}
 	if text != w.failing[what] && err != nil {
-		w.log.Error(what+" not reloaded, the former stay in force", "reason", err)
+		w.log.Error(message, "reason", err)
 	}
 	w.failing[what] = text
 }

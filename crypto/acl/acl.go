@@ -50,6 +50,8 @@ func (r *Rule) Validate() error {
 		return errors.New(`a rule needs clients, as ["spiffe://example/proxy/*"]`)
 	case len(r.Keys) == 0:
 		return errors.New(`a rule needs keys: names or ids, or ["*"]`)
+	case r.Schemes != nil && len(r.Schemes) == 0:
+		return config.At("schemes", errors.New(`an empty list allows nothing; name the schemes, or remove the key to allow all`))
 	case r.Rate < 0 || r.Rate > 1e9:
 		return config.At("rate", fmt.Errorf("%g operations a second, want 0 (no limit) to 1e9", r.Rate))
 	case r.Burst < 0 || r.Burst > 1e9:
@@ -75,7 +77,7 @@ func (r *Rule) Validate() error {
 			r.schemes = append(r.schemes, scheme)
 		}
 	}
-	if len(r.Schemes) == 0 {
+	if r.Schemes == nil {
 		r.schemes = signing.Schemes()
 	}
 	return nil

@@ -120,6 +120,8 @@ func TestErrors(t *testing.T) {
 		"no keys":      {"rules: [{clients: [\"spiffe://a/b\"]}]", `acl:1:9: a rule needs keys: names or ids, or ["*"]`},
 		"star":         {"rules: [{clients: [\"*\"], keys: [a]}]", `acl:1:19: "*" is not a client; write the URI of its certificate, as spiffe://example/proxy/1, or with a star at the end`},
 		"scheme":       {"rules: [{clients: [\"spiffe://a/b\"], keys: [a], schemes: [rsa]}]", `acl:1:57: "rsa" is not a signature scheme; use a name of TLS 1.3, as rsa_pss_rsae_sha256`},
+		"no schemes":   {"rules:\n- clients: [\"spiffe://a/b\"]\n  keys: [a]\n  schemes: []\n", `acl:4:12: an empty list allows nothing; name the schemes, or remove the key to allow all`},
+		"empty lists":  {"rules: [{clients: [], keys: []}]", `acl:1:9: a rule needs clients, as ["spiffe://example/proxy/*"]`},
 		"burst":        {"rules: [{clients: [\"spiffe://a/b\"], keys: [a], burst: 3}]", `acl:1:55: a burst without a rate means nothing; give a rate`},
 		"unknown key":  {"rulez: []", `acl:1:1: unknown key "rulez"; did you mean "rules"?`},
 		"revoked":      {"revoked: [abc]", `acl:1:10: "abc" names no certificate; write serial:HEX or sha256:HEX of its DER`},

@@ -18,7 +18,6 @@ import (
 	"fmt"
 	"hash"
 	"io"
-	"io/fs"
 	"log/slog"
 	"os"
 	"strconv"
@@ -38,6 +37,7 @@ type Record struct {
 	Input  signing.Input
 	Status signing.Status
 	Micros uint32 // from arrival to completion
+	More   uint64 // refusals like this one that have no record of their own
 }
 
 // Config says where and how much.
@@ -46,6 +46,9 @@ type Config struct {
 	// MaxSize starts a new file beyond that many bytes; the former is kept under
 	// its name with the time appended. 0: 256 MiB.
 	MaxSize int64
+	// Keep is how many former files stay; the oldest are deleted, each told in the
+	// log of the program and by a line of the chain. 0: all of them.
+	Keep int
 	// Buffer is how many records may wait; 0: 65536.
 	Buffer int
 	// Interval between writes; 0: 100 ms.
@@ -68,6 +71,7 @@ type Log struct {
 	seq    uint64
 	head   [sha256.Size]byte
 	behind bool // the last write failed
+	torn   bool // the file may be longer than size
 	buf    []byte
 	begun  int // where the line that is being written begins in buf
 	hash   hash.Hash
@@ -96,6 +100,9 @@ func Open(cfg Config) (*Log, error) {
 }
 
 func (l *Log) open() error {
+	if err := l.finishRotation(); err != nil {
+		return err
+	}
 	f, err := os.OpenFile(l.cfg.Path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
@@ -210,7 +217,11 @@ func (l *Log) drain(batch []Record) error {
 	if len(batch) == 0 && dropped == 0 {
 		return nil
 	}
-	seq, head := l.seq, l.head
+	if err := l.cut(); err != nil {
+		l.giveBack(dropped, batch)
+		return err
+	}
+	seq, head, size := l.seq, l.head, l.size
 	for i := range batch {
 		l.record(&batch[i])
 	}
@@ -219,12 +230,9 @@ func (l *Log) drain(batch []Record) error {
 	}
 	if err := l.flush(); err != nil {
 		// What is half written is cut off, and told as lost later.
-		l.seq, l.head = seq, head
-		l.mu.Lock()
-		l.dropped += dropped + uint64(len(batch))
-		l.mu.Unlock()
-		l.lost.Add(uint64(len(batch)))
-		return errors.Join(err, l.file.Truncate(l.size))
+		l.seq, l.head, l.size, l.torn = seq, head, size, true
+		l.giveBack(dropped, batch)
+		return errors.Join(err, l.cut())
 	}
 	if l.size > l.cfg.MaxSize {
 		return l.rotate()
@@ -232,22 +240,28 @@ func (l *Log) drain(batch []Record) error {
 	return nil
 }
 
-func (l *Log) rotate() error {
-	old := l.cfg.Path + "." + time.Now().UTC().Format("20060102T150405.000000000")
-	if err := os.Rename(l.cfg.Path, old); err != nil {
-		return fmt.Errorf("rotate audit log: %w", err)
+// giveBack counts a batch as lost, to be told when the disk takes lines again.
+func (l *Log) giveBack(dropped uint64, batch []Record) {
+	n := uint64(0)
+	for i := range batch {
+		n += 1 + batch[i].More
 	}
-	f, err := os.OpenFile(l.cfg.Path, os.O_RDWR|os.O_CREATE|os.O_EXCL|os.O_APPEND, 0o600)
-	if err != nil {
-		if errBack := os.Rename(old, l.cfg.Path); errBack != nil && !errors.Is(errBack, fs.ErrNotExist) {
-			err = errors.Join(err, errBack)
-		}
-		return fmt.Errorf("rotate audit log: %w", err)
+	l.mu.Lock()
+	l.dropped += dropped + n
+	l.mu.Unlock()
+	l.lost.Add(n)
+}
+
+// cut takes off what a failed write left behind the last whole line.
+func (l *Log) cut() error {
+	if !l.torn {
+		return nil
 	}
-	err = errors.Join(l.file.Sync(), l.file.Close())
-	l.file, l.size = f, 0
-	l.begin(0)
-	return errors.Join(err, l.flush())
+	if err := l.file.Truncate(l.size); err != nil {
+		return fmt.Errorf("repair audit log: %w", err)
+	}
+	l.torn = false
+	return nil
 }
 
 func (l *Log) flush() error {

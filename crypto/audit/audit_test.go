@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -166,6 +167,105 @@ func TestRotation(t *testing.T) {
 	}
 	if _, err := verify(t, append(files[1:], path, files[0])...); err == nil {
 		t.Error("a missing file was not noticed")
+	}
+}
+
+// A disk without room at a rotation loses records, which are counted, but never
+// the chain.
+func TestFullDiskAtRotation(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root, to mount a small disk")
+	}
+	dir := t.TempDir()
+	if err := syscall.Mount("audit", dir, "tmpfs", 0, "size=12k"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = syscall.Unmount(dir, 0) })
+	path, filler := filepath.Join(dir, "a"), filepath.Join(dir, "filler")
+	l := open(t, path, Config{MaxSize: 2000})
+	if err := os.WriteFile(filler, make([]byte, 8192), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	added := uint64(0)
+	for deadline := time.Now().Add(10 * time.Second); l.Lost() == 0 && time.Now().Before(deadline); added++ {
+		l.Add(sample("x"))
+		time.Sleep(2 * time.Millisecond)
+	}
+	if l.Lost() == 0 {
+		t.Fatal("the disk was never full")
+	}
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+	// The log begins a new file as soon as it can, in the room that is free now.
+	l.Add(sample("y"))
+	added++
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
+	files, err := l.former()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := verify(t, append(files, path)...)
+	if err != nil || s.Records+s.Lost != added || s.Lost == 0 {
+		t.Errorf("%d added: %v, %+v", added, err, s)
+	}
+}
+
+// A crash between the renames of a rotation leaves the next file alone.
+func TestCrashInRotation(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a")
+	l := open(t, path, Config{})
+	l.Add(sample("x"))
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	next, _, err := l.beginNext()
+	if err != nil {
+		t.Fatal(err)
+	}
+	next.Close()
+	old := path + "." + time.Now().UTC().Format(stampForm)
+	if err := os.Rename(path, old); err != nil {
+		t.Fatal(err)
+	}
+	l = open(t, path, Config{})
+	l.Add(sample("y"))
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := verify(t, old, path); err != nil || s.Records != 2 {
+		t.Errorf("%v, %+v", err, s)
+	}
+}
+
+// Former files beyond the number to keep go, the oldest first, and the chain
+// says which.
+func TestKeep(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a")
+	l := open(t, path, Config{MaxSize: 500, Keep: 2})
+	for range 40 {
+		l.Add(sample("x"))
+		time.Sleep(2 * time.Millisecond)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	files, err := l.former()
+	if err != nil || len(files) != 2 {
+		t.Fatalf("%v, %v", files, err)
+	}
+	if _, err := verify(t, append(files, path)...); err != nil {
+		t.Error(err)
+	}
+	var all []byte
+	for _, f := range append(files, path) {
+		text, _ := os.ReadFile(f)
+		all = append(all, text...)
+	}
+	if !bytes.Contains(all, []byte(`"deleted":"a.2`)) {
+		t.Errorf("no word of it in the chain:\n%s", all)
 	}
 }
 

@@ -73,6 +73,18 @@ func (l *Log) record(r *Record) {
 	l.buf = append(l.buf, r.Status.String()...)
 	l.buf = append(l.buf, `","micros":`...)
 	l.buf = strconv.AppendUint(l.buf, uint64(r.Micros), 10)
+	if r.More > 0 {
+		l.buf = append(l.buf, `,"more":`...)
+		l.buf = strconv.AppendUint(l.buf, r.More, 10)
+	}
+	l.end()
+}
+
+// deleted says that a former file had to go.
+func (l *Log) deleted(name string) {
+	l.start()
+	l.buf = append(l.buf, `,"deleted":`...)
+	l.buf = appendString(l.buf, name)
 	l.end()
 }
 
@@ -114,6 +126,7 @@ type entry struct {
 	Lost   uint64 `json:"lost"`
 	Torn   uint64 `json:"torn"`
 	Status string `json:"status"`
+	More   uint64 `json:"more"`
 }
 
 func decode(body []byte) (entry, error) {
@@ -193,8 +206,8 @@ func (v *Verifier) line(line []byte) error {
 	v.Lost += e.Lost
 	v.Torn += e.Torn
 	if e.Status != "" {
-		v.Records++
-		v.Statuses[e.Status]++
+		v.Records += 1 + e.More
+		v.Statuses[e.Status] += 1 + e.More
 	}
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -94,6 +95,54 @@ func TestStore(t *testing.T) {
 	}
 	if _, err := s.Find("key RSA-2048"); !errors.Is(err, ErrNotFound) {
 		t.Errorf("after removal: %v", err)
+	}
+}
+
+// A name means one key.
+func TestNames(t *testing.T) {
+	s := newStore(t, newKEK(t))
+	first, err := s.Import(secretOf(t, "P-256"), Options{Name: "shop"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Import(secretOf(t, "Ed25519"), Options{Name: "shop"}); !errors.Is(err, ErrName) || !strings.Contains(err.Error(), first.ID.String()) {
+		t.Errorf("a second key of the name: %v", err)
+	}
+	if _, err := s.Import(secretOf(t, "Ed25519"), Options{Name: first.ID.String()}); err == nil {
+		t.Error("a name in the form of an id was taken")
+	}
+	// Stores may hold two from before, or from a copy.
+	e, err := s.Import(secretOf(t, "Ed25519"), Options{Name: "other"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, _ := os.ReadFile(e.Path)
+	if err := os.WriteFile(e.Path, bytes.Replace(text, []byte(`"other"`), []byte(`"shop"`), 1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.Find("shop"); err == nil || !strings.Contains(err.Error(), "give the id") {
+		t.Errorf("found %v, %v", got, err)
+	}
+	if got, err := s.Find(e.ID.String()); err != nil || got.ID != e.ID {
+		t.Errorf("by id: %v, %v", got, err)
+	}
+}
+
+// A pipe with the name of a key file must not hold up the others.
+func TestNoRegularFile(t *testing.T) {
+	s := newStore(t, newKEK(t))
+	if _, err := s.Import(secretOf(t, "P-256"), Options{Name: "shop"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mkfifo(filepath.Join(s.dir, "pipe"+Suffix), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(s.dir, "folder"+Suffix), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	all, err := s.List()
+	if len(all) != 1 || err == nil || strings.Count(err.Error(), "not a regular file") != 2 {
+		t.Errorf("%d keys, %v", len(all), err)
 	}
 }
 

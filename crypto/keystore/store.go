@@ -8,6 +8,7 @@ import (
 	"crypto"
 	"crypto/rand"
 	"crypto/x509"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,6 +18,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"pno/crypto/secmem"
@@ -76,10 +78,11 @@ type Store struct {
 }
 
 // ErrNotFound is wrapped for a key that is not in the store, ErrExists for one
-// that is.
+// that is, ErrName for the name of another.
 var (
 	ErrNotFound = errors.New("no such key")
 	ErrExists   = errors.New("the key is in the store already")
+	ErrName     = errors.New("names are unique")
 )
 
 // Open names a store. The KEK stays the caller's; without one nothing can be
@@ -134,11 +137,15 @@ func (s *Store) List() ([]*Entry, error) {
 }
 
 func (s *Store) read(path string) (*Entry, error) {
-	f, err := os.Open(path)
+	// Not blocking: a named pipe must not hold up the look at the others.
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("read key: %w", err)
 	}
 	defer f.Close()
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return nil, errors.Join(fmt.Errorf("read key %s: not a regular file", path), err)
+	}
 	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err != nil {
 		return nil, fmt.Errorf("read key: %w", err)
@@ -186,26 +193,39 @@ func checkName(name string) error {
 	return nil
 }
 
-// Find returns the key with this name or id, or the only one whose id begins
-// with it.
+// Gone tells whether a key has no file in the store. One whose file cannot be
+// read, or looked at, is not gone.
+func (s *Store) Gone(id signing.KeyID) bool {
+	_, err := os.Lstat(filepath.Join(s.dir, id.String()+Suffix))
+	return errors.Is(err, fs.ErrNotExist)
+}
+
+// Find returns the key with this id, or the only one with this name, or the only
+// one whose id begins with it.
 func (s *Store) Find(ref string) (*Entry, error) {
 	all, errList := s.List()
-	var found []*Entry
+	var named, begun []*Entry
 	for _, e := range all {
-		if e.Name == ref || e.ID.String() == ref {
+		switch id := e.ID.String(); {
+		case id == ref:
 			return e, nil
-		}
-		if len(ref) >= 8 && strings.HasPrefix(e.ID.String(), ref) {
-			found = append(found, e)
+		case e.Name == ref:
+			named = append(named, e)
+		case len(ref) >= 8 && strings.HasPrefix(id, ref):
+			begun = append(begun, e)
 		}
 	}
-	switch len(found) {
-	case 1:
-		return found[0], nil
-	case 0:
-		return nil, errors.Join(fmt.Errorf("%q: %w", ref, ErrNotFound), errList)
+	switch {
+	case len(named) == 1:
+		return named[0], nil
+	case len(named) > 1:
+		return nil, fmt.Errorf("%q is the name of %d keys, %v and %v among them; give the id", ref, len(named), named[0].ID, named[1].ID)
+	case len(begun) == 1:
+		return begun[0], nil
+	case len(begun) > 1:
+		return nil, fmt.Errorf("%q begins the ids of %d keys; write more of it", ref, len(begun))
 	}
-	return nil, fmt.Errorf("%q begins the ids of %d keys; write more of it", ref, len(found))
+	return nil, errors.Join(fmt.Errorf("%q: %w", ref, ErrNotFound), errList)
 }
 
 // Options are what Import is told about a key.
@@ -234,7 +254,26 @@ func (s *Store) Import(key Secret, opts Options) (*Entry, error) {
 	if _, err := os.Lstat(e.Path); err == nil {
 		return nil, fmt.Errorf("import %v: %w", e.ID, ErrExists)
 	}
+	if err := s.checkFree(opts.Name); err != nil {
+		return nil, err
+	}
 	return e, s.write(e, key)
+}
+
+// checkFree wants a name that means one key: access rules and commands take it
+// for a key's name or id alike. A file that cannot be read has no name to
+// collide with.
+func (s *Store) checkFree(name string) error {
+	if b, err := hex.DecodeString(name); err == nil && len(b) == len(signing.KeyID{}) {
+		return fmt.Errorf("import %q: that is the form of a key's id, not a name", name)
+	}
+	all, _ := s.List()
+	for _, e := range all {
+		if e.Name == name {
+			return fmt.Errorf("import %q: the name is taken by key %v: %w; remove that one first, or choose another name", name, e.ID, ErrName)
+		}
+	}
+	return nil
 }
 
 // write seals with the store's KEK and a fresh key, and replaces the file.

@@ -71,19 +71,19 @@ func (s *Server) lookup(id signing.KeyID) *key {
 type Change struct{ Added, Removed, Kept int }
 
 // LoadKeys makes the keys in use those of the store. Keys that cannot be read
-// are left out, keys in use that cannot be read any more are kept, and the
-// error joins the reasons.
+// are left out; one in use stays while its file is there but cannot be read,
+// and goes with its file, whatever else is wrong with the store. The error
+// joins the reasons.
 func (s *Server) LoadKeys(store *keystore.Store) (Change, error) {
 	s.loading.Lock()
 	defer s.loading.Unlock()
 	entries, errList := store.List()
-	if entries == nil && errList != nil {
-		return Change{}, errList
-	}
 	errs := []error{errList}
+	listed := make(map[signing.KeyID]bool, len(entries))
 	before, next := s.table.Load().keys, make(map[signing.KeyID]*key, len(entries))
 	var c Change
 	for _, e := range entries {
+		listed[e.ID] = true
 		if old := before[e.ID]; old != nil && old.name == e.Name && old.tls13Only == e.TLS13Only && old.expires.Equal(e.Expires) {
 			next[e.ID] = old
 			c.Kept++
@@ -99,7 +99,7 @@ func (s *Server) LoadKeys(store *keystore.Store) (Change, error) {
 	}
 	if errList != nil { // a file may be unreadable for a moment only
 		for id, old := range before {
-			if next[id] == nil {
+			if !listed[id] && !store.Gone(id) {
 				next[id] = old
 				c.Kept++
 			}
@@ -113,6 +113,7 @@ func (s *Server) LoadKeys(store *keystore.Store) (Change, error) {
 		}
 	}
 	s.metrics.keys.Set(float64(len(next)))
+	s.metrics.badKeys.Set(float64(count(errors.Join(errs...))))
 	if !s.draining.Load() {
 		status := healthpb.HealthCheckResponse_SERVING
 		if len(next) == 0 {
@@ -121,6 +122,22 @@ func (s *Server) LoadKeys(store *keystore.Store) (Change, error) {
 		s.health.SetServingStatus("", status)
 	}
 	return c, errors.Join(errs...)
+}
+
+// count is how many errors are joined in one.
+func count(err error) int {
+	if err == nil {
+		return 0
+	}
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return 1
+	}
+	n := 0
+	for _, e := range joined.Unwrap() {
+		n += count(e)
+	}
+	return n
 }
 
 func (s *Server) load(store *keystore.Store, e *keystore.Entry) (*key, error) {

@@ -20,6 +20,7 @@ type metrics struct {
 	ended      prometheus.Counter
 	streams    prometheus.Gauge
 	keys       prometheus.Gauge
+	badKeys    prometheus.Gauge
 }
 
 func newMetrics() *metrics {
@@ -42,6 +43,7 @@ func newMetrics() *metrics {
 		ended:      counter("ended_streams_total", "Streams ended because the client lost its right."),
 		streams:    gauge("streams", "Open streams."),
 		keys:       gauge("keys", "Keys in use."),
+		badKeys:    gauge("key_errors", "Keys of the store that could not be read or loaded at the last look."),
 		faults: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "pno", Subsystem: "crypto", Name: "engine_faults_total",
 			Help: "Operations that an engine failed, or answered with a signature that does not verify."}, []string{"engine"}),
 	}
@@ -50,7 +52,7 @@ func newMetrics() *metrics {
 	for _, s := range signing.Statuses {
 		m.operations[s] = vec.WithLabelValues(s.String())
 	}
-	m.registry.MustRegister(vec, m.queue, m.exec, m.faults, m.handshakes, m.malformed, m.ended, m.streams, m.keys)
+	m.registry.MustRegister(vec, m.queue, m.exec, m.faults, m.handshakes, m.malformed, m.ended, m.streams, m.keys, m.badKeys)
 	return m
 }
 

@@ -125,12 +125,13 @@ func (s *Server) Serve(lis net.Listener) error {
 func (s *Server) SetRules(r *acl.Rules) {
 	r.Inherit(s.rules.Load())
 	s.rules.Store(r)
-	s.checkPeers()
+	s.CheckPeers()
 }
 
-// checkPeers ends the streams of clients whose certificate is revoked, has
-// expired, or is of an authority that is no longer believed in.
-func (s *Server) checkPeers() {
+// CheckPeers ends the streams of clients whose certificate is revoked, has
+// expired, or is of an authority that is no longer believed in. It is to be called
+// when the authorities have changed; Watch calls it for what time changes.
+func (s *Server) CheckPeers() {
 	s.mu.Lock()
 	open := make([]*stream, 0, len(s.streams))
 	for st := range s.streams {
@@ -165,7 +166,7 @@ func (s *Server) Watch(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			s.checkPeers()
+			s.CheckPeers()
 		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -273,7 +274,7 @@ func TestStrangers(t *testing.T) {
 	}
 }
 
-// metric is the value of a counter without labels.
+// metric is the value of a counter or gauge without labels.
 func metric(t *testing.T, w *cryptotest.Worker, name string) float64 {
 	t.Helper()
 	families, err := w.Server.Registry().Gather()
@@ -282,7 +283,7 @@ func metric(t *testing.T, w *cryptotest.Worker, name string) float64 {
 	}
 	for _, f := range families {
 		if f.GetName() == name {
-			return f.Metric[0].GetCounter().GetValue()
+			return f.Metric[0].GetCounter().GetValue() + f.Metric[0].GetGauge().GetValue()
 		}
 	}
 	t.Fatalf("no metric %s", name)
@@ -357,6 +358,39 @@ func TestKeyReload(t *testing.T) {
 	}
 	if got := ask(t, s, operation(t, 4, "RSA-2048")); got[4].Status != cryptov1.Status_STATUS_UNKNOWN_KEY {
 		t.Errorf("got %v", got)
+	}
+}
+
+// A key goes with its file, whatever else is wrong with the store.
+func TestKeyRemovedFromDamagedStore(t *testing.T) {
+	c := cryptotest.New(t, 1, cryptotest.AllowAll, "P-256")
+	w := c.Workers[0]
+	s := open(t, w, cryptotest.Identity(t, c.CA, cryptotest.ProxyURI))
+	all, err := c.Store.List()
+	if err != nil || len(all) != 1 {
+		t.Fatal(all, err)
+	}
+	for _, junk := range []string{"junk", strings.Repeat("0", 64)} {
+		if err := os.WriteFile(filepath.Join(c.Dir, junk+keystore.Suffix), []byte("junk"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if change, err := w.Server.LoadKeys(c.Store); err == nil || change.Kept != 1 {
+		t.Errorf("%+v, %v", change, err)
+	}
+	if n := metric(t, w, "pno_crypto_key_errors"); n != 2 {
+		t.Errorf("%v keys told as bad, want 2", n)
+	}
+	cryptotest.Import(t, c.Store, "RSA-2048", keystore.Options{Name: "late"})
+	if err := c.Store.Remove(all[0]); err != nil {
+		t.Fatal(err)
+	}
+	if change, err := w.Server.LoadKeys(c.Store); err == nil || change.Removed != 1 || change.Added != 1 {
+		t.Errorf("%+v, %v", change, err)
+	}
+	got := ask(t, s, operation(t, 1, "P-256"), operation(t, 2, "RSA-2048"))
+	if got[1].Status != cryptov1.Status_STATUS_UNKNOWN_KEY || got[2].Status != cryptov1.Status_STATUS_OK {
+		t.Errorf("removed: %v; added: %v", got[1], got[2])
 	}
 }
 
