@@ -20,7 +20,9 @@
  * program can have.
  *
  * Neither side starves: while offloaded events keep coming the kernel's set is
- * asked every KERNEL_EVERY calls, and always before 0 is returned.
+ * asked every KERNEL_EVERY calls, first and for half of the room, and again in
+ * the next call for as long as it has something; and always before 0 is
+ * returned. Each side goes round among its own.
  *
  * A fresh socket may be registered before it is known whose it will be. It is
  * then in the kernel's set like any other, with an item that remembers it
@@ -323,30 +325,42 @@ static int sleep_in_kernel(struct pno_epoll *ep, struct epoll_event *events, int
 	return -1;
 }
 
-/* Several threads may lose a count here, which only makes it later. */
-static bool kernel_due(struct pno_epoll *ep)
+/*
+ * The kernel's events when their turn has come. One that has the whole room
+ * (of one event) waits for its next turn like the first.
+ */
+static int kernel_turn(struct pno_epoll *ep, struct epoll_event *events, int max)
 {
-	unsigned n = atomic_load_explicit(&ep->since_kernel, memory_order_relaxed) + 1;
+	int room = (max + 1) / 2, n;
 
-	atomic_store_explicit(&ep->since_kernel, n, memory_order_relaxed);
-	return n >= KERNEL_EVERY;
+	if (likely(atomic_load_explicit(&ep->since_kernel, memory_order_relaxed) < KERNEL_EVERY - 1 || !ep->nkernel))
+		return 0;
+	n = kernel_look(ep, events, room);
+	if (n > 0 && n < max)
+		atomic_store_explicit(&ep->since_kernel, KERNEL_EVERY, memory_order_relaxed);
+	return n > 0 ? n : 0;
 }
 
-/* Offloaded events, and now and then the kernel's behind them. */
-static int gather(struct pno_epoll *ep, struct epoll_event *events, int max)
+static int gather_ours(struct pno_epoll *ep, struct epoll_event *events, int max)
 {
-	int n, k;
-
 	if (unlikely(!ep->chan))
 		return 0;
 	drain(ep);
-	n = collect(ep, events, max);
-	if (n > 0 && n < max && ep->nkernel && kernel_due(ep)) {
-		k = kernel_look(ep, events + n, max - n);
-		if (k > 0)
-			n += k;
+	return collect(ep, events, max);
+}
+
+/* Offloaded events, and now and then the kernel's before them. */
+static int gather(struct pno_epoll *ep, struct epoll_event *events, int max)
+{
+	int k = ep->chan ? kernel_turn(ep, events, max) : 0;
+	int n = gather_ours(ep, events + k, max - k);
+
+	if (n > 0 && !k && ep->nkernel) { /* several threads may lose a count, which only makes it later */
+		unsigned calls = atomic_load_explicit(&ep->since_kernel, memory_order_relaxed);
+
+		atomic_store_explicit(&ep->since_kernel, calls + 1, memory_order_relaxed);
 	}
-	return n;
+	return k && n < 0 ? k : n + k;
 }
 
 int pno_epoll_wait(struct pno_epoll *ep, struct epoll_event *events, int max, int64_t ns,
@@ -388,7 +402,7 @@ int pno_epoll_wait(struct pno_epoll *ep, struct epoll_event *events, int max, in
 		if (n < 0)
 			return n;
 		if (n > 0) {
-			more = n < max ? gather(ep, events + n, max - n) : 0;
+			more = n < max ? gather_ours(ep, events + n, max - n) : 0;
 			n += more > 0 ? more : 0;
 			break;
 		}

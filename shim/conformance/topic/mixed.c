@@ -185,6 +185,47 @@ static void in_select(void)
 	close_all();
 }
 
+/* All are ready all the time, and there is not always room for all: each has
+ * its turn. One check for each room: who was reported. */
+static void none_starves(void)
+{
+	enum { PAIRS = 4, EVENTFDS = 2, ALL = PAIRS + EVENTFDS };
+	int ep = epoll_create1(0), c[PAIRS], s[PAIRS], e[EVENTFDS];
+
+	for (int i = 0; i < ALL; i++) {
+		struct epoll_event ev = { .events = i < PAIRS ? EPOLLOUT : EPOLLIN, .data.u32 = i };
+
+		if (i < PAIRS)
+			pair(AF_INET, &c[i], &s[i]);
+		else
+			e[i - PAIRS] = eventfd(1, 0);
+		R(epoll_ctl(ep, EPOLL_CTL_ADD, i < PAIRS ? s[i] : e[i - PAIRS], &ev));
+	}
+	for (int max = 1; max <= ALL + 1; max++) {
+		struct epoll_event ev[ALL + 1];
+		unsigned seen = 0;
+		bool twice = false;
+
+		for (int turn = 0; turn < 100; turn++) {
+			int n = epoll_wait(ep, ev, max, -1);
+			unsigned now = 0;
+
+			for (int k = 0; k < n; k++) {
+				twice |= now >> ev[k].data.u32 & 1;
+				now |= 1u << ev[k].data.u32;
+			}
+			seen |= now;
+		}
+		R(seen);
+		R(twice);
+	}
+	for (int i = 0; i < PAIRS; i++)
+		close(c[i]), close(s[i]);
+	for (int i = 0; i < EVENTFDS; i++)
+		close(e[i]);
+	close(ep);
+}
+
 /* An epoll instance is a descriptor like another. */
 static void instance_polled(void)
 {
@@ -240,6 +281,8 @@ int main(void)
 {
 	SECTION("epoll");
 	in_epoll();
+	SECTION("none starves");
+	none_starves();
 	SECTION("poll");
 	in_poll();
 	SECTION("select");
