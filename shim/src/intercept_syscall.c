@@ -159,6 +159,8 @@ PNO_EXPORT __attribute__((no_sanitize("address"))) long syscall(long number, ...
 		return do_pselect(a, b, c, d, e, (void *)f);
 	case SYS_execve:
 		return execve((void *)a, (void *)b, (void *)c);
+	case SYS_execveat:
+		return execveat(a, (void *)b, (void *)c, (void *)d, e);
 	case SYS_prctl:
 		return prctl(a, b, c, d, e);
 	case SYS_seccomp:

@@ -175,7 +175,39 @@ static void started(int fd, const char *what)
 	fflush(stdout);
 }
 
-enum how { FORK, VFORK, SPAWN };
+enum how { FORK, VFORK, SPAWN, EXECL, EXECLP, EXECLE, FEXECVE, EXECVEAT, RAW, SYSTEM, POPEN };
+
+/* In a child: starts the program in its place. */
+static void become(enum how how, char **argv)
+{
+	int file = open(self, O_RDONLY | O_CLOEXEC);
+
+	switch (how) {
+	case EXECL: execl(self, argv[0], argv[1], argv[2], (char *)NULL); break;
+	case EXECLP: execlp(self, argv[0], argv[1], argv[2], (char *)NULL); break;
+	case EXECLE: execle(self, argv[0], argv[1], argv[2], (char *)NULL, environ); break;
+	case FEXECVE: fexecve(file, argv, environ); break;
+	case EXECVEAT: execveat(AT_FDCWD, self, argv, environ, 0); break;
+	case RAW: syscall(SYS_execveat, file, "", argv, environ, AT_EMPTY_PATH); break;
+	default: execv(self, argv);
+	}
+	_exit(9);
+}
+
+/* By a shell, which is /proc/self/exe itself. */
+static int by_shell(enum how how, char **argv)
+{
+	char program[256] = "", line[512];
+	FILE *f;
+
+	need(readlink(self, program, sizeof program - 1) > 0, "readlink");
+	snprintf(line, sizeof line, "'%s' %s %s", program, argv[1], argv[2]);
+	if (how == SYSTEM)
+		return system(line);
+	f = popen(line, "w");
+	need(f != NULL, "popen");
+	return pclose(f);
+}
 
 static void start(enum how how, int fd, const char *what)
 {
@@ -184,30 +216,27 @@ static void start(enum how how, int fd, const char *what)
 	pid_t pid = -1;
 
 	snprintf(number, sizeof number, "%d", fd);
+	if (how == SYSTEM || how == POPEN) {
+		fflush(stdout);
+		R(by_shell(how, argv));
+		return;
+	}
 	if (how == SPAWN) {
 		need(posix_spawn(&pid, self, NULL, NULL, argv, environ) == 0, "posix_spawn");
 	} else {
-		pid = how == FORK ? fork() : vfork();
-		if (pid == 0) {
-			execv(self, argv);
-			_exit(9);
-		}
+		pid = how == VFORK ? vfork() : fork();
+		if (pid == 0)
+			become(how, argv);
 	}
 	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
 		;
 	R(status);
 }
 
-static void over_exec(enum how how)
+static void connection_over_exec(enum how how)
 {
-	struct sockaddr_storage at;
-	int c, s, l = listener(AF_INET, &at);
+	int c, s;
 	char b[16];
-
-	c = dial(&at);
-	start(how, l, "listener");
-	R(recv(c, b, 4, MSG_WAITALL));
-	close(c), close(l);
 
 	pair(AF_INET, &c, &s);
 	write_all(c, "over exec", 9);
@@ -216,6 +245,19 @@ static void over_exec(enum how how)
 	R(send(c, "more", 4, 0));
 	R(recv(s, b, 16, 0));
 	close(c), close(s);
+}
+
+static void over_exec(enum how how)
+{
+	struct sockaddr_storage at;
+	int c, l = listener(AF_INET, &at);
+	char b[16];
+
+	c = dial(&at);
+	start(how, l, "listener");
+	R(recv(c, b, 4, MSG_WAITALL));
+	close(c), close(l);
+	connection_over_exec(how);
 }
 
 static void pass(int over, int fd)
@@ -460,6 +502,14 @@ int main(int argc, char **argv)
 	over_exec(VFORK);
 	SECTION("posix_spawn");
 	over_exec(SPAWN);
+	for (enum how how = EXECL; how <= POPEN; how++) {
+		static const char *const names[] = {
+			[EXECL] = "execl", "execlp", "execle", "fexecve", "execveat", "raw execveat", "system", "popen",
+		};
+
+		SECTION(names[how]);
+		connection_over_exec(how);
+	}
 	SECTION("over a Unix socket");
 	over_unix();
 	SECTION("in a message only");
