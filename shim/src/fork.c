@@ -70,10 +70,13 @@ static bool grant(struct pno_session *ses)
 	return ok;
 }
 
+/* Other threads open and close sockets meanwhile: what is thawed is what was
+ * frozen, in use or not. */
 static void freeze(struct pno_sock *s, void *arg)
 {
 	(void)arg;
 	pno_lock(&s->lock);
+	s->frozen = true;
 	if (pno_sock_offloaded(s)) {
 		pno_rx_spill_all(s);
 		s->shared = granted;
@@ -83,6 +86,10 @@ static void freeze(struct pno_sock *s, void *arg)
 static void thaw(struct pno_sock *s, void *arg)
 {
 	(void)arg;
+	/* Who else holds the lock leaves the mark as it is: not set. */
+	if (!s->frozen)
+		return;
+	s->frozen = false;
 	pno_unlock(&s->lock);
 }
 
@@ -109,7 +116,7 @@ static void before(void)
 
 static void in_parent(void)
 {
-	pno_sock_each(thaw, NULL);
+	pno_sock_each_slot(thaw, NULL);
 	pno_session_unlock_all(forking);
 }
 
@@ -117,6 +124,7 @@ static void in_parent(void)
 static void reset_lock(struct pno_sock *s, void *arg)
 {
 	(void)arg;
+	s->frozen = false;
 	atomic_store(&s->lock.held, 0);
 }
 
@@ -155,7 +163,7 @@ static void in_child(void)
 	pno_session_child(granted ? token : NULL);
 	pno_wait_child();
 	pno_epoll_child();
-	pno_sock_each(reset_lock, NULL);
+	pno_sock_each_slot(reset_lock, NULL);
 	pno_sock_each(send_away, NULL);
 	errno = saved;
 }

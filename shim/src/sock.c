@@ -120,7 +120,7 @@ void pno_sock_free(struct pno_sock *s)
 	pno_unlock(&alloc_lock);
 }
 
-void pno_sock_each(void (*fn)(struct pno_sock *, void *), void *arg)
+void pno_sock_each_slot(void (*fn)(struct pno_sock *, void *), void *arg)
 {
 	struct slab *b;
 
@@ -129,8 +129,27 @@ void pno_sock_each(void (*fn)(struct pno_sock *, void *), void *arg)
 	pno_unlock(&alloc_lock);
 	for (; b; b = b->next)
 		for (int i = 0; i < SLAB; i++)
-			if (b->sock[i].state != PNO_FREE)
-				fn(&b->sock[i], arg);
+			fn(&b->sock[i], arg);
+}
+
+struct each {
+	void (*fn)(struct pno_sock *, void *);
+	void *arg;
+};
+
+static void if_used(struct pno_sock *s, void *arg)
+{
+	const struct each *e = arg;
+
+	if (s->state != PNO_FREE)
+		e->fn(s, e->arg);
+}
+
+void pno_sock_each(void (*fn)(struct pno_sock *, void *), void *arg)
+{
+	struct each e = { fn, arg };
+
+	pno_sock_each_slot(if_used, &e);
 }
 
 static uint32_t open_mask(const struct pno_sock *s)

@@ -125,6 +125,7 @@ struct pno_sock {
 	bool bound;        /* Bind holds the port on shard 0 */
 	bool unconnected;  /* DEAD, and connect() has said why: as before it */
 	bool stranger;     /* from another process, and never at home here */
+	bool frozen;       /* locked for the time of a fork */
 	pno_lock_t lock;
 	_Atomic uint32_t mask; /* EPOLL…, read without the lock */
 	_Atomic uint32_t arrivals; /* Data records, likewise */
@@ -174,6 +175,7 @@ struct pno_sock *pno_sock_new(int domain);
 void pno_sock_free(struct pno_sock *s);
 /* Calls fn for every object in use. */
 void pno_sock_each(void (*fn)(struct pno_sock *, void *), void *arg);
+void pno_sock_each_slot(void (*fn)(struct pno_sock *, void *), void *arg); /* also those not in use */
 
 /* The socket behind a descriptor, locked; NULL if it is the kernel's. */
 static inline struct pno_sock *pno_sock_peek(int fd)
