@@ -84,6 +84,8 @@ void pno_epoll_push(struct pno_item *it)
 	pno_unlock(&ep->lock);
 	if (unlikely(kick))
 		pno_chan_kick(ep->chan);
+	if (unlikely(ep->beacon))
+		pno_epoll_ring(ep);
 }
 
 /* What the program would see of an item now. Listeners: only connections that
@@ -129,13 +131,21 @@ static int collect(struct pno_epoll *ep, struct epoll_event *events, int max)
 	return n;
 }
 
-bool pno_epoll_readable(struct pno_epoll *ep)
+bool pno_epoll_any(struct pno_epoll *ep)
 {
 	bool any = false;
 
-	pno_lock(&ep->lock);
 	for (struct pno_item *it = ep->ready_head; it && !any; it = it->ready)
 		any = it->events && item_events(it);
+	return any;
+}
+
+bool pno_epoll_readable(struct pno_epoll *ep)
+{
+	bool any;
+
+	pno_lock(&ep->lock);
+	any = pno_epoll_any(ep);
 	if (!any && ep->sleepers)
 		ep->kicked = false; /* who sleeps has seen all there was */
 	pno_unlock(&ep->lock);
@@ -162,7 +172,7 @@ static int milliseconds(int64_t ns)
 }
 
 /* Takes our own wake-up out of what the kernel says. */
-static int without_ours(struct epoll_event *events, int n, bool *woken)
+static int without_ours(struct pno_epoll *ep, struct epoll_event *events, int n, bool *woken)
 {
 	int kept = 0;
 
@@ -172,6 +182,8 @@ static int without_ours(struct epoll_event *events, int n, bool *woken)
 		else if (kept++ != i)
 			events[kept - 1] = events[i];
 	}
+	if (unlikely(kept < n))
+		pno_epoll_beacon(ep); /* its ring was meant for others, too */
 	return n < 0 ? n : kept;
 }
 
@@ -181,14 +193,14 @@ static int kernel_look(struct pno_epoll *ep, struct epoll_event *events, int max
 	bool woken;
 
 	atomic_store_explicit(&ep->since_kernel, 0, memory_order_relaxed);
-	return without_ours(events, real.epoll_wait(ep->fd, events, max, 0), &woken);
+	return without_ours(ep, events, real.epoll_wait(ep->fd, events, max, 0), &woken);
 }
 
 /* Sleeps on the kernel's set itself. *woken: it was us who ended it. */
 static int sleep_raw(struct pno_epoll *ep, struct epoll_event *events, int max, int64_t ns,
 		     const sigset_t *sigmask, bool *woken)
 {
-	return without_ours(events, pno_sleep_epoll(ep->fd, events, max, milliseconds(ns), sigmask), woken);
+	return without_ours(ep, events, pno_sleep_epoll(ep->fd, events, max, milliseconds(ns), sigmask), woken);
 }
 
 /* Sleeps on the bed. *woken: there may be something, of whatever kind. */
@@ -202,6 +214,7 @@ static int sleep_in_bed(struct pno_epoll *ep, struct epoll_event *events, int ma
 	for (int i = 0; i < n; i++) {
 		if (found[i].data.ptr == &pno_epoll_ours)
 			continue;
+		pno_epoll_settle(ep);
 		n = kernel_look(ep, events, max);
 		return n < 0 ? -errno : n;
 	}
@@ -379,6 +392,8 @@ int pno_epoll_wait(struct pno_epoll *ep, struct epoll_event *events, int max, in
 	if (unlikely(atomic_load_explicit(&pno_listener_unsettled, memory_order_relaxed)))
 		pno_listener_settle();
 	for (;;) {
+		if (unlikely(ep->ninner))
+			pno_epoll_settle(ep);
 		n = gather(ep, events, max);
 		if (n > 0)
 			break;

@@ -31,7 +31,14 @@ struct pno_epoll {
 	 * and the homes of its sockets, each with the number of such items. */
 	_Atomic uint64_t channels;
 	uint32_t homes[PNO_MAX_CHANNELS];
+	/* Instances within it, and how it tells those that it is in. */
+	struct pno_epoll **inner;
+	atomic_uint ninner;
+	_Atomic uint64_t inner_channels; /* heard for them, too */
+	atomic_int beacon; /* 0: none */
 };
+
+extern char pno_epoll_ours; /* its address marks our entries in a kernel set */
 
 /* Puts an item on its ready list and wakes the instance's sleepers. */
 void pno_epoll_push(struct pno_item *it);
@@ -55,6 +62,18 @@ void pno_epoll_adopted(struct pno_sock *s);
 void pno_epoll_child(void);
 /* True if epoll_wait would return something offloaded. */
 bool pno_epoll_readable(struct pno_epoll *ep);
+/* The same with the lock held. */
+bool pno_epoll_any(struct pno_epoll *ep);
+/* epoll_nest.c: an instance is added to another, taken out of it (or: it is
+ * gone), has something ready, or not. */
+void pno_epoll_nest(struct pno_epoll *ep, struct pno_epoll *inner);
+void pno_epoll_unnest(struct pno_epoll *ep, const struct pno_epoll *inner, bool all);
+void pno_epoll_ring(struct pno_epoll *ep);
+void pno_epoll_beacon(struct pno_epoll *ep);
+/* Before the kernel is asked: what it says of the instances within is true. */
+void pno_epoll_settle(struct pno_epoll *ep);
+/* The instance gets what an inner one sleeps on. */
+void pno_epoll_hear_also(struct pno_epoll *ep, const struct pno_epoll *inner);
 /* A poll of its descriptor sleeps, until false, on the instance's channels. */
 void pno_epoll_attend(struct pno_epoll *ep, bool on);
 

@@ -19,8 +19,6 @@
 #include "real.h"
 #include "stats.h"
 
-extern char pno_epoll_ours;
-
 static pno_lock_t all_lock; /* a leaf */
 static struct pno_epoll_link {
 	struct pno_epoll_link *next;
@@ -86,6 +84,9 @@ static void hear(struct pno_epoll *ep, struct pno_chan *c)
 	if (ep->bed)
 		put_in(ep->bed, c->irq, EPOLLIN | EPOLLET, &pno_epoll_ours);
 	ep->channels |= 1ull << c->index;
+	/* Nor do those that it is in hear it. */
+	if (unlikely(ep->beacon))
+		pno_epoll_ring(ep);
 	/* Who sleeps in it has not armed this channel. */
 	if (ep->sleepers && ep->chan != c)
 		pno_chan_kick(ep->chan);
@@ -143,16 +144,46 @@ static void adopt(struct pno_epoll *ep, struct pno_session *ses, struct pno_chan
 		for (struct pno_item *it = ep->items; it; it = it->in_ep)
 			it->home = -1;
 		memset(ep->homes, 0, sizeof ep->homes);
-		ep->channels = 0;
+		ep->channels = ep->inner_channels = 0;
 		ep->ses = ses;
 		ep->chan = c;
 		make_bed(ep);
 		hear(ep, c);
+		if (ep->sleepers > ep->raw)
+			pno_chan_kick(c); /* they sleep in bed, and have not armed it */
 	}
 	wake = ep->raw;
 	pno_unlock(&ep->lock);
 	if (unlikely(wake))
 		wake_raw(ep);
+}
+
+void pno_epoll_hear_also(struct pno_epoll *ep, const struct pno_epoll *inner)
+{
+	struct pno_session *ses = inner->ses;
+	uint64_t m;
+
+	if (unlikely(!ep->bed)) {
+		pno_lock(&ep->lock);
+		make_bed(ep);
+		pno_unlock(&ep->lock);
+	}
+	if (!ses || ses != pno_session_now())
+		return;
+	if (ep->ses != ses)
+		adopt(ep, ses, pno_chan_open(ses));
+	if (likely(!(inner->channels & ~ep->inner_channels)))
+		return;
+	pno_lock(&ep->lock);
+	m = ep->ses == ses ? inner->channels & ~ep->inner_channels : 0;
+	for (; m; m &= m - 1) {
+		unsigned i = __builtin_ctzll(m);
+
+		ep->inner_channels |= 1ull << i;
+		ep->homes[i]++; /* for good: to hear too much costs little */
+		hear(ep, ses->chan[i]);
+	}
+	pno_unlock(&ep->lock);
 }
 
 static struct pno_item *find(struct pno_sock *s, struct pno_epoll *ep, int fd)
@@ -323,6 +354,12 @@ static int ctl_foreign(struct pno_epoll *ep, int op, int fd, struct epoll_event 
 		return -1;
 	}
 	rc = real.epoll_ctl(ep->fd, op, fd, e);
+	if (rc == 0 && unlikely(o && o->kind == PNO_KIND_EPOLL)) {
+		if (op == EPOLL_CTL_ADD)
+			pno_epoll_nest(ep, (struct pno_epoll *)o);
+		else if (op == EPOLL_CTL_DEL)
+			pno_epoll_unnest(ep, (struct pno_epoll *)o, false);
+	}
 	if (rc == 0 && op != EPOLL_CTL_MOD) {
 		pno_lock(&ep->lock);
 		ep->nkernel += op == EPOLL_CTL_ADD ? 1 : ep->nkernel ? -1 : 0;
@@ -452,9 +489,14 @@ void pno_epoll_free(struct pno_epoll *ep)
 	}
 	if (ep->bed)
 		pno_fd_disown(ep->bed);
+	if (ep->beacon)
+		pno_fd_disown(ep->beacon);
 	if (ep->chan)
 		pno_chan_close(ep->chan);
 	pno_lock(&all_lock);
+	for (struct pno_epoll_link *o = all; o; o = o->next)
+		pno_epoll_unnest(&o->ep, ep, true);
+	free(ep->inner);
 	for (p = &all; *p != l; p = &(*p)->next)
 		;
 	*p = l->next;
@@ -483,12 +525,12 @@ void pno_epoll_child(void)
 	for (struct pno_epoll_link *l = all; l; l = l->next) {
 		l->ep.ses = NULL;
 		l->ep.chan = NULL;
-		l->ep.channels = 0;
+		l->ep.channels = l->ep.inner_channels = 0;
 		memset(l->ep.homes, 0, sizeof l->ep.homes);
 		for (struct pno_item *it = l->ep.items; it; it = it->in_ep)
 			it->home = -1;
 		l->ep.sleepers = l->ep.raw = 0;
-		l->ep.bed = 0; /* closed, as all of the shim's */
+		l->ep.bed = l->ep.beacon = 0; /* closed, as all of the shim's */
 		atomic_store(&l->ep.lock.held, 0);
 	}
 	atomic_store(&all_lock.held, 0);

@@ -33,6 +33,7 @@ struct set {
 	nfds_t *index; /* of each kernel entry in fds */
 	uint64_t channels;
 	struct pno_session *ses;
+	bool nested; /* instances are in it */
 };
 
 bool pno_poll_concerns(int fd)
@@ -42,7 +43,7 @@ bool pno_poll_concerns(int fd)
 	if (!o)
 		return false;
 	if (o->kind == PNO_KIND_EPOLL)
-		return ((struct pno_epoll *)o)->nitems > 0;
+		return ((struct pno_epoll *)o)->nitems > 0 || ((struct pno_epoll *)o)->ninner > 0;
 	return o->kind == PNO_KIND_SOCK && ((struct pno_sock *)o)->state >= PNO_LISTENING;
 }
 
@@ -71,10 +72,7 @@ static void split(struct set *t)
 			t->index[t->nkernel] = i;
 			t->kernel[t->nkernel++] = t->fds[i];
 		}
-		if (ep && ep->ses) {
-			t->ses = ep->ses;
-			t->channels |= ep->channels;
-		}
+		t->nested |= ep != NULL;
 		if (ep)
 			pno_epoll_attend(ep, true);
 		if (ep || !pno_poll_concerns(fd) || !(s = pno_sock_lock(fd)))
@@ -154,9 +152,42 @@ static void drain(struct set *t)
 		pno_chan_drain(t->ses->chan[__builtin_ctzll(m)]);
 }
 
+/* The channels of instances; they may have come to more since the last look. */
+static void settle(struct set *t)
+{
+	for (nfds_t i = 0; i < t->n; i++) {
+		struct pno_epoll *ep = pno_epoll_at(t->fds[i].fd);
+
+		if (!ep)
+			continue;
+		pno_epoll_settle(ep);
+		if (ep->ses && (!t->ses || t->ses == ep->ses)) {
+			t->ses = ep->ses;
+			t->channels |= ep->channels;
+		}
+	}
+}
+
+/* After the drain: who has nothing ready any more says so to the kernel. */
+static void douse(struct set *t)
+{
+	for (nfds_t i = 0; i < t->n; i++) {
+		struct pno_epoll *ep = pno_epoll_at(t->fds[i].fd);
+
+		if (!ep)
+			continue;
+		pno_epoll_settle(ep);
+		pno_epoll_beacon(ep);
+	}
+}
+
 static int look(struct set *t)
 {
+	if (t->nested)
+		settle(t);
 	drain(t);
+	if (t->nested)
+		douse(t);
 	if (t->nkernel && real.poll(t->kernel, t->nkernel, 0) < 0)
 		return -errno;
 	return merge(t);
