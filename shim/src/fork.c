@@ -75,12 +75,21 @@ static bool grant(struct pno_session *ses)
 static void freeze(struct pno_sock *s, void *arg)
 {
 	(void)arg;
+	if (s->frozen)
+		return;
 	pno_lock(&s->lock);
 	s->frozen = true;
 	if (pno_sock_offloaded(s)) {
 		pno_rx_spill_all(s);
 		s->shared = granted;
 	}
+}
+
+/* Listeners come first: who has one locked may want its connections. */
+static void freeze_listener(struct pno_sock *s, void *arg)
+{
+	if (s->state == PNO_LISTENING)
+		freeze(s, arg);
 }
 
 static void thaw(struct pno_sock *s, void *arg)
@@ -110,6 +119,7 @@ static void before(void)
 		pno_count(forks);
 	}
 	pno_session_lock_all(forking);
+	pno_sock_each(freeze_listener, NULL);
 	pno_sock_each(freeze, NULL);
 	errno = saved;
 }
