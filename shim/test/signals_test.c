@@ -235,6 +235,7 @@ static void actions(void)
 	CHECK(sigaction(1000, &a, NULL) == -1 && errno == EINVAL);
 }
 
+#if (defined(__x86_64__) || defined(__aarch64__)) && !defined(__SANITIZE_THREAD__)
 static atomic_uint turn;
 
 static void *racer(void *arg)
@@ -268,7 +269,6 @@ static void races(void)
 	pthread_join(t, NULL);
 }
 
-#if (defined(__x86_64__) || defined(__aarch64__)) && !defined(__SANITIZE_THREAD__)
 #if defined(__x86_64__)
 #define PC(uc) ((uc).uc_mcontext.gregs[REG_RIP])
 #else
@@ -297,9 +297,16 @@ static void moves(void)
 	CHECK((char *)PC(uc) == pno_sleep_past);
 }
 #else
+/* Without a system call of the shim's own, a signal between the look and libc's
+ * call is noticed only when the sleep ends: see enter() in interrupt.c. */
+static void races(void)
+{
+	printf("signals: no races here, the sleep is libc's call\n");
+}
+
 static void moves(void)
 {
-	printf("no system call of the shim's own here: libc's is used\n");
+	printf("signals: no moves here, the sleep is libc's call\n");
 }
 #endif
 
