@@ -43,9 +43,8 @@ const (
 )
 
 // MeasureMemory opens conns connections to nginx, spread over several workers,
-// and leaves them alone. Holder is the command line of a process that calls
-// Hold.
-func MeasureMemory(ctx context.Context, o Options, conns int, holder []string) (*Memory, error) {
+// and leaves them alone.
+func MeasureMemory(ctx context.Context, o Options, conns int) (*Memory, error) {
 	if conns < memorySteps {
 		return nil, fmt.Errorf("at least %d connections are needed", memorySteps)
 	}
@@ -58,7 +57,7 @@ func MeasureMemory(ctx context.Context, o Options, conns int, holder []string) (
 	m := &Memory{Benchmark: "memory", Conns: conns, Machine: machine()}
 	err := sc.on(ctx, o, sc, func(subjects []*subject) error {
 		for _, s := range subjects {
-			steps, err := s.hold(ctx, o, conns, holder)
+			steps, err := s.hold(ctx, o, conns)
 			if err != nil {
 				return fmt.Errorf("hold connections to %s: %w\n%s", s.name, err, s.t.log(s.name))
 			}
@@ -95,7 +94,7 @@ http {
 }
 
 // hold opens connections in steps and measures after each.
-func (s *subject) hold(ctx context.Context, o Options, conns int, holder []string) ([]MemoryUse, error) {
+func (s *subject) hold(ctx context.Context, o Options, conns int) ([]MemoryUse, error) {
 	time.Sleep(500 * time.Millisecond) // what starting leaves behind settles
 	hostBefore, dpuBefore, err := s.resident()
 	if err != nil {
@@ -106,7 +105,7 @@ func (s *subject) hold(ctx context.Context, o Options, conns int, holder []strin
 	for step := 1; step <= memorySteps; step++ {
 		for want := conns * step / memorySteps; held < want; n++ {
 			count := min(holdEach, want-held)
-			if err := s.holdSome(ctx, n, count, holder); err != nil {
+			if err := s.holdSome(ctx, n, count); err != nil {
 				return nil, err
 			}
 			held += count
@@ -183,7 +182,7 @@ func treeResident(pid int) (int64, error) {
 
 // holdSome starts a process that opens count connections, from an address of
 // its own, and waits until they are open.
-func (s *subject) holdSome(ctx context.Context, n, count int, holder []string) error {
+func (s *subject) holdSome(ctx context.Context, n, count int) error {
 	from := netip.MustParseAddr(s.clientAddr)
 	for range n + 10 {
 		from = from.Next()
@@ -192,8 +191,8 @@ func (s *subject) holdSome(ctx context.Context, n, count int, holder []string) e
 		return err
 	}
 	name := fmt.Sprintf("%s-hold%d", s.name, n)
-	if _, err := s.t.start(s.clientNS, otherCore, name, append(holder, from.String(),
-		net.JoinHostPort(s.hostAddr, "80"), strconv.Itoa(count))...); err != nil {
+	if _, err := s.t.start(s.clientNS, otherCore, name, filepath.Join(s.t.bin, "pno"), "bench", "hold", from.String(),
+		net.JoinHostPort(s.hostAddr, "80"), strconv.Itoa(count)); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)

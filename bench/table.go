@@ -50,9 +50,8 @@ func rows() []row {
 	}
 }
 
-// Table measures everything. Holder is as in MeasureMemory, idle the number of
-// idle connections there.
-func Table(ctx context.Context, o Options, idle int, holder []string) (*Report, error) {
+// Table measures everything; idle is the number of idle connections.
+func Table(ctx context.Context, o Options, idle int) (*Report, error) {
 	r := &Report{Machine: machine(), When: time.Now().UTC().Truncate(time.Second)}
 	for _, row := range rows() {
 		o.Log("== %s", row.what)
@@ -82,7 +81,7 @@ func Table(ctx context.Context, o Options, idle int, holder []string) (*Report, 
 		return nil, fmt.Errorf("latency by load: %w", err)
 	}
 	o.Log("== memory of idle connections")
-	if r.Memory, err = MeasureMemory(ctx, o, idle, holder); err != nil {
+	if r.Memory, err = MeasureMemory(ctx, o, idle); err != nil {
 		return nil, fmt.Errorf("memory of idle connections: %w", err)
 	}
 	return r, nil

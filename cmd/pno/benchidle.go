@@ -5,7 +5,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"os"
 	"strconv"
 	"text/tabwriter"
 
@@ -25,11 +24,7 @@ func newMemoryBenchCmd() *cobra.Command {
 			if err := b.prepare(cmd); err != nil {
 				return err
 			}
-			exe, err := os.Executable()
-			if err != nil {
-				return fmt.Errorf("find this program: %w", err)
-			}
-			m, err := bench.MeasureMemory(cmd.Context(), b.Options, conns, []string{exe, "bench", "hold"})
+			m, err := bench.MeasureMemory(cmd.Context(), b.Options, conns)
 			if err != nil {
 				return err
 			}

@@ -3,9 +3,6 @@
 package main
 
 import (
-	"fmt"
-	"os"
-
 	"github.com/spf13/cobra"
 
 	"pno/bench"
@@ -23,11 +20,7 @@ func newTableBenchCmd() *cobra.Command {
 			if err := b.prepare(cmd); err != nil {
 				return err
 			}
-			exe, err := os.Executable()
-			if err != nil {
-				return fmt.Errorf("find this program: %w", err)
-			}
-			r, err := bench.Table(cmd.Context(), b.Options, idle, []string{exe, "bench", "hold"})
+			r, err := bench.Table(cmd.Context(), b.Options, idle)
 			if err != nil {
 				return err
 			}

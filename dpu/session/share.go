@@ -204,6 +204,15 @@ func (t *Table) alone(s *socket) {
 	}
 }
 
+// listens is where a holder that waits for its socket looks: the socket's last
+// home there, or the first channel. nil if the session has none.
+func (h *hold) listens() *queue {
+	if h.claimed != nil {
+		return h.claimed
+	}
+	return h.s.queues[0]
+}
+
 // homeless tells the other holders when the one that had a socket has closed it.
 func (t *Table) homeless(s *socket) {
 	if s.kind != connected || s.at != nil {
@@ -213,12 +222,7 @@ func (t *Table) homeless(s *socket) {
 		if h.s == nil || h.s.dead {
 			continue
 		}
-		// Whoever waits for it there listens to its last home.
-		q := h.claimed
-		if q == nil {
-			q = h.s.queues[0]
-		}
-		if q != nil {
+		if q := h.listens(); q != nil {
 			t.post(q, offload.OpHomeless, h.handle, 0, 0, nil)
 		}
 	}

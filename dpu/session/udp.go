@@ -381,11 +381,7 @@ func (t *Table) handOver(s *socket) {
 		if h.s == nil || h.s.dead {
 			continue
 		}
-		q := h.claimed
-		if q == nil {
-			q = h.s.queues[0]
-		}
-		if q != nil {
+		if q := h.listens(); q != nil {
 			t.claim(q, h)
 			return
 		}
