@@ -177,6 +177,8 @@ func (h *host) kill() {
 	default:
 	}
 	close(h.quit)
+	one := [8]byte{1}
+	_, _ = unix.Write(h.kick, one[:])
 	<-h.done
 	_, _ = h.agent.call(&offload.Control{Type: offload.CtlSessionClose, Session: h.id, Reason: "killed"})
 	_ = unix.Munmap(h.mem)
@@ -249,7 +251,9 @@ func (h *host) doze() {
 		}
 	}
 	p := []unix.PollFd{{Fd: int32(h.intr), Events: unix.POLLIN}, {Fd: int32(h.kick), Events: unix.POLLIN}}
-	if n, _ := unix.Poll(p, 1000); n > 0 {
+	// A signal, as the Go runtime sends them to its threads, ends a doze too.
+	switch n, err := unix.Poll(p, 5000); {
+	case n > 0:
 		var b [8]byte
 		if p[0].Revents != 0 {
 			_, _ = unix.Read(h.intr, b[:])
@@ -258,8 +262,10 @@ func (h *host) doze() {
 		if p[1].Revents != 0 {
 			_, _ = unix.Read(h.kick, b[:])
 		}
-	} else {
+	case n == 0:
 		h.stats.timeouts++
+	case err != unix.EINTR:
+		h.t.Errorf("poll: %v", err)
 	}
 	for _, q := range all {
 		q.Disarm()
