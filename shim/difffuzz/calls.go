@@ -297,9 +297,6 @@ func doCtl(t *turn, op Op) bool {
 	if e == nil || d == nil || e.kind != poller {
 		return true
 	}
-	if d.kind == listening && len(d.pending) > 0 {
-		return false // what came before goes back to the DPU, and comes again a moment later
-	}
 	if op.has(4, "et") {
 		if d.shutWrite {
 			return false

@@ -390,7 +390,7 @@ int pno_epoll_wait(struct pno_epoll *ep, struct epoll_event *events, int max, in
 	else if (unlikely(ep->nitems))
 		pno_session_get(); /* the child of a fork goes on with its parent's set */
 	if (unlikely(atomic_load_explicit(&pno_listener_unsettled, memory_order_relaxed)))
-		pno_listener_settle();
+		pno_listener_settle(false);
 	for (;;) {
 		if (unlikely(ep->ninner))
 			pno_epoll_settle(ep);
@@ -413,6 +413,8 @@ int pno_epoll_wait(struct pno_epoll *ep, struct epoll_event *events, int max, in
 			deadline = ns > 0 ? pno_now() + ns : PNO_NEVER;
 			pno_interrupts_begin();
 		}
+		if (unlikely(atomic_load_explicit(&pno_listener_unsettled, memory_order_relaxed)))
+			pno_listener_settle(true);
 		n = sleep_in_kernel(ep, events, max, ns, sigmask, &again);
 		if (n < 0)
 			return n;

@@ -136,9 +136,10 @@ struct pno_listener *pno_listener_nth(unsigned n)
 	return l;
 }
 
-void pno_listener_settle(void)
+void pno_listener_settle(bool sleeps)
 {
 	struct pno_listener *l;
+	bool still = false;
 
 	atomic_store(&pno_listener_unsettled, false);
 	for (unsigned i = 0; (l = pno_listener_nth(i)); i++) {
@@ -147,10 +148,16 @@ void pno_listener_settle(void)
 		pno_lock(&s->lock);
 		if (s->state == PNO_LISTENING && s->listener == l && s->ses && !l->lost)
 			for (unsigned k = 0; k < atomic_load(&s->ses->nchan); k++)
-				if (l->q[k].subscribed && !wanted(&l->q[k]))
-					unsubscribe(s, s->ses->chan[k]);
+				if (l->q[k].subscribed && !wanted(&l->q[k])) {
+					if (l->q[k].head && !sleeps && !s->shared)
+						still = true;
+					else
+						unsubscribe(s, s->ses->chan[k]);
+				}
 		pno_unlock(&s->lock);
 	}
+	if (still)
+		atomic_store(&pno_listener_unsettled, true);
 }
 
 static void yield(struct pno_sock *s)

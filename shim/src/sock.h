@@ -359,8 +359,10 @@ static inline uint64_t pno_sock_channels(const struct pno_sock *s)
 
 /* More or fewer epoll items want connections on a channel; or a blocking call does. */
 void pno_listener_want(struct pno_sock *s, struct pno_chan *c, int users, bool sticky);
-/* Unsubscribes where nobody wants connections any more. */
-void pno_listener_settle(void);
+/* Unsubscribes where nobody wants connections any more; but until a poller
+ * sleeps, not where some wait: they would be gone for a moment. Those of a
+ * listener that other processes have, too, go at once. */
+void pno_listener_settle(bool sleeps);
 extern atomic_bool pno_listener_unsettled;
 /* This thread is about to sleep over something else: to be called while some
  * shared listener is wanted by blocking calls alone. */

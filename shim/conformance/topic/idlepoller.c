@@ -81,6 +81,34 @@ static void asked(void)
 	close(l);
 }
 
+/* Connections that poll has seen are there for an instance that comes later,
+ * without a moment's absence; so are those after them. */
+static void overtaken(void)
+{
+	struct sockaddr_storage at;
+	int l = listener(AF_INET, &at), ep = epoll_create1(0), c[3], s, missing = 0;
+	struct epoll_event ev = { .events = EPOLLIN };
+
+	for (int i = 0; i < 2; i++) {
+		c[i] = dial(&at);
+		AWAIT(l, POLLIN);
+	}
+	need(epoll_ctl(ep, EPOLL_CTL_ADD, l, &ev) == 0, "epoll_ctl");
+	for (int i = 0; i < 20; i++)
+		missing += epoll_wait(ep, &ev, 1, 0) != 1;
+	R(missing);
+	for (int i = 0; i < 2; i++) {
+		R(epoll_wait(ep, &ev, 1, 5000));
+		s = FD(accept(l, NULL, NULL));
+		close(s), close(c[i]);
+	}
+	R(epoll_wait(ep, &ev, 1, 20));
+	c[2] = dial(&at);
+	R(epoll_wait(ep, &ev, 1, 5000));
+	s = FD(accept(l, NULL, NULL));
+	close(s), close(c[2]), close(ep), close(l);
+}
+
 int main(void)
 {
 	SECTION("accept");
@@ -89,5 +117,7 @@ int main(void)
 	polled();
 	SECTION("non-blocking accept");
 	asked();
+	SECTION("an instance that comes later");
+	overtaken();
 	return 0;
 }
