@@ -250,7 +250,7 @@ static int sock_ioctl(struct pno_sock *s, int fd, unsigned long request, int *ar
 		if (s->state <= PNO_BOUND)
 			return 1;
 		if (s->state == PNO_LISTENING)
-			return bad(EINVAL);
+			return s->listener->stopped ? answer(arg, 0) : bad(EINVAL);
 		if (!pno_sock_look(s))
 			return bad(EBADF);
 		if (request == FIONREAD)

@@ -355,7 +355,9 @@ PNO_EXPORT int shutdown(int fd, int how)
 	} else if (how < SHUT_RD || how > SHUT_RDWR) {
 		err = EINVAL;
 	} else if (s->state == PNO_LISTENING && s->ses && !s->listener->lost) {
-		if (how != SHUT_WR)
+		if (s->listener->stopped)
+			err = ENOTCONN;
+		else if (how != SHUT_WR)
 			pno_listener_stop(s);
 	} else if (s->state == PNO_CONNECTING) {
 		err = pno_sock_disconnect(s, fd);
@@ -364,6 +366,7 @@ PNO_EXPORT int shutdown(int fd, int how)
 	} else {
 		s->shut_rd |= how != SHUT_WR;
 		s->shut_wr |= how != SHUT_RD;
+		s->connect_told = true; /* the next connect is EISCONN */
 		/* Reading alone is shut on this side only: what comes later can
 		 * still be read. With both shut the DPU answers data with RST. */
 		if (s->shut_wr)

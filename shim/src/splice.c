@@ -65,6 +65,18 @@ static ssize_t peek(int fd, uint8_t *buf, size_t len, int flags)
 	return s ? pno_sock_recv(s, &v, 1, flags) : -EBADF;
 }
 
+/* Whether to ask for more: an error, if that is what comes next, is left for the
+ * next call. */
+static bool has_more(int fd)
+{
+	struct pno_sock *s = pno_sock_lock(fd);
+	bool yes = s && (pno_sock_unread(s) || (s->state == PNO_OPEN && pno_sock_look(s) && pno_sock_unread(s)));
+
+	if (s)
+		pno_sock_unlock(s);
+	return yes;
+}
+
 static ssize_t from_socket(int in, int out, size_t len, bool wait)
 {
 	uint8_t buf[CHUNK];
@@ -82,7 +94,7 @@ static ssize_t from_socket(int in, int out, size_t len, bool wait)
 			return done ? (ssize_t)done : k;
 		peek(in, buf, k, MSG_TRUNC | MSG_DONTWAIT);
 		done += k;
-		if (k < n)
+		if (k < n || !has_more(in))
 			break;
 	}
 	return done;

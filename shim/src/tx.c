@@ -237,9 +237,9 @@ ssize_t pno_sock_sendfile(struct pno_sock *s, int in, off_t *offset, size_t coun
 		rc = !pno_copy(&src.offset, offset, sizeof *offset) ? -EFAULT : src.offset < 0 ? -EINVAL : 0;
 	else
 		rc = (src.offset = lseek(in, 0, SEEK_CUR)) < 0 ? no_position(in) : 0;
-	if (rc < 0) {
+	if (rc < 0 || !count) {
 		pno_sock_unlock(s);
-		return rc;
+		return rc < 0 ? rc : 0;
 	}
 	/* Longer transfers are cut like the kernel's. */
 	if (count > 0x7ffff000)
