@@ -26,6 +26,8 @@ GOBUILD := $(GO) build -trimpath -ldflags '$(LDFLAGS)'
 UNIT_PKGS = $$($(GO) list ./... | grep -Ev '^pno/(e2e|shim/conformance|shim/difffuzz)')
 RACE_PKGS = $$($(GO) list ./... | grep -E '^pno/(offload|shim|host|dpu|sim|crypto|internal)(/|$$)' | grep -Ev '^pno/shim/(conformance|difffuzz)')
 ARM64_PKGS = ./offload/... ./dpu/...
+# The C tests: as many at once as there are processors, each one's output together.
+SIDE_BY_SIDE = $(MAKE) --no-print-directory -j$(shell nproc) --output-sync=target
 
 export FUZZTIME ?= 10s
 
@@ -98,9 +100,7 @@ race: ## the concurrent packages under the race detector
 
 .PHONY: test-shim
 test-shim: ## the C tests of the shim, plain and under the sanitizers
-	$(MAKE) -C shim test OUT=$(BIN) CC="$(CC)"
-	$(MAKE) -C shim asan OUT=$(BIN) CC="$(CC)"
-	$(MAKE) -C shim tsan OUT=$(BIN) CC="$(CC)"
+	$(SIDE_BY_SIDE) -C shim test asan tsan OUT=$(BIN) CC="$(CC)"
 
 .PHONY: conformance
 conformance: build ## small C programs on kernel sockets and on offloaded ones, transcripts compared
@@ -112,9 +112,7 @@ fuzz-diff: build ## random programs of socket calls on kernel and shim, compared
 
 .PHONY: test-provider
 test-provider: ## the C tests of the OpenSSL provider, plain and under the sanitizers
-	$(MAKE) -C crypto/provider test OUT=$(BIN) CC="$(CC)"
-	$(MAKE) -C crypto/provider asan OUT=$(BIN) CC="$(CC)"
-	$(MAKE) -C crypto/provider tsan OUT=$(BIN) CC="$(CC)"
+	$(SIDE_BY_SIDE) -C crypto/provider test asan tsan OUT=$(BIN) CC="$(CC)"
 
 .PHONY: test-arm64
 test-arm64: ## the unit tests of offload/ and dpu/ as arm64 binaries under qemu-user
@@ -124,7 +122,7 @@ test-arm64: ## the unit tests of offload/ and dpu/ as arm64 binaries under qemu-
 # OpenSSL's and the cross compiler's libraries, under qemu-user.
 .PHONY: test-provider-arm64
 test-provider-arm64: provider-arm64
-	$(MAKE) -C crypto/provider test OUT=$(BIN)/arm64 CC="$(CROSS_CC)" SYSROOT=$(BIN)/arm64/sysroot \
+	$(SIDE_BY_SIDE) -C crypto/provider test OUT=$(BIN)/arm64 CC="$(CROSS_CC)" SYSROOT=$(BIN)/arm64/sysroot \
 	  RUN="qemu-aarch64-static -L /usr/aarch64-linux-gnu -E LD_LIBRARY_PATH=$(BIN)/arm64/sysroot/usr/lib/aarch64-linux-gnu"
 
 .PHONY: fuzz

@@ -291,7 +291,7 @@ static void ends(void)
 
 int main(void)
 {
-	alarm(60);
+	alarm(240);
 	signal(SIGPIPE, SIG_IGN);
 	edge = mmap(NULL, 3 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	CHECK(edge != MAP_FAILED);

@@ -67,7 +67,7 @@ static void standard(void)
 
 int main(void)
 {
-	alarm(60);
+	alarm(240);
 	fake_start(1, PNO_MIN_RING_SIZE * 2);
 	streams();
 	standard();

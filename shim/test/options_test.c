@@ -174,7 +174,7 @@ static void bounded(void)
 
 int main(void)
 {
-	alarm(60);
+	alarm(240);
 	fake_start(2, PNO_MIN_RING_SIZE * 2);
 	inherited();
 	rules();

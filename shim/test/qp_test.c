@@ -323,6 +323,7 @@ int main(void)
 		{ "races", races },
 	};
 
+	alarm(240);
 	pno_start();
 	for (size_t i = 0; i < sizeof tests / sizeof tests[0]; i++) {
 		tests[i].run();

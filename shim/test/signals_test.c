@@ -334,7 +334,7 @@ static void cancels(void)
 
 int main(void)
 {
-	alarm(60);
+	alarm(240);
 	fake_start(1, PNO_MIN_RING_SIZE * 2);
 	handle(SIGUSR1, SA_RESTART);
 	handle(SIGUSR2, 0);

@@ -269,7 +269,7 @@ int main(int argc, char **argv)
 	};
 
 	signal(SIGPIPE, SIG_IGN);
-	alarm(60);
+	alarm(240);
 	fake_start(2, PNO_MIN_RING_SIZE * 2);
 	for (size_t i = 0; i < sizeof tests / sizeof tests[0]; i++) {
 		if (argc > 1 && strcmp(argv[1], tests[i].name))

@@ -468,6 +468,7 @@ int main(int argc, char **argv)
 #endif
 	};
 
+	alarm(240);
 	fake_begin();
 	for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
 		if (argc > 1 && strcmp(argv[1], all[i].name))
