@@ -10,8 +10,8 @@
 #include <stdarg.h>
 #include <time.h>
 
-#define PATIENCE 5000 /* ms */
-#define SECTION_LIMIT 15 /* s */
+#define PATIENCE 10000 /* ms */
+#define SECTION_LIMIT 40 /* s */
 
 volatile sig_atomic_t signals_caught;
 

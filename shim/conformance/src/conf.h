@@ -13,7 +13,7 @@
  *   FD(call)      the same for a call that returns a descriptor
  *   TIMED(a,b,c)  the same for a call that must take a to b milliseconds
  *   READY(fd)     one check: what poll says at once, all events asked for
- *   AWAIT(fd,ev)  one check: waits until poll says one of ev (5 s at most)
+ *   AWAIT(fd,ev)  one check: waits until poll says one of ev (10 s at most)
  *   OPT(fd,l,n)   one check: getsockopt of an int
  *   WHERE(call)   one check: getsockname or getpeername with the address
  *

@@ -132,7 +132,7 @@ static void in_poll(void)
 	p[KINDS] = (struct pollfd){ -1, POLLIN, 77 };
 	p[KINDS + 1] = (struct pollfd){ w.client, POLLOUT, 0 };
 	R(poll(p, KINDS, 0));
-	TIMED(45, 1000, poll(p, KINDS + 1, 50));
+	TIMED(45, 5000, poll(p, KINDS + 1, 50));
 	show("revents of -1 are %d", p[KINDS].revents);
 	for (int i = 0; i < KINDS; i++) {
 		make_ready(i);
@@ -162,9 +162,9 @@ static void in_select(void)
 	top = w.client >= top ? w.client + 1 : top;
 #define FILL() do { FD_ZERO(&rd); FD_ZERO(&wr); for (int i = 0; i < KINDS; i++) FD_SET(w.rd[i], &rd); } while (0)
 	FILL();
-	TIMED(45, 1000, select(top, &rd, NULL, NULL, &t));
+	TIMED(45, 5000, select(top, &rd, NULL, NULL, &t));
 	FILL();
-	TIMED(45, 1000, pselect(top, &rd, &wr, NULL, &ts, NULL));
+	TIMED(45, 5000, pselect(top, &rd, &wr, NULL, &ts, NULL));
 	for (int i = 0; i < KINDS; i++) {
 		make_ready(i);
 		FILL();
@@ -240,7 +240,7 @@ static void instance_polled(void)
 	READY(ep);
 	R(read(s, &ev, 1));
 	READY(ep);
-	TIMED(45, 1000, poll(&(struct pollfd){ ep, POLLIN, 0 }, 1, 50));
+	TIMED(45, 5000, poll(&(struct pollfd){ ep, POLLIN, 0 }, 1, 50));
 	close(c);
 	AWAIT(ep, POLLIN);
 	close(s);

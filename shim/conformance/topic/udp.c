@@ -187,6 +187,7 @@ static void corked(int family)
 	struct sockaddr_storage to, elsewhere;
 	int s = bound(family, &to), other = bound(family, &elsewhere), c = socket(family, SOCK_DGRAM, 0);
 	struct iovec v[2] = { { "fg", 2 }, { "h", 1 } };
+	int others = 0;
 
 	fill(b, sizeof b);
 	R(sendto(c, "abc", 3, MSG_MORE, SA(to), addr_len(&to)));
@@ -212,9 +213,10 @@ static void corked(int family)
 	R(connect(c, SA(to), addr_len(&to)));
 	R(send(c, "one", 3, MSG_MORE));
 	R(send(c, "", 0, 0));
-	await_events(s, POLLIN);
-	R(recv(s, b, sizeof b, 0));
-	R(recv(s, b, sizeof b, MSG_DONTWAIT));
+	/* IPv6 knows no MSG_OOB: there is one datagram more */
+	do
+		await_events(s, POLLIN);
+	while (R(recv(s, b, sizeof b, MSG_DONTWAIT)) != 3 && ++others < 3);
 	R(send(c, "never sent", 10, MSG_MORE));
 	close(c);
 	nap(30);
@@ -263,13 +265,13 @@ static void many(void)
 	}
 	R(sendmmsg(c, o, 4, 0));
 	show("%u %u %u %u", o[0].msg_len, o[1].msg_len, o[2].msg_len, o[3].msg_len);
-	nap(30);
+	nap(300); /* all of them are there then, which no event tells */
 	R(recvmmsg(s, m, 4, MSG_WAITFORONE, &second));
 	for (int i = 0; i < 4; i++)
 		show("%u bytes, name %u, flags %#x", m[i].msg_len, m[i].msg_hdr.msg_namelen, m[i].msg_hdr.msg_flags);
 	R(recvmmsg(s, m, 4, MSG_DONTWAIT, NULL));
 	R(sendmmsg(c, o, 2, 0));
-	nap(30);
+	nap(300); /* all of them are there then, which no event tells */
 	R(recvmmsg(s, m, 4, MSG_DONTWAIT | MSG_TRUNC, NULL));
 	close(c);
 	close(s);
@@ -299,15 +301,16 @@ static void readiness(void)
 
 static void timeouts(void)
 {
-	struct timeval t = { 0, 100000 };
+	struct timeval t = { 0, 100000 }, long_time = { 10, 0 };
 	struct sockaddr_storage at;
 	int s = bound(AF_INET, &at);
 
 	R(setsockopt(s, SOL_SOCKET, SO_RCVTIMEO, &t, sizeof t));
-	TIMED(90, 3000, recv(s, b, 10, 0));
-	TIMED(0, 80, recv(s, b, 10, MSG_DONTWAIT));
+	TIMED(90, 5000, recv(s, b, 10, 0));
+	R(setsockopt(s, SOL_SOCKET, SO_RCVTIMEO, &long_time, sizeof long_time));
+	TIMED(0, 5000, recv(s, b, 10, MSG_DONTWAIT));
 	R(fcntl(s, F_SETFL, O_NONBLOCK));
-	TIMED(0, 80, recv(s, b, 10, 0));
+	TIMED(0, 5000, recv(s, b, 10, 0));
 	close(s);
 }
 
