@@ -81,7 +81,7 @@ func TestNoDPU(t *testing.T) {
 			if !strings.Contains(logged, "no DPU") {
 				t.Errorf("the program's log does not tell that there is no DPU:\n%s", logged)
 			}
-			l.hostd.waitLog("no DPU", 1, 5*time.Second)
+			l.hostd.waitLog("no DPU", 1, 30*time.Second)
 			if policy == "kernel" {
 				if want := l.natively(servedAddr); said != want {
 					t.Errorf("not as with the kernel:\n%s", sideBySide(want, said))
@@ -112,7 +112,7 @@ func TestWrongVersion(t *testing.T) {
 		if err := c.Send(&attach.Hello{ABIMajor: offload.VersionMajor + 1}, 1); err != nil {
 			l.t.Fatal(err)
 		}
-		_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
+		_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
 		p, err := c.Recv()
 		if err != nil {
 			l.t.Fatal(err)
@@ -121,7 +121,7 @@ func TestWrongVersion(t *testing.T) {
 		if !ok || no.Err == 0 || !strings.Contains(attach.Text(no.Text[:]), "version") {
 			l.t.Errorf("hostd answered %+v", p.Msg)
 		}
-		l.hostd.waitLog("version", 1, 5*time.Second)
+		l.hostd.waitLog("version", 1, 30*time.Second)
 	})
 	l.run("hostd to dpud", func(l *lab) {
 		c, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Name: l.conf.dpudSocket, Net: "unixpacket"})
@@ -133,7 +133,7 @@ func TestWrongVersion(t *testing.T) {
 		if err != nil {
 			l.t.Fatal(err)
 		}
-		_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+		_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 		if _, err := c.Write(hello); err != nil {
 			l.t.Fatal(err)
 		}
@@ -146,7 +146,7 @@ func TestWrongVersion(t *testing.T) {
 		if err != nil || m.Type != offload.CtlError || !strings.Contains(m.Error, "version") {
 			l.t.Errorf("dpud answered %s (%v)", buf[:n], err)
 		}
-		l.dpud.waitLog("version", 1, 5*time.Second)
+		l.dpud.waitLog("version", 1, 30*time.Second)
 	})
 	l.run("hostd of another version to the shim", func(l *lab) {
 		l.conf.hostdSocket, l.conf.preload = l.path("other.sock"), true
@@ -227,7 +227,7 @@ func TestPolicyErrors(t *testing.T) {
 	l.startHostd()
 	l.write("policy.yaml", bad)
 	l.hostd.signal(1)
-	l.hostd.waitLog("policy.yaml:4:", 1, 5*time.Second)
+	l.hostd.waitLog("policy.yaml:4:", 1, 30*time.Second)
 	out, err := l.runApp("nginx", 10*time.Second, l.writeNginx(nginxConf{Listen: servedAddr + ":81"})...)
 	if want := fmt.Sprintf("bind() to %s:81 failed (13: Permission denied)", servedAddr); err == nil || !strings.Contains(out, want) {
 		t.Errorf("the former policy is not in force: %v\n%s", err, out)

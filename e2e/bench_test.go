@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"strings"
@@ -37,25 +38,52 @@ func benchmark(t *testing.T, into any, args ...string) {
 	}
 }
 
-func TestBenchHandshake(t *testing.T) {
-	var r bench.HandshakeComparison
-	benchmark(t, &r, "handshake", "--keys", "rsa2048", "--tls", "1.3", "--duration", "700ms", "--pairs", "1")
-	row := r.Rows[0]
-	t.Logf("proxy CPU a handshake: %.0f µs with the local key, %.0f µs with the cluster (agent %.0f µs): ratio %.2f",
-		row.Local.ProxyCPU, row.Cluster.ProxyCPU, row.Cluster.AgentCPU, row.Ratio)
-	if row.Local.Failed+row.Cluster.Failed > 0 || row.Ratio < 1.2 || row.Cluster.WorkerCPU < 50 {
-		t.Errorf("%+v", row)
+// plausible runs a measurement again when what it says cannot be: what else
+// runs on the machine spoils one of 300 ms, but hardly three of them.
+func plausible(t *testing.T, measure func() error) {
+	t.Helper()
+	var err error
+	for range 3 {
+		if err = measure(); err == nil {
+			return
+		}
+		t.Log(err)
 	}
+	t.Error(err)
+}
+
+func TestBenchHandshake(t *testing.T) {
+	plausible(t, func() error {
+		var r bench.HandshakeComparison
+		benchmark(t, &r, "handshake", "--keys", "rsa2048", "--tls", "1.3", "--duration", "700ms", "--pairs", "1")
+		row := r.Rows[0]
+		t.Logf("proxy CPU a handshake: %.0f µs with the local key, %.0f µs with the cluster (agent %.0f µs): ratio %.2f",
+			row.Local.ProxyCPU, row.Cluster.ProxyCPU, row.Cluster.AgentCPU, row.Ratio)
+		if row.Local.Failed+row.Cluster.Failed > 0 {
+			t.Errorf("failed handshakes: %+v", row)
+		}
+		if row.Ratio < 1.2 || row.Cluster.WorkerCPU < 50 {
+			return fmt.Errorf("%+v", row)
+		}
+		return nil
+	})
 }
 
 func TestBenchCryptoRPC(t *testing.T) {
 	var r bench.RPCComparison
-	benchmark(t, &r, "cryptorpc", "--inflight", "1,32", "--cards", "1,2", "--duration", "300ms", "--pairs", "1")
-	t.Logf("CPU an operation: %.1f µs at 1, %.1f µs at 32 in flight; added p50 %.0f µs; %.0f and %.0f operations/s of simulated cards",
-		r.RPC[0].CPU, r.RPC[1].CPU, r.Latency[0].P50, r.Cards[0].Ops, r.Cards[1].Ops)
-	if len(r.RPC) != 2 || len(r.Latency) != 2 || len(r.Cards) != 2 || r.RPC[1].CPU <= 0 || r.RPC[1].CPU > 20 || r.RPC[0].CPU < r.RPC[1].CPU {
-		t.Errorf("%+v", r)
-	}
+	plausible(t, func() error {
+		r = bench.RPCComparison{}
+		benchmark(t, &r, "cryptorpc", "--inflight", "1,32", "--cards", "1,2", "--duration", "300ms", "--pairs", "1")
+		if len(r.RPC) != 2 || len(r.Latency) != 2 || len(r.Cards) != 2 {
+			t.Fatalf("%+v", r)
+		}
+		t.Logf("CPU an operation: %.1f µs at 1, %.1f µs at 32 in flight; added p50 %.0f µs; %.0f and %.0f operations/s of simulated cards",
+			r.RPC[0].CPU, r.RPC[1].CPU, r.Latency[0].P50, r.Cards[0].Ops, r.Cards[1].Ops)
+		if r.RPC[1].CPU <= 0 || r.RPC[1].CPU > 20 || r.RPC[0].CPU < r.RPC[1].CPU {
+			return fmt.Errorf("%+v", r)
+		}
+		return nil
+	})
 	for _, c := range r.Cards { // a card is not faster than it is said to be
 		if c.Ops <= 0 || c.Efficient > 1.1 {
 			t.Errorf("%+v", c)

@@ -166,7 +166,7 @@ func TestBypass(t *testing.T) {
 func checkBypass(t *testing.T, program, reason string, told bool, by ...string) {
 	l := simLab(t)
 	p := l.sim("sim", spawnOptions{}, []string{"-v"}, append(by, program)...)
-	if !poll(20*time.Second, func() bool { return p.ended() || strings.Contains(p.logText(), "listening") }) || p.ended() {
+	if !poll(30*time.Second, func() bool { return p.ended() || strings.Contains(p.logText(), "listening") }) || p.ended() {
 		t.Fatalf("the program does not listen:\n%s", p.logText())
 	}
 	admin := ""
@@ -188,7 +188,7 @@ func checkBypass(t *testing.T, program, reason string, told bool, by ...string) 
 		if s := status(); strings.Contains(s, "notice") {
 			t.Errorf("a program in order is told of:\n%s", s)
 		}
-	} else if !poll(20*time.Second, func() bool {
+	} else if !poll(30*time.Second, func() bool {
 		s := status()
 		return strings.Contains(s, notice) && strings.Contains(s, "1 kernel socket")
 	}) {

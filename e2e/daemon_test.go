@@ -77,7 +77,7 @@ log:
 func (l *lab) waitDaemon(p *proc, socket string, good func(*adminv1.Status) bool) {
 	l.t.Helper()
 	var last error
-	if !poll(10*time.Second, func() bool {
+	if !poll(30*time.Second, func() bool {
 		if p.ended() {
 			l.t.Fatalf("%s ended at once: %v\n%s", p.name, p.err, p.logText())
 		}
@@ -102,7 +102,7 @@ func (l *lab) admin(socket string, fn func(ctx context.Context, c grpc.ClientCon
 		l.t.Fatal(err)
 	}
 	defer c.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	return fn(ctx, c)
 }
@@ -183,7 +183,7 @@ func (l *lab) checkGone(p *proc) {
 		return
 	}
 	var left []string
-	if !poll(5*time.Second, func() bool {
+	if !poll(30*time.Second, func() bool {
 		left = nil
 		if err := l.admin(l.conf.dpudAdmin, func(ctx context.Context, c grpc.ClientConnInterface) error {
 			r, err := adminv1.NewDpuServiceClient(c).ListSockets(ctx, &adminv1.ListSocketsRequest{PageSize: 5000})

@@ -17,7 +17,7 @@ func TestDaemons(t *testing.T) {
 	l := newLab(t)
 	l.needOffload()
 	l.run("on the wire", func(l *lab) {
-		ctx, cancel := context.WithTimeout(l.t.Context(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(l.t.Context(), 20*time.Second)
 		defer cancel()
 		if _, err := l.client.DialContext(ctx, "tcp", servedAddr+":80"); err == nil || !strings.Contains(err.Error(), "connection refused") {
 			l.t.Errorf("a port that nobody listens on: %v", err)

@@ -79,7 +79,7 @@ func (l *lab) beginDownload(name string) net.Conn {
 func TestKillReader(t *testing.T) {
 	l := newLab(t)
 	p := l.app("holder", script(l, "hold.py", "accept", servedAddr, "7200")...)
-	p.waitLog("listening", 1, 10*time.Second)
+	p.waitLog("listening", 1, 30*time.Second)
 	c, err := l.client.DialContext(t.Context(), "tcp", servedAddr+":7200")
 	if err != nil {
 		t.Fatal(err)
@@ -89,7 +89,7 @@ func TestKillReader(t *testing.T) {
 	if _, err := c.Write(make([]byte, 30000)); err != nil {
 		t.Fatal(err)
 	}
-	p.waitLog("accepted", 1, 10*time.Second)
+	p.waitLog("accepted", 1, 30*time.Second)
 	time.Sleep(100 * time.Millisecond)
 	p.kill9()
 	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
@@ -110,7 +110,7 @@ func TestLastWords(t *testing.T) {
 			t.Fatalf("run %d: %v\n%s", i, err, out)
 		}
 	}
-	if !poll(5*time.Second, func() bool { return s.tally.Load() == runs*conns*size }) {
+	if !poll(30*time.Second, func() bool { return s.tally.Load() == runs*conns*size }) {
 		t.Errorf("%d of %d bytes arrived", s.tally.Load(), runs*conns*size)
 	}
 }
@@ -128,7 +128,7 @@ func TestKillWorker(t *testing.T) {
 	for range kills {
 		before := children(master.pid())
 		kill(t, before[0], syscall.SIGKILL)
-		if !poll(10*time.Second, func() bool {
+		if !poll(30*time.Second, func() bool {
 			now := children(master.pid())
 			return len(now) == 2 && disjoint(before[:1], now)
 		}) {
@@ -158,15 +158,15 @@ func TestKillDPU(t *testing.T) {
 	server := l.nginx(nginxConf{Workers: 2, Sendfile: true})
 	l.download(servedAddr+":80", "1m")
 	waiter := l.appWith("waiter", spawnOptions{dies: true}, script(l, "hold.py", "wait", backendAddr, "7000")...)
-	waiter.waitLog("waiting", 1, 10*time.Second)
+	waiter.waitLog("waiting", 1, 30*time.Second)
 	time.Sleep(200 * time.Millisecond)
 	sent := l.stats(l.conf.hostdAdmin).GetHost().GetBytesTx()
 
 	l.dpud.kill9()
 	for _, line := range []string{"recv: ECONNRESET", "epoll: HUP ERR ECONNRESET", "poll: HUP ERR ECONNRESET"} {
-		waiter.waitLog(line, 1, 5*time.Second)
+		waiter.waitLog(line, 1, 30*time.Second)
 	}
-	l.hostd.waitLog("DPU", 1, 5*time.Second)
+	l.hostd.waitLog("DPU", 1, 30*time.Second)
 	if server.ended() {
 		t.Fatal("nginx ended with the DPU")
 	}
@@ -175,7 +175,7 @@ func TestKillDPU(t *testing.T) {
 			l.dpud.kill9()
 		}
 		l.startDPUD()
-		if !poll(15*time.Second, func() bool {
+		if !poll(30*time.Second, func() bool {
 			_, err := l.clientRun(5*time.Second, "curl", "-sSf", "--max-time", "2", "-o", "/dev/null", "http://"+servedAddr+"/1k")
 			return err == nil
 		}) {
@@ -211,7 +211,7 @@ func TestKillHostd(t *testing.T) {
 	l.download(servedAddr+":81", "1m")
 	before := children(server.pid())
 	server.signal(syscall.SIGHUP)
-	if !poll(10*time.Second, func() bool { now := children(server.pid()); return len(now) == 2 && disjoint(before, now) }) {
+	if !poll(30*time.Second, func() bool { now := children(server.pid()); return len(now) == 2 && disjoint(before, now) }) {
 		t.Fatalf("reload after the restart of hostd: workers %v, then %v", before, children(server.pid()))
 	}
 	l.runLoad("new workers under the new hostd", loadSpec{Addr: addr, Objects: pages, Conns: 8, Requests: 500, Close: true})

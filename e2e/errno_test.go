@@ -173,7 +173,7 @@ func (s *scriptedServer) handle(c *net.TCPConn) {
 		s.watchEnd(c, r, arg)
 	case "report":
 		n, _ := strconv.Atoi(arg)
-		poll(5*time.Second, func() bool { return s.ended() >= n })
+		poll(30*time.Second, func() bool { return s.ended() >= n })
 		s.report(c)
 	case "try":
 		d, err := s.l.backend.DialContext(s.l.t.Context(), "tcp", net.JoinHostPort(servedAddr, arg))
@@ -184,7 +184,7 @@ func (s *scriptedServer) handle(c *net.TCPConn) {
 	case "await":
 		d, err := s.l.backend.DialContext(s.l.t.Context(), "tcp", net.JoinHostPort(servedAddr, arg))
 		if err == nil {
-			_ = d.SetDeadline(time.Now().Add(5 * time.Second))
+			_ = d.SetDeadline(time.Now().Add(20 * time.Second))
 			_, err = d.Read(make([]byte, 1))
 			d.Close()
 		}
@@ -199,7 +199,7 @@ func (s *scriptedServer) handle(c *net.TCPConn) {
 
 // watchEnd records what arrived and how the connection ended.
 func (s *scriptedServer) watchEnd(c *net.TCPConn, r *bufio.Reader, name string) {
-	_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
+	_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
 	text := ""
 	for {
 		line, err := r.ReadString('\n')
@@ -247,7 +247,7 @@ func (s *scriptedServer) dialBack(addr, how string) {
 		return
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 	if how == "reset" {
 		_ = c.(*net.TCPConn).SetLinger(0)
 		return
@@ -265,6 +265,6 @@ func (s *scriptedServer) dialLater(addr string) {
 	defer c.Close()
 	time.Sleep(500 * time.Millisecond)
 	fmt.Fprint(c, "hello\n")
-	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 	_, _ = io.Copy(io.Discard, c)
 }

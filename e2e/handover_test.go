@@ -19,7 +19,7 @@ func TestHandover(t *testing.T) {
 	l := simLab(t)
 	p := l.sim("sim", spawnOptions{}, []string{"--publish", published + "=198.18.0.2:7000"},
 		script(l, "handover.py", "serve")...)
-	if !poll(20*time.Second, func() bool { return strings.Contains(p.logText(), "ready") }) {
+	if !poll(30*time.Second, func() bool { return strings.Contains(p.logText(), "ready") }) {
 		t.Fatal("the server does not come up")
 	}
 	for _, tt := range []struct{ how, name string }{
@@ -47,7 +47,7 @@ func TestHandover(t *testing.T) {
 // exchange sends a line and a body, in two pieces, and returns all that comes.
 func (l *lab) exchange(addr, line string, body []byte) (got []byte, err error) {
 	var c net.Conn
-	l.client.Do(func() { c, err = net.DialTimeout("tcp", addr, 5*time.Second) })
+	l.client.Do(func() { c, err = net.DialTimeout("tcp", addr, 20*time.Second) })
 	if err != nil {
 		return nil, err
 	}

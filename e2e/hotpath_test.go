@@ -91,7 +91,7 @@ func (l *lab) onlyChild(pidFile string) int {
 // waitTraced waits until a process has a tracer.
 func waitTraced(t *testing.T, pid int) {
 	t.Helper()
-	if !poll(10*time.Second, func() bool {
+	if !poll(30*time.Second, func() bool {
 		b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 		return bytes.Contains(b, []byte("TracerPid:")) && !bytes.Contains(b, []byte("TracerPid:\t0\n"))
 	}) {

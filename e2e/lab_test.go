@@ -248,7 +248,7 @@ func (l *lab) waitListening(p *proc, addr string) {
 	l.t.Helper()
 	var last error
 	good := 0
-	ok := poll(10*time.Second, func() bool {
+	ok := poll(30*time.Second, func() bool {
 		if p.ended() {
 			l.t.Fatalf("%s ended instead of listening on %s: %v", p.name, addr, p.err)
 		}

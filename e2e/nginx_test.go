@@ -275,7 +275,7 @@ func TestNginxReload(t *testing.T) {
 		before := children(master)
 		for range 3 {
 			kill(t, master, syscall.SIGHUP)
-			if !poll(10*time.Second, func() bool { return len(children(master)) == 2 && disjoint(before, children(master)) }) {
+			if !poll(30*time.Second, func() bool { return len(children(master)) == 2 && disjoint(before, children(master)) }) {
 				t.Fatalf("workers before the reload %v, after %v", before, children(master))
 			}
 			before = children(master)
@@ -283,14 +283,14 @@ func TestNginxReload(t *testing.T) {
 	})
 	l.traffic("binary upgrade", servedAddr+":80", func() {
 		kill(t, master, syscall.SIGUSR2)
-		if !poll(10*time.Second, func() bool {
+		if !poll(30*time.Second, func() bool {
 			successor := readPid(pidFile)
 			return successor > 0 && successor != master && len(children(successor)) == 2
 		}) {
 			t.Fatalf("no new master appeared, pid file says %d", readPid(pidFile))
 		}
 		kill(t, master, syscall.SIGQUIT)
-		if !poll(20*time.Second, func() bool { return !alive(master) }) {
+		if !poll(30*time.Second, func() bool { return !alive(master) }) {
 			t.Fatalf("the old master %d does not end", master)
 		}
 	})

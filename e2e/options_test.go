@@ -43,7 +43,7 @@ func TestOptionsAct(t *testing.T) {
 	inBothModes(t, func(l *lab) string {
 		l.scripted()
 		p := l.appWith("options", spawnOptions{dies: true}, script(l, "options.py", servedAddr, backendAddr, "acting")...)
-		p.waitLog("cut", 1, 20*time.Second)
+		p.waitLog("cut", 1, 30*time.Second)
 		l.backend.LinkDown("eth0")
 		if err := p.wait(40 * time.Second); err != nil {
 			l.t.Errorf("it ended with %v", err)

@@ -119,12 +119,12 @@ func (p *proc) killGroup() {
 	_ = syscall.Kill(-p.pid(), syscall.SIGKILL)
 	select {
 	case <-p.done:
-	case <-time.After(5 * time.Second):
+	case <-time.After(30 * time.Second):
 		p.t.Errorf("%s (pid %d) does not die", p.name, p.pid())
 		return
 	}
 	// Children that outlive their parent are collected by the supervisor.
-	if !poll(5*time.Second, func() bool { return syscall.Kill(-p.pid(), 0) == syscall.ESRCH }) {
+	if !poll(30*time.Second, func() bool { return syscall.Kill(-p.pid(), 0) == syscall.ESRCH }) {
 		p.t.Errorf("children of %s (process group %d) do not die", p.name, p.pid())
 	}
 }
@@ -198,7 +198,7 @@ func (l *lab) endDaemon(pid int) {
 		_ = syscall.Kill(child, syscall.SIGKILL)
 	}
 	_ = syscall.Kill(pid, syscall.SIGKILL)
-	if !poll(5*time.Second, func() bool { return !alive(pid) }) {
+	if !poll(30*time.Second, func() bool { return !alive(pid) }) {
 		l.t.Errorf("process %d does not die", pid)
 	}
 }

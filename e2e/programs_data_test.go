@@ -41,7 +41,7 @@ wait $second || wait $second
 	wantRedis := func(port int, want string, args ...string) {
 		t.Helper()
 		var got string
-		if !poll(20*time.Second, func() bool { got = cli(port, args...); return strings.Contains(got, want) }) {
+		if !poll(30*time.Second, func() bool { got = cli(port, args...); return strings.Contains(got, want) }) {
 			t.Fatalf("redis-cli %s on port %d says %q, not %q", strings.Join(args, " "), port, got, want)
 		}
 	}
@@ -143,7 +143,7 @@ func TestMemcached(t *testing.T) {
 	g := l.program("memcached", spawnOptions{}, publish(11211),
 		debian(t, "/usr/bin/memcached"), "-u", "nobody", "-l", servedAddr, "-t", "4", "-m", "256", "-I", "4m")
 	dial := func() (net.Conn, error) { return l.client.DialContext(t.Context(), "tcp", "127.0.0.1:11211") }
-	if !poll(10*time.Second, func() bool {
+	if !poll(30*time.Second, func() bool {
 		c, err := dial()
 		if err != nil {
 			return false
@@ -239,7 +239,7 @@ func TestPostgreSQL(t *testing.T) {
 		return strings.TrimSpace(out), err
 	}
 	var out string
-	if !poll(20*time.Second, func() bool { out, err = psql("select 1"); return err == nil }) {
+	if !poll(30*time.Second, func() bool { out, err = psql("select 1"); return err == nil }) {
 		t.Fatalf("psql: %v\n%s\n%s", err, out, g.p.logText())
 	}
 	// A result of 4 MB, and where the server thinks it is.

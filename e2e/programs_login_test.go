@@ -64,7 +64,7 @@ Subsystem sftp internal-sftp
 	}
 	var out string
 	var err error
-	if !poll(20*time.Second, func() bool { out, err = ssh("", "echo here"); return err == nil }) {
+	if !poll(30*time.Second, func() bool { out, err = ssh("", "echo here"); return err == nil }) {
 		t.Fatalf("ssh: %v: %s", err, out)
 	}
 	o := testSite(t).objects["16m"]

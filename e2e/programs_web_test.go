@@ -97,7 +97,7 @@ func (g *program) waitServing(addr, name string) {
 	g.t.Helper()
 	client := httpClient(g.client, 2*time.Second)
 	var last error
-	if !poll(15*time.Second, func() bool {
+	if !poll(30*time.Second, func() bool {
 		if g.p.ended() {
 			g.t.Fatalf("%s ended instead of serving: %v\n%s", g.name, g.p.err, tail(g.p.logText(), 40))
 		}

@@ -183,7 +183,7 @@ func testRedisSave(l *lab) {
 		}
 		var info []byte
 		var err error
-		if !poll(20*time.Second, func() bool {
+		if !poll(30*time.Second, func() bool {
 			info, err = c.do([]byte("INFO"), []byte("persistence"))
 			return err == nil && bytes.Contains(info, []byte("rdb_bgsave_in_progress:0"))
 		}) {

@@ -139,7 +139,7 @@ func (l *lab) footprint(procs map[string]*proc) footprint {
 func (l *lab) settle(procs map[string]*proc) {
 	l.t.Helper()
 	var f footprint
-	if !poll(15*time.Second, func() bool {
+	if !poll(30*time.Second, func() bool {
 		f = l.footprint(procs)
 		return f.connections == 0 && f.ringUsed == 0
 	}) {
@@ -166,7 +166,7 @@ func (l *lab) checkReturns(procs map[string]*proc, before footprint, connections
 		}
 		return true
 	}
-	if !poll(10*time.Second, fdsBack) {
+	if !poll(30*time.Second, fdsBack) {
 		l.t.Errorf("descriptors leaked")
 	}
 	l.t.Logf("before: %v", before)
@@ -184,7 +184,7 @@ func (l *lab) checkReturns(procs map[string]*proc, before footprint, connections
 		}
 		return grown == ""
 	}
-	back := poll(15*time.Second, memoryBack)
+	back := poll(30*time.Second, memoryBack)
 	l.t.Logf("after:  %v", l.footprint(procs))
 	if !back {
 		l.t.Errorf("over %d connections memory grew:%s", connections, grown)

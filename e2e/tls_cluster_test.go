@@ -98,7 +98,7 @@ func (l *clusterLab) startHostd() {
 
 func (l *clusterLab) await(what string, there func() bool) {
 	l.t.Helper()
-	if !poll(10*time.Second, there) {
+	if !poll(30*time.Second, there) {
 		l.t.Fatalf("%s does not come up", what)
 	}
 }
@@ -186,7 +186,7 @@ func TestTLSClusterFaults(t *testing.T) {
 		}},
 		{"USR2", func() {
 			p.signal(syscall.SIGUSR2)
-			if !poll(8*time.Second, func() bool { return strings.Count(p.logText(), "Loading success") >= 2 }) {
+			if !poll(30*time.Second, func() bool { return strings.Count(p.logText(), "Loading success") >= 2 }) {
 				t.Error("the reload does not finish")
 			}
 		}},

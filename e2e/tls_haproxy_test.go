@@ -86,12 +86,12 @@ frontend web
 // command speaks to HAProxy's command line.
 func (l *tlsLab) command(text string) string {
 	l.t.Helper()
-	c, err := net.DialTimeout("unix", l.path("haproxy.sock"), 2*time.Second)
+	c, err := net.DialTimeout("unix", l.path("haproxy.sock"), 20*time.Second)
 	if err != nil {
 		l.t.Fatal(err)
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 	if _, err := io.WriteString(c, text+"\n"); err != nil {
 		l.t.Fatal(err)
 	}
@@ -139,7 +139,7 @@ func (l *tlsLab) exchange(cfg *tls.Config) {
 		l.t.Fatalf("%s, %v: %v", tls.VersionName(cfg.MinVersion), cfg.CurvePreferences, err)
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 	if _, err := io.WriteString(c, "GET / HTTP/1.0\r\n\r\n"); err != nil {
 		l.t.Fatal(err)
 	}
@@ -239,7 +239,7 @@ func TestTLSHAProxyTrapAbort(t *testing.T) {
 			conns = append(conns, raw)
 			go tls.Client(raw, cfg).HandshakeContext(t.Context()) //nolint:errcheck // it is cut
 		}
-		if !poll(5*time.Second, func() bool { return l.agent.Ops.Load() >= ops+20 }) {
+		if !poll(30*time.Second, func() bool { return l.agent.Ops.Load() >= ops+20 }) {
 			t.Fatal("operations do not come to the agent")
 		}
 		for _, c := range conns {
@@ -247,7 +247,7 @@ func TestTLSHAProxyTrapAbort(t *testing.T) {
 			c.Close()
 		}
 	}
-	if !poll(5*time.Second, func() bool { return p.usage().fds <= before.fds+2 }) {
+	if !poll(30*time.Second, func() bool { return p.usage().fds <= before.fds+2 }) {
 		t.Errorf("descriptors do not come back: %d, %d before", p.usage().fds, before.fds)
 	}
 	after := p.usage()
@@ -287,7 +287,7 @@ func TestTLSHAProxyOperations(t *testing.T) {
 	workers := p.family()
 	l.during("USR2", 8, cfg, func() {
 		p.signal(syscall.SIGUSR2)
-		if !poll(8*time.Second, func() bool {
+		if !poll(30*time.Second, func() bool {
 			text := p.logText()
 			return strings.Count(text, "Loading success") >= 2
 		}) {

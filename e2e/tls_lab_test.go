@@ -102,7 +102,7 @@ func (l *tlsLab) dial(cfg *tls.Config) (*tls.Conn, error) {
 func (l *tlsLab) waitServing(p *proc, cfg *tls.Config) {
 	l.t.Helper()
 	var last error
-	if !poll(10*time.Second, func() bool {
+	if !poll(30*time.Second, func() bool {
 		if p.ended() {
 			return true
 		}

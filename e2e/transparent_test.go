@@ -200,7 +200,7 @@ func TestTransparentNginx(t *testing.T) {
 func TestTransparentListener(t *testing.T) {
 	l := newTransparentLab(t, "")
 	p := l.app("listener", script(l, "transparent.py", "listen")...)
-	p.waitLog("ready", 1, 10*time.Second)
+	p.waitLog("ready", 1, 30*time.Second)
 	ask := func(addr string, wait time.Duration) (string, error) {
 		ctx, cancel := context.WithTimeout(t.Context(), wait)
 		defer cancel()
@@ -209,7 +209,7 @@ func TestTransparentListener(t *testing.T) {
 			return "", err
 		}
 		defer c.Close()
-		_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+		_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 		b, err := io.ReadAll(c)
 		return string(b), err
 	}

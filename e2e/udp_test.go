@@ -171,7 +171,7 @@ func dnsmasqArgs(addr string, port int) []string {
 // dig asks until it is answered: the server may just be starting.
 func (l *lab) dig(args ...string) (out string) {
 	l.t.Helper()
-	ok := poll(15*time.Second, func() bool {
+	ok := poll(30*time.Second, func() bool {
 		var err error
 		out, err = l.clientRun(10*time.Second, append([]string{"dig", "+short", "+tries=2", "+time=2"}, args...)...)
 		return err == nil && out != ""

@@ -5,6 +5,7 @@
 # hold.py wait HOST PORT: connects, waits in recv, in epoll and in poll, each on
 # a connection of its own, and says how each wait ended.
 import errno
+import os
 import select
 import socket
 import sys
@@ -19,10 +20,10 @@ def accept():
     l.bind((host, port))
     l.listen()
     held = []
-    print("listening", flush=True)
+    say("listening")
     while True:
         held.append(l.accept())
-        print("accepted", flush=True)
+        say("accepted")
 
 
 def outcome(s):
@@ -33,22 +34,26 @@ def outcome(s):
     return repr(got)
 
 
+def say(*words):
+    os.write(1, (" ".join(words) + "\n").encode())  # in one piece: threads say something at once
+
+
 def in_recv(s):
-    print("recv:", outcome(s), flush=True)
+    say("recv:", outcome(s))
 
 
 def in_epoll(s):
     e = select.epoll()
     e.register(s, select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET)
     mask = e.poll()[0][1]
-    print("epoll:", "HUP" if mask & select.EPOLLHUP else hex(mask), "ERR" if mask & select.EPOLLERR else "", outcome(s), flush=True)
+    say("epoll:", "HUP" if mask & select.EPOLLHUP else hex(mask), "ERR" if mask & select.EPOLLERR else "", outcome(s))
 
 
 def in_poll(s):
     p = select.poll()
     p.register(s, select.POLLIN)
     mask = p.poll()[0][1]
-    print("poll:", "HUP" if mask & select.POLLHUP else hex(mask), "ERR" if mask & select.POLLERR else "", outcome(s), flush=True)
+    say("poll:", "HUP" if mask & select.POLLHUP else hex(mask), "ERR" if mask & select.POLLERR else "", outcome(s))
 
 
 def wait():
@@ -59,7 +64,7 @@ def wait():
         waits.append(threading.Thread(target=fn, args=(s,)))
     for t in waits:
         t.start()
-    print("waiting", flush=True)
+    say("waiting")
     for t in waits:
         t.join()
 
