@@ -39,7 +39,7 @@ func TestChurn(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	for range 300 {
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); {
 		st := r.d.Stats()
 		if st.Sockets.Open == 1 && st.Sockets.Unaccepted == 0 {
 			if st.Sockets.Accepted != total {
@@ -108,13 +108,17 @@ func TestIdleCostsNothing(t *testing.T) {
 	r.remote.dial(t, dpuAddr+":80")
 	h.do(func() { h.sleep = true })
 	time.Sleep(100 * time.Millisecond)
-	const long = time.Second
-	loops := r.d.Stats().Shards[0].Loops
-	before := cpuTime()
-	time.Sleep(long)
-	used := cpuTime() - before
-	t.Logf("%v of CPU in %v, %d turns", used, long, r.d.Stats().Shards[0].Loops-loops)
-	if limit := long * 2 / 100; used > limit && os.Getenv("PNO_TEST_LOG") == "" {
-		t.Errorf("%v of CPU in an idle second, want at most %v", used, limit)
+	const long, limit = time.Second, 20 * time.Millisecond
+	var used time.Duration
+	for range 5 { // the runtime may collect garbage, but not in every second
+		loops := r.d.Stats().Shards[0].Loops
+		before := cpuTime()
+		time.Sleep(long)
+		used = cpuTime() - before
+		t.Logf("%v of CPU in %v, %d turns", used, long, r.d.Stats().Shards[0].Loops-loops)
+		if used <= limit || os.Getenv("PNO_TEST_LOG") != "" {
+			return
+		}
 	}
+	t.Errorf("%v of CPU in an idle second, want at most %v", used, limit)
 }

@@ -33,7 +33,7 @@ func TestListenAcceptEcho(t *testing.T) {
 		t.Errorf("addresses %v", s.pair)
 	}
 	s.close(0)
-	_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
+	_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
 	if n, err := c.Read(got); n != 0 || err != io.EOF {
 		t.Errorf("after close: %d, %v", n, err)
 	}

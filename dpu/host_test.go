@@ -436,7 +436,7 @@ func (h *host) request(shard int, op offload.Op, sock, ack uint32, payload []byt
 	select {
 	case a := <-c:
 		return a
-	case <-time.After(5 * time.Second):
+	case <-time.After(20 * time.Second):
 		h.t.Fatalf("no reply to op %d", op)
 	}
 	return answer{}

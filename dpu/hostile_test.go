@@ -113,7 +113,7 @@ func TestViolationEndsOneSession(t *testing.T) {
 					t.Errorf("notice %+v", m)
 				}
 				t.Log(m.Reason)
-			case <-time.After(5 * time.Second):
+			case <-time.After(20 * time.Second):
 				t.Fatal("the session goes on")
 			}
 			if err := gs.write([]byte("fine")); err != nil {

@@ -45,7 +45,7 @@ func TestCloseOfListenerAfterAccepted(t *testing.T) {
 		if err := s.write([]byte("abc")); err != nil {
 			t.Fatal(err)
 		}
-		_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+		_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 		b := make([]byte, 3)
 		if _, err := io.ReadFull(c, b); err != nil || string(b) != "abc" {
 			t.Fatalf("accepted before its listener was closed: %q, %v", b, err)
@@ -63,7 +63,7 @@ func TestCloseOfListenerNotAccepted(t *testing.T) {
 	h.openChannel(1)
 	l, _, c := acceptOnOne(t, r, h)
 	h.do(func() { h.emitOn(0, 0, offload.OpClose, 0, l.handle, 0, 0, nil) })
-	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 	if _, err := c.Read(make([]byte, 1)); err == nil || err == io.EOF {
 		t.Errorf("not accepted, listener closed: %v, want a reset", err)
 	}

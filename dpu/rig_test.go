@@ -202,7 +202,7 @@ func (r *remote) close() {
 func (r *remote) dial(t testing.TB, addr string) net.Conn {
 	t.Helper()
 	ap := netip.MustParseAddrPort(addr)
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	c, err := gonet.DialContextTCP(ctx, r.s.Stack, netstack.Full(ap), netstack.NetProto(ap.Addr()))
 	if err != nil {

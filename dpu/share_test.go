@@ -120,7 +120,7 @@ func TestListenerSurvivesItsForker(t *testing.T) {
 		s.close(0)
 	}
 	for i, c := range conns {
-		_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
+		_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
 		if b, err := io.ReadAll(c); err != nil || string(b) != fmt.Sprintf("request %d", i) {
 			t.Errorf("connection %d: %q, %v", i, b, err)
 		}
@@ -129,7 +129,7 @@ func TestListenerSurvivesItsForker(t *testing.T) {
 		t.Errorf("%d connections handed over, want 2", n)
 	}
 	workers[1].kill()
-	for range 100 {
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); {
 		if r.d.Stats().Sockets.Open == 0 {
 			return
 		}
@@ -203,7 +203,7 @@ func TestForkedConnection(t *testing.T) {
 		t.Fatalf("%q, %v", b, err)
 	}
 	cs.close(0)
-	_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
+	_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
 	if _, err := c.Read(b); err != io.EOF {
 		t.Errorf("after the last close: %v", err)
 	}
@@ -402,7 +402,7 @@ func TestParkedConnection(t *testing.T) {
 	if _, err := a.agent.call(&offload.Control{Type: offload.CtlForkDrop, Token: hex.EncodeToString(tok)}); err != nil {
 		t.Fatal(err)
 	}
-	_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
+	_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
 	if _, err := c.Read(buf); err != io.EOF {
 		t.Errorf("after the last reference: %v", err)
 	}

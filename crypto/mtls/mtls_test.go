@@ -44,7 +44,7 @@ func pair(t *testing.T) (a, b net.Conn) {
 func handshake(t *testing.T, server, client *mtls.Identity, pattern string) (errServer, errClient error) {
 	t.Helper()
 	a, b := pair(t)
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(20 * time.Second)
 	_, _ = a.SetDeadline(deadline), b.SetDeadline(deadline)
 	done := make(chan error, 1)
 	go func() {

@@ -60,7 +60,7 @@ func TestBadInput(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+			ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 			defer cancel()
 			s, err := cryptov1.NewCryptoServiceClient(dial(t, w, id)).Operate(ctx)
 			if err == nil {
@@ -157,7 +157,7 @@ func nobody(t *testing.T, c *cryptotest.Cluster, w *cryptotest.Worker) error {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	s, err := cryptov1.NewCryptoServiceClient(conn).Operate(ctx)
 	if err == nil {
@@ -173,7 +173,7 @@ func garbage(addr string) error {
 	}
 	defer raw.Close()
 	_, _ = raw.Write([]byte("GET / HTTP/1.1\r\n\r\n"))
-	_ = raw.SetReadDeadline(time.Now().Add(5 * time.Second))
+	_ = raw.SetReadDeadline(time.Now().Add(20 * time.Second))
 	if _, err := io.ReadAll(raw); err != nil {
 		return err
 	}
@@ -213,7 +213,7 @@ func statuses(t *testing.T, w *cryptotest.Worker) map[string]uint64 {
 
 func eventually(t *testing.T, what string, is func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(5 * time.Second); !is(); time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(20 * time.Second); !is(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Errorf("not %s", what)
 			return

@@ -229,7 +229,7 @@ func TestExpiryOfOpenStreams(t *testing.T) {
 	}
 	s := open(t, c.Workers[0], id)
 	start := time.Now()
-	if _, err := s.Recv(); status.Code(err) != codes.PermissionDenied || time.Since(start) > 5*time.Second {
+	if _, err := s.Recv(); status.Code(err) != codes.PermissionDenied || time.Since(start) > 20*time.Second {
 		t.Errorf("%v after %v", err, time.Since(start))
 	}
 }
@@ -245,7 +245,7 @@ func TestStrangers(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 		s, err := cryptov1.NewCryptoServiceClient(dial(t, w, id)).Operate(ctx)
 		if err == nil {
 			_, err = s.Recv()
@@ -261,7 +261,7 @@ func TestStrangers(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, _ = raw.Write([]byte("GET / HTTP/1.1\r\n\r\n"))
-	_ = raw.SetReadDeadline(time.Now().Add(5 * time.Second))
+	_ = raw.SetReadDeadline(time.Now().Add(20 * time.Second))
 	_, _ = io.ReadAll(raw)
 	raw.Close()
 
@@ -313,7 +313,10 @@ func TestOversize(t *testing.T) {
 	if got := ask(t, other, operation(t, 1, "P-256")); got[1].Status != cryptov1.Status_STATUS_OK {
 		t.Errorf("another stream was disturbed: %v", got)
 	}
-	if n := metric(t, c.Workers[0], "pno_crypto_malformed_requests_total"); n != 2 {
+	// gRPC may answer for the handler, which counts a moment later.
+	counted := func() float64 { return metric(t, c.Workers[0], "pno_crypto_malformed_requests_total") }
+	eventually(t, "counted", func() bool { return counted() >= 2 })
+	if n := counted(); n != 2 {
 		t.Errorf("%v counted", n)
 	}
 }
@@ -404,14 +407,14 @@ func TestDrain(t *testing.T) {
 		t.Errorf("%v, %v", r, err)
 	}
 	s := open(t, w, id)
-	w.Fault.Delay(200 * time.Millisecond)
+	w.Fault.Stall()
 	if err := s.Send(&cryptov1.OperateRequest{Operations: []*cryptov1.Operation{operation(t, 1, "P-256")}}); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(50 * time.Millisecond)
+	eventually(t, "begun", func() bool { return w.Fault.Held() > 0 })
 	drained := make(chan error, 1)
 	go func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 		defer cancel()
 		drained <- w.Server.Drain(ctx)
 	}()
@@ -423,11 +426,10 @@ func TestDrain(t *testing.T) {
 	if got[2] == nil || got[2].Status != cryptov1.Status_STATUS_UNAVAILABLE {
 		t.Errorf("a new operation: %v", got)
 	}
-	if got[1] == nil {
-		resp, err := s.Recv()
-		if err != nil || len(resp.Results) != 1 || resp.Results[0].Status != cryptov1.Status_STATUS_OK {
-			t.Errorf("the open operation: %v, %v", resp, err)
-		}
+	w.Fault.Clear()
+	resp, err = s.Recv()
+	if err != nil || len(resp.Results) != 1 || resp.Results[0].Id != 1 || resp.Results[0].Status != cryptov1.Status_STATUS_OK {
+		t.Errorf("the open operation: %v, %v", resp, err)
 	}
 	if err := s.CloseSend(); err != nil {
 		t.Fatal(err)
@@ -444,7 +446,7 @@ func TestAudit(t *testing.T) {
 	s := open(t, w, cryptotest.Identity(t, c.CA, cryptotest.ProxyURI))
 	ask(t, s, operation(t, 1, "P-256"), operation(t, 2, "RSA-2048"))
 	var v audit.Verifier
-	for deadline := time.Now().Add(5 * time.Second); v.Records < 2; {
+	for deadline := time.Now().Add(20 * time.Second); v.Records < 2; {
 		if time.Now().After(deadline) {
 			t.Fatalf("%+v", v.Summary)
 		}

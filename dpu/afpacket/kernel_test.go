@@ -50,7 +50,7 @@ func TestFinishesTheKernelsChecksums(t *testing.T) {
 	}
 	seen := map[string]bool{}
 	frames := make([][]byte, 16)
-	for end := time.Now().Add(5 * time.Second); len(seen) < 4; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(20 * time.Second); len(seen) < 4; time.Sleep(time.Millisecond) {
 		n, err := q.Recv(frames)
 		if err != nil {
 			t.Fatal(err)

@@ -34,7 +34,7 @@ func sendOn(t testing.TB, q link.Queue, frame []byte) {
 		t.Fatal("no room to transmit")
 	}
 	q.TxCommit(copy(buf, frame))
-	for end := time.Now().Add(2 * time.Second); ; {
+	for end := time.Now().Add(20 * time.Second); ; {
 		if err := q.Flush(); err != nil {
 			t.Fatal(err)
 		}
@@ -155,7 +155,7 @@ func TestQueuesFollowReceiveQueues(t *testing.T) {
 					t.Errorf("%s: frame of receive queue %d came on queue %d", name, i, j)
 				}
 			}
-			if !receiveOn(t, to.Queues()[i], unix.ETH_P_IP, time.Second) {
+			if !receiveOn(t, to.Queues()[i], unix.ETH_P_IP, 20*time.Second) {
 				t.Errorf("%s: frame of receive queue %d did not come", name, i)
 			}
 		}
@@ -172,7 +172,7 @@ func TestSomeQueuesLeaveTheRestToTheKernel(t *testing.T) {
 		t.Fatalf("%d queues, want 1", n)
 	}
 	sendOn(t, from.Queues()[1], frameOf(unix.ETH_P_IP, 64))
-	if !receiveOn(t, kernel.Queues()[1], unix.ETH_P_IP, time.Second) {
+	if !receiveOn(t, kernel.Queues()[1], unix.ETH_P_IP, 20*time.Second) {
 		t.Error("kernel did not receive on the queue that was not taken")
 	}
 }
@@ -342,7 +342,7 @@ func TestOversizedFrameIsDroppedAndCounted(t *testing.T) {
 	from := openPacketIn(t, a, "eth0")
 	sendOn(t, from.Queues()[0], frameOf(unix.ETH_P_IP, 2014))
 	sendOn(t, from.Queues()[0], frameOf(unix.ETH_P_IP, 1514))
-	if !receiveOn(t, to.Queues()[0], unix.ETH_P_IP, time.Second) {
+	if !receiveOn(t, to.Queues()[0], unix.ETH_P_IP, 20*time.Second) {
 		t.Fatal("the frame after the oversized one did not come")
 	}
 	if s := to.Stats(); s.RxDropped != 1 {
@@ -382,7 +382,7 @@ func TestLinkDownAndUp(t *testing.T) {
 		t.Error("a link that is down asks its owner to spin")
 	}
 	a.LinkUp("eth0")
-	for end := time.Now().Add(2 * time.Second); ; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
 		sendOn(t, q, frameOf(unix.ETH_P_IP, 64))
 		if receiveOn(t, to.Queues()[0], unix.ETH_P_IP, 10*time.Millisecond) && to.Stats().RxPackets > 1 {
 			return

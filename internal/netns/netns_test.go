@@ -33,7 +33,7 @@ func TestVethPairCarriesTCP(t *testing.T) {
 			c.Close()
 		}
 	}()
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	c, err := a.DialContext(ctx, "tcp", "198.18.9.1:7000")
 	if err != nil {

@@ -60,7 +60,7 @@ func TestStartStopLeavesNothing(t *testing.T) {
 	files, goroutines := openFiles(t), runtime.NumGoroutine()
 	round()
 	settled := func() bool { return openFiles(t) <= files && runtime.NumGoroutine() <= goroutines }
-	for end := time.Now().Add(5 * time.Second); !settled(); time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(20 * time.Second); !settled(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
 			stacks := make([]byte, 1<<20)
 			t.Fatalf("%d files and %d goroutines after one round, %d and %d after two:\n%s", files, goroutines,
@@ -106,7 +106,7 @@ func readAll(from netip.AddrPort) error {
 		return err
 	}
 	defer func() { _ = c.Close() }()
-	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 	_, err = io.ReadAll(c)
 	return err
 }

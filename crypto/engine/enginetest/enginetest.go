@@ -252,7 +252,7 @@ func testBounded(t *testing.T, open Opener) {
 		t.Errorf("%d taken of %d, capacity %d", n, len(ops), most)
 	}
 	c.Wait(t, n)
-	for deadline := time.Now().Add(5 * time.Second); e.Submit(ops[n:n+1]) == 0; {
+	for deadline := time.Now().Add(20 * time.Second); e.Submit(ops[n:n+1]) == 0; {
 		if time.Now().After(deadline) {
 			t.Fatal("nothing is taken after everything came back")
 		}

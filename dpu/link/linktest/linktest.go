@@ -22,7 +22,7 @@ import (
 type Open func(t *testing.T) (a, b link.Device)
 
 // patience bounds every wait of the suite.
-const patience = 5 * time.Second
+const patience = 20 * time.Second
 
 // Run exercises the whole contract of package link over pairs made by open.
 func Run(t *testing.T, open Open) {
