@@ -309,12 +309,16 @@ func receive(t *testing.T, c *shim.Conn, seed uint64, n int, slow bool) {
 func TestSlowReaderDoesNotStallOthers(t *testing.T) {
 	sim := startSim(t, 1)
 	l := listen(t, "127.0.0.1:0")
+	const kept = 1 << 18 // at least, for each
 	var idle []*shim.Conn
 	for range 6 {
 		a, b := pairOn(t, l)
-		_ = a.SetWriteDeadline(time.Now().Add(300 * time.Millisecond))
-		if n, err := a.Write(make([]byte, 8<<20)); !errors.Is(err, os.ErrDeadlineExceeded) || n == 0 {
-			t.Fatalf("a writer whose peer does not read wrote %d, %v", n, err)
+		for wrote, end := 0, time.Now().Add(20*time.Second); wrote < kept; {
+			_ = a.SetWriteDeadline(time.Now().Add(300 * time.Millisecond))
+			n, err := a.Write(make([]byte, 8<<20))
+			if wrote += n; !errors.Is(err, os.ErrDeadlineExceeded) || time.Now().After(end) {
+				t.Fatalf("a writer whose peer does not read wrote %d, %v", wrote, err)
+			}
 		}
 		idle = append(idle, b)
 	}
@@ -326,7 +330,7 @@ func TestSlowReaderDoesNotStallOthers(t *testing.T) {
 	}
 	for _, c := range idle {
 		_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
-		if n, err := io.ReadFull(c, make([]byte, 1<<18)); err != nil {
+		if n, err := io.ReadFull(c, make([]byte, kept)); err != nil {
 			t.Errorf("what was kept for a slow reader: %d bytes, %v", n, err)
 		}
 	}
