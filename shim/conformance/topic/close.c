@@ -153,7 +153,7 @@ static void listener_with_connections(void)
 	struct sockaddr_storage at;
 	int l = listener(AF_INET, &at), c = dial(&at);
 
-	nap(50); /* until the handshake is over at this end, too */
+	await_events(l, POLLIN); /* until the handshake is over at this end, too */
 	R(close(l)); /* nobody has accepted it */
 	AWAIT(c, POLLERR);
 	R(recv(c, b, 10, 0));

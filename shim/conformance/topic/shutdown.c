@@ -69,6 +69,8 @@ static void read_half(void)
 
 static void both_halves(void)
 {
+	struct sockaddr_storage at;
+	socklen_t len = sizeof at;
 	int c, s;
 
 	pair(AF_INET, &c, &s);
@@ -82,7 +84,9 @@ static void both_halves(void)
 	R(recv(s, b, sizeof b, MSG_WAITALL));
 	R(recv(s, b, sizeof b, 0));
 	close(s);
-	nap(100); /* until that has come here, which no event tells */
+	/* until that has come here, which no event tells */
+	for (int64_t end = conf_now() + 10000; getpeername(c, SA(at), &len) == 0 && conf_now() < end;)
+		nap(5);
 	READY(c);
 	R(shutdown(c, SHUT_RDWR));
 	WHERE(getpeername, c);
