@@ -45,7 +45,9 @@ type Endpoint struct {
 	// Owned by the loop.
 	batch []*stack.PacketBuffer // taken from queue, batch[sent:] still to go
 	sent  int
-	held  uint64 // packets that had to wait for the link
+	cut   cutter                // batch[sent-1], as far as it is not sent
+	cuts  [2]*tcpip.StatCounter // the stack's counts of segments and packets, which see one for all frames of a cut
+	held  uint64                // packets that had to wait for the link
 	peak  uint64
 }
 
@@ -57,7 +59,8 @@ var (
 // NewEndpoint returns the endpoint of a port with the given hardware address
 // and MTU.
 func NewEndpoint(mac [6]byte, mtu int, wake func()) *Endpoint {
-	return &Endpoint{mac: tcpip.LinkAddress(mac[:]), mtu: uint32(mtu), wake: wake}
+	return &Endpoint{mac: tcpip.LinkAddress(mac[:]), mtu: uint32(mtu), wake: wake,
+		cuts: [2]*tcpip.StatCounter{new(tcpip.StatCounter), new(tcpip.StatCounter)}}
 }
 
 // WritePackets implements stack.LinkWriter. It takes its own reference on
@@ -114,21 +117,27 @@ type Transmitter interface {
 // returns how many frames it moved. Called by the loop only.
 func (e *Endpoint) Drain(t Transmitter) (frames int) {
 	for {
-		if e.sent == len(e.batch) && !e.refill() {
-			return frames
-		}
-		for e.sent < len(e.batch) {
-			f := t.TxAlloc()
-			if f == nil {
-				e.held += uint64(len(e.batch) - e.sent)
-				e.peak = max(e.peak, uint64(len(e.batch)-e.sent))
+		if !e.cut.busy() {
+			if e.sent == len(e.batch) && !e.refill() {
 				return frames
 			}
-			p := e.batch[e.sent]
+			e.cut.load(e.batch[e.sent])
 			e.batch[e.sent] = nil
 			e.sent++
-			t.TxCommit(frame(f, p))
-			p.DecRef()
+			if more := e.cut.frames() - 1; more > 0 {
+				e.cuts[0].IncrementBy(uint64(more))
+				e.cuts[1].IncrementBy(uint64(more))
+			}
+		}
+		for e.cut.busy() {
+			f := t.TxAlloc()
+			if f == nil {
+				waiting := uint64(len(e.batch)-e.sent) + 1
+				e.held += waiting
+				e.peak = max(e.peak, waiting)
+				return frames
+			}
+			t.TxCommit(e.cut.frame(f))
 			frames++
 		}
 	}
@@ -144,7 +153,7 @@ func (e *Endpoint) refill() bool {
 
 // Waiting tells whether Drain has something to do. Called by the loop only.
 func (e *Endpoint) Waiting() bool {
-	if e.sent < len(e.batch) {
+	if e.cut.busy() || e.sent < len(e.batch) {
 		return true
 	}
 	e.mu.Lock()
@@ -158,22 +167,6 @@ func (e *Endpoint) Held() (waits, peak, refused uint64) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.held, e.peak, e.refused
-}
-
-// frame copies a packet into f and returns its length.
-func frame(f []byte, p *stack.PacketBuffer) int {
-	views, skip := p.AsViewList()
-	n := 0
-	for v := views.Front(); v != nil; v = v.Next() {
-		b := v.AsSlice()
-		if skip >= len(b) {
-			skip -= len(b)
-			continue
-		}
-		n += copy(f[n:], b[skip:])
-		skip = 0
-	}
-	return n
 }
 
 // Deliver hands a received Ethernet frame to the stack. The bytes are copied.
@@ -236,13 +229,12 @@ func (*Endpoint) ParseHeader(p *stack.PacketBuffer) bool {
 	return ok
 }
 
-// GSOMaxSize implements stack.GSOEndpoint: the stack builds segments of up to
-// 64 KiB and cuts them to the MTU in one go, which spares the per-segment work
-// of its sender.
+// GSOMaxSize implements stack.GSOEndpoint.
 func (*Endpoint) GSOMaxSize() uint32 { return stack.GVisorGSOMaxSize }
 
-// SupportedGSO implements stack.GSOEndpoint.
-func (*Endpoint) SupportedGSO() stack.SupportedGSO { return stack.GVisorGSOSupported }
+// SupportedGSO implements stack.GSOEndpoint: to the stack this is a card that
+// segments and makes TCP's checksum. The cutter is.
+func (*Endpoint) SupportedGSO() stack.SupportedGSO { return stack.HostGSOSupported }
 
 // MTU implements stack.LinkEndpoint.
 func (e *Endpoint) MTU() uint32 { return e.mtu }

@@ -256,6 +256,8 @@ func (s *Stack) addPort(id tcpip.NICID, p Port) error {
 	}
 	s.ports = append(s.ports, p.Endpoint)
 	p.Endpoint.stack, p.Endpoint.flows, p.Endpoint.nic = s, s.flows, id
+	stats := s.Stats()
+	p.Endpoint.cuts = [2]*tcpip.StatCounter{stats.TCP.SegmentsSent, stats.IP.PacketsSent}
 	s.flows.mss = max(s.flows.mss, p.Endpoint.mtu-ipv4Len-tcpLen)
 	for _, a := range p.Addresses {
 		if err := s.addAddress(id, a); err != nil {
