@@ -177,7 +177,7 @@ func (t *Table) finish(s *socket, q *queue) {
 		}
 		s.kind = dead
 		s.stack.Untrack(s.ep)
-		s.pend = nil
+		t.clear(&s.pend)
 	case !s.finSent:
 		if t.emit(q, offload.OpFin, s.at.handle, uint32(s.sent), t.ack(s.at), 0) == nil {
 			t.wait(q, s)

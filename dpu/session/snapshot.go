@@ -132,7 +132,7 @@ func (t *Table) socket(s *socket) report.Socket {
 	r := report.Socket{
 		Shard: t.Shard, Channel: -1, State: netstack.StateName(s.state()),
 		BytesRx: s.rxBytes, BytesTx: s.txBytes, RxUnread: s.sent - s.consumed,
-		RxQueued: uint64(t.queued(s)) + uint64(s.retained()), TxPending: uint64(len(s.pend)),
+		RxQueued: uint64(t.queued(s)) + uint64(s.retained()), TxPending: uint64(s.pend.len()),
 		Holders: len(s.holds), Shared: len(s.holds) > 1,
 	}
 	local, peer := s.addrs()

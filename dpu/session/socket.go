@@ -94,11 +94,12 @@ type socket struct {
 	errno     uint32
 
 	// Sending.
-	pend    []byte // from the host, not taken by the stack
-	cork    bool   // the last Send said that more follows
-	shut    bool   // FIN after pend
-	shutEnd bool   // FIN is with the stack
-	taken   uint64 // bytes given to the stack
+	pend    backlog // from the host, not taken by the stack
+	part    []byte  // of a datagram, whose rest follows
+	cork    bool    // the last Send said that more follows
+	shut    bool    // FIN after pend
+	shutEnd bool    // FIN is with the stack
+	taken   uint64  // bytes given to the stack
 
 	// Listener.
 	l *listener
@@ -204,7 +205,7 @@ func (t *Table) shutdownSocket(s *socket, how closing) {
 		case how == closeReset || unread && !s.discard && s.errno == 0:
 			t.stats.resets++
 			t.destroy(s, true)
-		case len(s.pend) > 0:
+		case s.pend.len() > 0:
 			s.shut, s.discard, s.cork = true, true, false
 			t.orphans[s] = struct{}{}
 			t.service(s)
@@ -235,7 +236,8 @@ func (t *Table) destroy(s *socket, reset bool) {
 	}
 	s.ep.Close()
 	s.ep, s.kind = nil, dead
-	s.pend, s.retain = nil, nil
+	t.clear(&s.pend)
+	s.retain = nil
 	t.stats.sockets--
 	t.stats.closed++
 }
@@ -300,7 +302,7 @@ func (t *Table) service(s *socket) {
 	case connecting:
 		t.connectDone(s)
 	case connected:
-		if len(s.pend) > 0 && !s.cork {
+		if s.pend.len() > 0 && !s.cork {
 			t.push(s)
 		} else if s.at != nil {
 			t.credit(s.at)

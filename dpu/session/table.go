@@ -64,7 +64,8 @@ type Table struct {
 	grants     map[Token]*grant
 	orphans    map[*socket]struct{}
 	now        int64 // monotonic nanoseconds, set at the start of each turn
-	in         reader
+	in         source
+	blocks     []*block // free
 	out        writer
 	stats      counters
 }

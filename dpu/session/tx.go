@@ -3,15 +3,14 @@
 package session
 
 import (
-	"bytes"
-
 	"gvisor.dev/gvisor/pkg/tcpip"
 
 	"pno/offload"
 )
 
-// reader is the source that an endpoint's Write copies from.
-type reader = bytes.Reader
+// corkMax is how much of what more follows to is gathered before it is sent:
+// beyond it, fewer segments are not worth another copy.
+const corkMax = 16 << 10
 
 // slack lets a holder that just claimed a shared socket send a full window
 // while the former holder's bytes still wait.
@@ -51,66 +50,62 @@ func (t *Table) send(h *hold, rec offload.Record, payload []byte) (ok bool, bad 
 	s.txBytes += n
 	t.stats.bytesTx += n
 	h.s.stats.bytesTx += n
-	s.cork = rec.Flags&offload.FlagMore != 0
-	switch {
-	case len(s.pend) > 0 || s.cork:
-		s.pend = append(s.pend, payload...)
-		if s.cork && uint64(len(s.pend)) < window/4 {
-			// What follows at once usually lies in the same batch: one
-			// segment instead of two. The next turn sends it in any case.
-			t.later(s)
-			return true, ""
-		}
-		s.cork = false
-		t.push(s)
-	default:
-		if w := t.write(s, payload); w < len(payload) && s.kind == connected {
-			s.pend = append(s.pend, payload[w:]...)
-		}
+	s.cork = rec.Flags&offload.FlagMore != 0 && uint64(s.pend.len())+n < min(corkMax, window/4)
+	if s.cork {
+		// What follows at once usually lies in the same batch: one segment
+		// instead of two. The next turn sends it in any case.
+		t.put(&s.pend, payload)
+		t.later(s)
+		return true, ""
 	}
+	t.write(s, payload)
 	if s.kind == connected {
 		t.credit(h)
 	}
 	return true, ""
 }
 
-// write gives b to the stack and returns how much of it it took.
-func (t *Table) write(s *socket, b []byte) (n int) {
-	for n < len(b) {
-		t.in.Reset(b[n:])
-		w, err := s.ep.Write(&t.in, tcpip.WriteOptions{})
-		n += int(w)
+// write gives the stack what waits, and then b; what it does not take waits.
+func (t *Table) write(s *socket, b []byte) {
+	for s.pend.len()+len(b) > 0 {
+		t.in = source{b: &s.pend, extra: b}
+		// Nobody else writes, so nobody needs the endpoint's lock meanwhile.
+		w, err := s.ep.Write(&t.in, tcpip.WriteOptions{Atomic: true})
+		n, waited := int(w), min(int(w), s.pend.len())
+		t.take(&s.pend, waited)
+		b = b[n-waited:]
+		s.taken += uint64(n)
 		if err != nil {
 			if _, full := err.(*tcpip.ErrWouldBlock); !full {
-				n = len(b) // the socket is dead, which pull reports
-				t.later(s)
-				if s.eof && !s.shut {
-					// Reset after its FIN: there is nothing left to
-					// pull, so nobody else would say so.
-					t.dies(s, err)
-				}
+				s.taken += uint64(s.pend.len() + len(b)) // it is lost
+				t.clear(&s.pend)
+				b = nil
+				t.unwritable(s, err)
 			}
 			break
 		}
-		if w == 0 {
+		if n == 0 {
 			break
 		}
 	}
-	t.in.Reset(nil)
-	s.taken += uint64(n)
-	return n
+	t.in = source{}
+	t.put(&s.pend, b)
+}
+
+// unwritable handles that the stack takes nothing more.
+func (t *Table) unwritable(s *socket, err tcpip.Error) {
+	t.later(s) // the socket is dead, which pull reports
+	if s.eof && !s.shut {
+		// Reset after its FIN: there is nothing left to pull, so nobody else
+		// would say so.
+		t.dies(s, err)
+	}
 }
 
 // push gives the stack what waits, then the FIN if one is due.
 func (t *Table) push(s *socket) {
-	if len(s.pend) > 0 {
-		n := t.write(s, s.pend)
-		s.pend = s.pend[n:]
-		if len(s.pend) == 0 {
-			s.pend = nil
-		}
-	}
-	if len(s.pend) > 0 {
+	t.write(s, nil)
+	if s.pend.len() > 0 {
 		return
 	}
 	if s.shut && !s.shutEnd {
@@ -128,7 +123,7 @@ func (t *Table) push(s *socket) {
 
 // ack is what a record to h reports as taken, in h's own count of bytes.
 func (t *Table) ack(h *hold) uint32 {
-	if n := h.txSeq - min(h.txSeq, uint64(len(h.sock.pend))); n > h.txAcked {
+	if n := h.txSeq - min(h.txSeq, uint64(h.sock.pend.len())); n > h.txAcked {
 		h.txAcked = n
 	}
 	return uint32(h.txAcked)
@@ -142,7 +137,7 @@ func (t *Table) credit(h *hold) {
 	}
 	window := h.txWindow()
 	open := h.txSeq - h.txAcked
-	free := open - min(open, uint64(len(h.sock.pend)))
+	free := open - min(open, uint64(h.sock.pend.len()))
 	if free == 0 || free < window/4 && open < window {
 		return
 	}

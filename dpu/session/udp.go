@@ -134,15 +134,15 @@ func (t *Table) sendDgram(h *hold, rec offload.Record, payload []byte) (ok bool,
 		return true, ""
 	}
 	part := rec.Flags&offload.FlagPart != 0
-	if part || len(s.pend) > 0 {
-		if len(s.pend)+len(payload) > offload.DgramSize+offload.MaxDgram {
+	if part || len(s.part) > 0 {
+		if len(s.part)+len(payload) > offload.DgramSize+offload.MaxDgram {
 			return true, "datagram too long"
 		}
-		s.pend = append(s.pend, payload...)
-		payload = s.pend
+		s.part = append(s.part, payload...)
+		payload = s.part
 	}
 	if !part {
-		s.pend = nil
+		s.part = nil
 		if bad = t.sendFrame(h, payload); bad != "" {
 			return true, bad
 		}
@@ -392,7 +392,7 @@ func (t *Table) handOver(s *socket) {
 func (t *Table) destroyUDP(s *socket) {
 	s.u.Close()
 	s.u, s.kind = nil, dead
-	s.pend, s.retain = nil, nil
+	s.part, s.retain = nil, nil
 	t.stats.sockets--
 	t.stats.closed++
 }
