@@ -36,7 +36,7 @@ func newTopology(bin string, tools ...string) (*topology, error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("a benchmark makes network namespaces: run it as root")
 	}
-	for _, tool := range append([]string{"ip", "taskset"}, tools...) {
+	for _, tool := range append([]string{"ip", "tc", "taskset"}, tools...) {
 		if _, err := exec.LookPath(tool); err != nil {
 			return nil, fmt.Errorf("%s is not installed: run scripts/deps.sh test", tool)
 		}
@@ -140,6 +140,13 @@ func (t *topology) thread(client, sender string) error {
 		}
 	}
 	return nil
+}
+
+// lossless has a namespace's end of a veth pair wait when the other end's ring
+// of 256 frames is full, as a card does: without a queueing discipline the rest
+// of a burst is dropped.
+func (t *topology) lossless(sender string) error {
+	return run("tc", "-n", sender, "qdisc", "replace", "dev", "eth0", "root", "pfifo_fast")
 }
 
 // napiThreads are the process numbers of the kernel threads that receive.

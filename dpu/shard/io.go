@@ -101,8 +101,10 @@ func (s *Shard) transmit() (busy bool) {
 			n += s.forward(q, h)
 		}
 		s.stats.TxFrames += uint64(n)
+		// What a full device leaves is offered again each turn, but is no
+		// reason not to sleep.
+		busy = busy || n > 0
 		if n > 0 || q.TxPending() {
-			busy = true
 			if err := q.Flush(); err != nil && !errors.Is(err, link.ErrClosed) {
 				s.log.Warn("send to link", "shard", s.Index, "err", err)
 			}

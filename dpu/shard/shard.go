@@ -301,15 +301,15 @@ func (s *Shard) sleep() bool {
 	if busy {
 		return false
 	}
+	full := false
 	for _, p := range s.ports {
 		for _, q := range p.Queues {
-			if q.TxPending() {
-				return false
-			}
+			full = full || q.TxPending()
 		}
-		if p.Endpoint.Waiting() {
-			again = linkRetry
-		}
+		full = full || p.Endpoint.Waiting()
+	}
+	if full && (again < 0 || again > linkRetry) {
+		again = linkRetry
 	}
 	if s.ackDue > 0 && (again < 0 || s.ackDue-now < again) {
 		again = max(s.ackDue-now, 0)
