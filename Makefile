@@ -21,9 +21,9 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 LDFLAGS := -X pno/internal/buildinfo.version=$(VERSION)
 GOBUILD := $(GO) build -trimpath -ldflags '$(LDFLAGS)'
 
-# The end-to-end and the conformance suite need the binaries, and the first
-# root, too: they are not unit tests.
-UNIT_PKGS = $$($(GO) list ./... | grep -Ev '^pno/(e2e|shim/conformance|shim/difffuzz)')
+# These need the binaries, and the end-to-end suite root, too: they are not unit
+# tests.
+UNIT_PKGS = $$($(GO) list ./... | grep -Ev '^pno/(e2e|bench/hotcalls|shim/conformance|shim/difffuzz)')
 RACE_PKGS = $$($(GO) list ./... | grep -E '^pno/(offload|shim|host|dpu|sim|crypto|internal)(/|$$)' | grep -Ev '^pno/shim/(conformance|difffuzz)')
 ARM64_PKGS = ./offload/... ./dpu/...
 # The C tests: as many at once as there are processors, each one's output together.
@@ -105,6 +105,10 @@ test-shim: ## the C tests of the shim, plain and under the sanitizers
 .PHONY: conformance
 conformance: build ## small C programs on kernel sockets and on offloaded ones, transcripts compared
 	$(GO) test -count=1 -v ./shim/conformance
+
+.PHONY: hotcalls
+hotcalls: build ## instructions of the shim's hot calls against their table (UPDATE=1: write the table)
+	$(GO) test -count=1 -v ./bench/hotcalls $(if $(UPDATE),-update)
 
 .PHONY: fuzz-diff
 fuzz-diff: build ## random programs of socket calls on kernel and shim, compared: DURATION=1h SEED=n

@@ -42,6 +42,8 @@ test_needs=(
   promtool:prometheus
   strace:strace
   gcore:gdb
+  valgrind:valgrind
+  "/usr/include/valgrind/callgrind.h:valgrind"
   /usr/sbin/lighttpd:lighttpd
   /usr/sbin/apache2:apache2-bin
   /usr/bin/memcached:memcached

@@ -42,6 +42,8 @@ section_shim() { make --no-print-directory test-shim; }
 section_conformance() { "${go_test[@]}" -count=1 -timeout 8m ./shim/conformance; }
 # What random programs of socket calls have found; new ones by make fuzz-diff.
 section_difffuzz() { "${go_test[@]}" -count=1 -timeout 8m -run 'TestCorpus|TestGenerate' ./shim/difffuzz; }
+# Instructions of the shim's hot calls, under callgrind.
+section_hotcalls() { "${go_test[@]}" -count=1 -timeout 8m ./bench/hotcalls; }
 section_provider() { make --no-print-directory test-provider; }
 
 section_arm64-unit() {
@@ -68,9 +70,9 @@ section_e2e() {
 
 # packages REGEX: the Go packages that match, without those that need the
 # binaries.
-packages() { go list ./... | grep -Ev '^pno/(e2e|shim/conformance|shim/difffuzz)' | grep -E -- "${1:-.}"; }
+packages() { go list ./... | grep -Ev '^pno/(e2e|bench/hotcalls|shim/conformance|shim/difffuzz)' | grep -E -- "${1:-.}"; }
 
-all=(build format-vet unit race shim conformance difffuzz provider arm64-build arm64-unit fuzz bench-once e2e)
+all=(build format-vet unit race shim conformance difffuzz hotcalls provider arm64-build arm64-unit fuzz bench-once e2e)
 selected=("$@")
 ((${#selected[@]} == 0)) && selected=("${all[@]}")
 for name in "${selected[@]}"; do

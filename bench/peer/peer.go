@@ -6,7 +6,8 @@
 // hostd, with nothing to wait for.
 //
 // A Peer is one shard and one goroutine (Run), which polls and never sleeps.
-// The control link's goroutine hands it work under mu.
+// The control link's goroutine hands it work under mu. Who wants to say when
+// the DPU gets on calls Turn instead of Run.
 package peer
 
 import (
@@ -144,19 +145,26 @@ func (p *Peer) Run(ctx context.Context) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	for ctx.Err() == nil {
-		p.mu.Lock()
-		for _, s := range p.sessions {
-			for _, q := range s.queues {
-				if q.dead {
-					continue
-				}
-				if err := p.turn(q); err != nil {
-					p.mu.Unlock()
-					return err
-				}
+		if err := p.Turn(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Turn takes all that has been sent, and answers it.
+func (p *Peer) Turn() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, s := range p.sessions {
+		for _, q := range s.queues {
+			if q.dead {
+				continue
+			}
+			if err := p.turn(q); err != nil {
+				return err
 			}
 		}
-		p.mu.Unlock()
 	}
 	return nil
 }
