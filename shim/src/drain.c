@@ -61,8 +61,15 @@ static const char *on_data(struct pno_sock *s, struct pno_qp *q, const struct pn
 		pno_sock_die(s, ENOMEM);
 		return NULL;
 	}
-	atomic_fetch_add_explicit(&s->arrivals, 1, memory_order_relaxed);
-	event(s, IN);
+	/* Written under the lock, only read without: no read-modify-write. */
+	atomic_store_explicit(&s->arrivals, atomic_load_explicit(&s->arrivals, memory_order_relaxed) + 1,
+			      memory_order_relaxed);
+	if (likely(pno_sock_flows(s) && !s->fin && s->rcvlowat <= 1 && pno_sock_unread(s))) {
+		pno_sock_readable(s, true);
+		pno_sock_tell(s, IN);
+	} else {
+		event(s, IN);
+	}
 	return NULL;
 }
 
@@ -230,7 +237,7 @@ static const char *dispatch(struct pno_session *ses, struct pno_qp *q, struct pn
 		return NULL;
 	}
 	pno_lock(&s->lock);
-	if (likely(pno_handle_sock(ses, q->shard, r->sock) == s)) {
+	if (likely(__libc_single_threaded) || likely(pno_handle_sock(ses, q->shard, r->sock) == s)) {
 		bad = on_sock(ses, s, q, d, r, payload, start);
 	} else {
 		pno_count(records_stale);

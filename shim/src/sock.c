@@ -204,15 +204,20 @@ void pno_sock_refresh(struct pno_sock *s)
 	atomic_store_explicit(&s->mask, m, memory_order_relaxed);
 }
 
-void pno_sock_event(struct pno_sock *s, uint32_t bits)
+void pno_sock_tell(struct pno_sock *s, uint32_t bits)
 {
-	pno_sock_refresh(s);
 	for (struct pno_item *it = s->items; it; it = it->in_sock)
 		if (!it->in_kernel && it->events &&
 		    (bits & (it->events | EPOLLERR | EPOLLHUP)))
 			pno_epoll_push(it);
 	if (unlikely(s->waiters) && s->qp)
 		pno_chan_kick(s->qp->chan);
+}
+
+void pno_sock_event(struct pno_sock *s, uint32_t bits)
+{
+	pno_sock_refresh(s);
+	pno_sock_tell(s, bits);
 }
 
 bool pno_sock_look(struct pno_sock *s)

@@ -238,7 +238,9 @@ static inline bool pno_sock_offloaded(const struct pno_sock *s)
 
 /* Recomputes mask. */
 void pno_sock_refresh(struct pno_sock *s);
-/* Something happened (EPOLL… bits): refresh, and tell epolls and waiters. */
+/* Tells epolls and waiters. */
+void pno_sock_tell(struct pno_sock *s, uint32_t bits);
+/* Something happened (EPOLL… bits): refreshes, and tells. */
 void pno_sock_event(struct pno_sock *s, uint32_t bits);
 /* Takes in what the DPU has posted, unlocking meanwhile: a program may poll
  * with calls that neither wait nor read. False: the socket has been closed. */
@@ -252,6 +254,27 @@ void pno_sock_die(struct pno_sock *s, int err);
 static inline uint64_t pno_sock_unread(const struct pno_sock *s)
 {
 	return s->rx_next - s->rx_read;
+}
+
+/*
+ * A connection that is open, at home here, writable, and of which neither an
+ * error nor an end is known to poll: mask says all that in one load. While it
+ * is so, what data changes is one bit, and pno_sock_refresh can be spared.
+ */
+static inline bool pno_sock_flows(const struct pno_sock *s)
+{
+	uint32_t m = atomic_load_explicit(&s->mask, memory_order_relaxed);
+
+	return s->state == PNO_OPEN && (m & (EPOLLOUT | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) == EPOLLOUT;
+}
+
+/* Data came, or went, of a connection that flows. */
+static inline void pno_sock_readable(struct pno_sock *s, bool yes)
+{
+	const uint32_t in = EPOLLIN | EPOLLRDNORM;
+	uint32_t m = atomic_load_explicit(&s->mask, memory_order_relaxed);
+
+	atomic_store_explicit(&s->mask, yes ? m | in : m & ~in, memory_order_relaxed);
 }
 
 /* The windows: the session's, or what the buffer sizes left of them. */
