@@ -156,8 +156,32 @@ static void consumed(struct pno_sock *s, size_t n)
 {
 	pno_count(calls_rx);
 	pno_count_add(bytes_rx, n);
-	pno_sock_refresh(s);
+	if (likely(pno_sock_flows(s) && !pno_sock_unread(s)))
+		pno_sock_readable(s, false);
+	else
+		pno_sock_refresh(s);
 	pno_sock_ack(s, s->shared);
+}
+
+/*
+ * The usual case: the buffer takes all that is there, and that is one segment.
+ * False: it is not so, or the memory is not there, and nothing has been done.
+ */
+static inline bool recv_at_once(struct pno_sock *s, const struct iovec *iov)
+{
+	struct pno_seg *g = s->rx_head;
+	size_t len;
+
+	if (!g || g->next || g->off != s->rx_read || s->rx_read == s->rx_next)
+		return false;
+	len = g->len;
+	if (len > iov->iov_len || s->rcvlowat > 1 || unlikely(!pno_copy(iov->iov_base, g->data, len)))
+		return false;
+	s->rx_read += len;
+	s->sent_blind = false;
+	pno_rx_drop_head(s);
+	consumed(s, len);
+	return true;
 }
 
 ssize_t pno_sock_recv(struct pno_sock *s, const struct iovec *iov, size_t n, int flags)
@@ -167,9 +191,19 @@ ssize_t pno_sock_recv(struct pno_sock *s, const struct iovec *iov, size_t n, int
 	bool looked = false;
 	int64_t deadline = 0;
 	ssize_t got = 0, rc = 0;
-	size_t want = capacity(iov, n);
-	size_t enough = flags & MSG_WAITALL ? want : pno_sock_lowat(s);
+	size_t want, enough;
 
+	if (likely(n == 1 && !(flags & ~MSG_DONTWAIT))) {
+		uint64_t from = s->rx_read;
+
+		if (likely(recv_at_once(s, iov))) {
+			rc = s->rx_read - from;
+			pno_sock_unlock(s);
+			return rc;
+		}
+	}
+	want = capacity(iov, n);
+	enough = flags & MSG_WAITALL ? want : pno_sock_lowat(s);
 	if (enough > want)
 		enough = want;
 	if (unlikely(flags & MSG_PEEK) && s->ses && enough > s->ses->rx_window / 2)
