@@ -6,7 +6,7 @@
  * H2D. Records are built in place, behind the published position, and become
  * visible by one release store of h2d_prod. A record never wraps: what is left
  * of the ring is padded, or, when it is large enough to be worth it, takes the
- * first part of the payload. Data may use all but CONTROL_ROOM bytes, so that
+ * first part of the payload. Data may use all but PNO_CONTROL_ROOM bytes, so that
  * a close or an acknowledgement is not stuck behind bulk.
  *
  * Doorbell. The DPU says it is about to sleep (db_arm odd), then looks at
@@ -27,7 +27,6 @@
 #include "real.h"
 #include "stats.h"
 
-#define CONTROL_ROOM 8192u
 #define SPLIT_MIN    2048u
 #define SEG_BATCH    64
 
@@ -51,7 +50,7 @@ static bool place(struct pno_qp *q, uint32_t *n, uint32_t min, bool data)
 {
 	uint64_t avail = q->h2d_size - (q->prod - q->h2d_cons);
 	uint64_t tail = q->h2d_size - (q->prod & (q->h2d_size - 1));
-	uint64_t keep = data ? CONTROL_ROOM : 0;
+	uint64_t keep = data ? PNO_CONTROL_ROOM : 0;
 	uint64_t here, there;
 
 	if (avail < keep + PNO_RECORD_HDR)
@@ -126,7 +125,7 @@ static uint64_t room_for(uint64_t n)
 	uint64_t records = n / PNO_MAX_PAYLOAD + 1;
 
 	return n + records * (PNO_RECORD_HDR + PNO_RECORD_ALIGN) +
-	       (n < PNO_MAX_PAYLOAD ? pno_record_space(n) : pno_record_space(PNO_MAX_PAYLOAD)) + CONTROL_ROOM;
+	       (n < PNO_MAX_PAYLOAD ? pno_record_space(n) : pno_record_space(PNO_MAX_PAYLOAD)) + PNO_CONTROL_ROOM;
 }
 
 bool pno_qp_fits(struct pno_qp *q, uint64_t n)

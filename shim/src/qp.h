@@ -69,13 +69,26 @@ static inline uint64_t pno_record_space(uint64_t n)
 	return (PNO_RECORD_HDR + n + PNO_RECORD_ALIGN - 1) & ~(uint64_t)(PNO_RECORD_ALIGN - 1);
 }
 
+/* Data leaves this much of the ring to control records. */
+#define PNO_CONTROL_ROOM 8192u
+
 /*
  * Where the payload of a record of up to *n bytes may be written; *n shrinks
  * to what fits. NULL: not even min bytes fit. Nothing is visible before
- * pno_qp_commit, and a reservation needs no undoing. Data leaves a part of the
- * ring to control records.
+ * pno_qp_commit, and a reservation needs no undoing.
  */
 uint8_t *pno_qp_reserve(struct pno_qp *q, uint32_t *n, uint32_t min, bool data);
+/* The usual case for data: it fits as it is, by what is known. NULL: ask
+ * pno_qp_reserve. */
+static inline uint8_t *pno_qp_reserve_here(struct pno_qp *q, uint32_t n)
+{
+	uint64_t pos = q->prod & (q->h2d_size - 1), need = pno_record_space(n);
+
+	if (need > q->h2d_size - pos || need + PNO_CONTROL_ROOM > q->h2d_size - (q->prod - q->h2d_cons))
+		return NULL;
+	q->pad = 0;
+	return q->h2d + pos + PNO_RECORD_HDR;
+}
 void pno_qp_commit(struct pno_qp *q, struct pno_record r);
 /* Makes commits visible and rings the doorbell if the DPU asks for it. */
 void pno_qp_publish(struct pno_qp *q);

@@ -196,9 +196,58 @@ static ssize_t send_all(struct pno_sock *s, struct source *src, size_t want, boo
 	return sent ? (ssize_t)sent : rc < 0 ? rc : 0;
 }
 
+/* False: memory that is not there, or the sum of the lengths is none. */
+static inline bool gather(uint8_t *to, size_t len, const struct iovec *iov, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		size_t k = iov[i].iov_len;
+
+		if (unlikely(k > len || !pno_copy(to, iov[i].iov_base, k)))
+			return false;
+		to += k;
+		len -= k;
+	}
+	return !len;
+}
+
+/*
+ * The usual case: one record takes it all. 0: it is not so, or the memory is
+ * not there, and nothing has been done.
+ */
+static size_t send_at_once(struct pno_sock *s, const struct iovec *iov, size_t n, size_t want, bool more)
+{
+	uint32_t window = pno_sock_tx_window(s);
+	uint64_t out = s->tx_sent - s->tx_acked + want;
+	struct pno_qp *q = s->qp;
+	uint8_t *to;
+
+	if (want > PNO_MAX_PAYLOAD || out > window || !pno_sock_flows(s) || s->shut_wr ||
+	    (s->sent_blind && pno_qp_moved(q)))
+		return 0;
+	pno_lock(&q->tx_lock);
+	to = pno_qp_reserve_here(q, want);
+	if (unlikely(!to || !gather(to, want, iov, n))) {
+		pno_unlock(&q->tx_lock);
+		return 0;
+	}
+	pno_qp_commit(q, (struct pno_record){
+		.op = PNO_OP_SEND, .flags = more ? PNO_FLAG_MORE : 0,
+		.len = want, .sock = s->handle, .seq = s->tx_sent, .ack = s->rx_read });
+	pno_qp_publish(q);
+	pno_unlock(&q->tx_lock);
+	s->tx_sent += want;
+	s->rx_told = s->rx_read;
+	s->sent_blind = true;
+	if (unlikely(window - out < window / 4))
+		pno_sock_refresh(s); /* no longer writable */
+	pno_count(calls_tx);
+	pno_count_add(bytes_tx, want);
+	return want;
+}
+
 ssize_t pno_sock_send(struct pno_sock *s, const struct iovec *iov, size_t n, int flags)
 {
-	struct source src = { .iov = iov, .n = n, .more = flags & MSG_MORE };
+	struct source src;
 	size_t want = 0;
 	ssize_t rc;
 
@@ -209,6 +258,11 @@ ssize_t pno_sock_send(struct pno_sock *s, const struct iovec *iov, size_t n, int
 		pno_count(calls_refused);
 		return -EOPNOTSUPP;
 	}
+	if (likely(want && s->state == PNO_OPEN && send_at_once(s, iov, n, want, flags & MSG_MORE))) {
+		pno_sock_unlock(s);
+		return want;
+	}
+	src = (struct source){ .iov = iov, .n = n, .more = flags & MSG_MORE };
 	rc = send_all(s, &src, want, s->nonblock || (flags & MSG_DONTWAIT));
 	if (rc == 0 && src.err)
 		rc = src.err;
