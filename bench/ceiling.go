@@ -24,6 +24,7 @@ type Ceiling struct {
 	Benchmark string       `json:"benchmark"`
 	Size      int          `json:"size"`
 	Conns     int          `json:"conns"`
+	Sendfile  bool         `json:"sendfile"`
 	RPS       float64      `json:"rps"`                 // median
 	HostCPU   float64      `json:"host_cpu_us_per_req"` // median
 	Spread    float64      `json:"host_cpu_spread"`
@@ -43,8 +44,8 @@ func MeasureCeiling(ctx context.Context, o Options, w Web) (*Ceiling, error) {
 	if err := o.check(); err != nil {
 		return nil, err
 	}
-	if w.Conns < 1 || w.Size < 0 || w.Size > literal {
-		return nil, fmt.Errorf("there must be a connection, and a body of at most %d bytes", literal)
+	if w.Conns < 1 || w.Size < 0 {
+		return nil, errors.New("there must be a connection, and the size must not be negative")
 	}
 	t, err := newTopology(o.Bin, "nginx")
 	if err != nil {
@@ -67,7 +68,7 @@ func MeasureCeiling(ctx context.Context, o Options, w Web) (*Ceiling, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w\nhostd: %s", err, t.log("hostd"))
 	}
-	c := &Ceiling{Benchmark: "ceiling", Size: w.Size, Conns: w.Conns, Machine: machine()}
+	c := &Ceiling{Benchmark: "ceiling", Size: w.Size, Conns: w.Conns, Sendfile: w.Sendfile, Machine: machine()}
 	for i := range o.Pairs {
 		r, err := s.ceiling(ctx, o.Duration, p)
 		if err != nil {

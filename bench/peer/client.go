@@ -17,6 +17,7 @@ type client struct {
 	handle   uint32
 	sent     uint32 // stream offset of what went to the host
 	taken    uint32 // stream offset of what came from it
+	told     uint32 // as the host last heard
 	head     []byte // of the first answer, until its length is known
 	length   uint32 // of an answer; 0: not known yet
 	answered uint32 // bytes of the answer under way
@@ -47,6 +48,8 @@ func (p *Peer) execute(q *queue, rec offload.Record, payload []byte) error {
 			if n > 0 {
 				p.answered.Add(1)
 				q.due = append(q.due, c)
+			} else if c.taken-c.told >= q.s.layout.TxWindow/4 {
+				q.credit(c)
 			}
 		}
 	case offload.OpClose:
@@ -81,6 +84,13 @@ func (q *queue) connect(listener uint32, n int) {
 	}
 }
 
+// credit lets the host go on with a long answer.
+func (q *queue) credit(c *client) {
+	if q.qp.Emit(offload.OpTxAck, 0, c.handle, 0, c.taken, 0) != nil {
+		c.told = c.taken
+	}
+}
+
 // request sends a request for each client that has one to send, as far as the
 // ring goes.
 func (q *queue) request(text []byte) {
@@ -91,6 +101,7 @@ func (q *queue) request(text []byte) {
 			return
 		}
 		copy(b, text)
+		c.told = c.taken
 		c.sent += uint32(len(text))
 		q.due = q.due[1:]
 	}

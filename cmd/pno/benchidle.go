@@ -120,6 +120,7 @@ func newCeilingBenchCmd() *cobra.Command {
 	b.add(c)
 	c.Flags().IntVar(&w.Size, "size", w.Size, "response body in bytes")
 	c.Flags().IntVar(&w.Conns, "conns", w.Conns, "client connections")
+	c.Flags().BoolVar(&w.Sendfile, "sendfile", w.Sendfile, "have nginx send a body from a file by sendfile")
 	return c
 }
 
