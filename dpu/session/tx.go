@@ -129,8 +129,10 @@ func (t *Table) ack(h *hold) uint32 {
 	return uint32(h.txAcked)
 }
 
-// credit sends a TxAck when a quarter of the window has gathered, or when the
-// host has filled its window and may be waiting.
+// credit sends a TxAck when half of a connection's window has gathered. The
+// other half is under way meanwhile, and whoever fills windows is woken twice a
+// window. A datagram socket, whose frames go whole and have up to three quarters
+// of the window, hears at a quarter, or when the window is full.
 func (t *Table) credit(h *hold) {
 	if h.s == nil || h.sock.home == nil || h.sock.at != h {
 		return
@@ -138,10 +140,16 @@ func (t *Table) credit(h *hold) {
 	window := h.txWindow()
 	open := h.txSeq - h.txAcked
 	free := open - min(open, uint64(h.sock.pend.len()))
-	if free == 0 || free < window/4 && open < window {
-		return
+	least := window / 2
+	if h.sock.u != nil {
+		least = window / 4
+		if open >= window {
+			least = 1
+		}
 	}
-	t.acknowledge(h)
+	if free >= least {
+		t.acknowledge(h)
+	}
 }
 
 // acknowledge sends a TxAck of all that the stack has taken.
