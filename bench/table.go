@@ -21,6 +21,7 @@ type Report struct {
 	Ceiling *Ceiling      `json:"ceiling"`
 	Latency *Latency      `json:"latency"`
 	Memory  *Memory       `json:"memory"`
+	Shards  *Shards       `json:"shards"`
 }
 
 // sweep are the payloads of the sweep, in bytes.
@@ -84,6 +85,10 @@ func Table(ctx context.Context, o Options, idle int) (*Report, error) {
 	if r.Memory, err = MeasureMemory(ctx, o, idle); err != nil {
 		return nil, fmt.Errorf("memory of idle connections: %w", err)
 	}
+	o.Log("== two shards against one")
+	if r.Shards, err = MeasureShards(ctx, o, 64); err != nil {
+		return nil, fmt.Errorf("two shards against one: %w", err)
+	}
 	return r, nil
 }
 
@@ -131,6 +136,10 @@ func (r *Report) markdown() string {
 	if c := r.Ceiling; c != nil {
 		fmt.Fprintf(&b, "\nThe host's ceiling, nginx %d B against a DPU that answers at once: **%.2f µs** of host CPU a request (spread %.0f %%) at %.0f requests/s.\n",
 			c.Size, c.HostCPU, 100*c.Spread, c.RPS)
+	}
+	if s := r.Shards; s != nil {
+		fmt.Fprintf(&b, "\nTwo shards against one, virtual wire, %d B, %d connections each: %.2f and %.2f µs of DPU CPU a request, **%.2f** of linear; "+
+			"waiting for locks %.3f and %.3f µs.\n", s.Size, s.Conns, s.Two.DPUCPU, s.One.DPUCPU, s.Ratio, s.Two.Waited, s.One.Waited)
 	}
 	if r.Memory != nil {
 		b.WriteString("\n| idle connections | host bytes each | DPU bytes each | host CPU | DPU CPU |\n|---|--:|--:|--:|--:|\n")

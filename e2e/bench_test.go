@@ -137,3 +137,21 @@ func TestBenchCeiling(t *testing.T) {
 		t.Errorf("%+v", c)
 	}
 }
+
+// TestBenchShards holds two shards to what one costs, more loosely than a
+// longer run on an idle machine shows it.
+func TestBenchShards(t *testing.T) {
+	plausible(t, func() error {
+		var s bench.Shards
+		benchmark(t, &s, "shards", "--duration", "300ms", "--pairs", "3")
+		t.Logf("DPU CPU a request: %.2f µs with one shard, %.2f µs with two: %.2f of linear; waiting for locks %.3f and %.3f µs",
+			s.One.DPUCPU, s.Two.DPUCPU, s.Ratio, s.One.Waited, s.Two.Waited)
+		if s.One.DPUCPU <= 0 || s.Two.DPUCPU <= 0 || s.One.RPS <= 0 || s.Two.RPS <= 0 || len(s.Two.Runs) != 3 {
+			t.Fatalf("%+v", s)
+		}
+		if s.Ratio < 0.7 {
+			return fmt.Errorf("two shards at %.2f of linear; locks %+v", s.Ratio, s.Two.Locks)
+		}
+		return nil
+	})
+}

@@ -49,7 +49,7 @@ func newBenchCmd() *cobra.Command {
 		newCryptoRPCBenchCmd(),
 		newTLSLoadCmd(),
 		newLatencyBenchCmd(), newMemoryBenchCmd(), newHoldCmd(),
-		newCeilingBenchCmd(), newTableBenchCmd(),
+		newCeilingBenchCmd(), newShardsBenchCmd(), newLanesCmd(), newTableBenchCmd(),
 	)
 	return c
 }
