@@ -80,7 +80,7 @@ func Run(ctx context.Context, shards, conns int, d time.Duration) (r Result, err
 		go l.run()
 	}
 	defer func() { err = errors.Join(err, w.halt()) }()
-	if err := w.flowing(ctx, uint64(10*conns)); err != nil {
+	if err := w.flowing(ctx, func(int) uint64 { return uint64(10 * conns) }); err != nil {
 		return r, err
 	}
 	return w.measure(ctx, d)
@@ -152,15 +152,28 @@ func (w *world) close() {
 	}
 }
 
-// flowing waits until every lane has had some answers.
-func (w *world) flowing(ctx context.Context, enough uint64) error {
+// flowing waits until every lane has had enough answers.
+func (w *world) flowing(ctx context.Context, enough func(lane int) uint64) error {
 	for deadline := time.Now().Add(startLimit); ; time.Sleep(time.Millisecond) {
-		least := w.answers()
-		if slices.Min(least) >= enough {
-			return nil
+		list, short := w.answers(), false
+		for i, n := range list {
+			short = short || n < enough(i)
 		}
-		if time.Now().After(deadline) || ctx.Err() != nil {
-			return fmt.Errorf("too few requests are answered: %d in %v", least, startLimit)
+		switch {
+		case !short:
+			return nil
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case time.Now().After(deadline):
+			return fmt.Errorf("too few requests are answered: %d by each lane, waiting %v for more", list, startLimit)
+		}
+		for _, l := range w.lanes {
+			select {
+			case err := <-l.done:
+				l.done <- err // for halt
+				return errors.New("a lane has ended")
+			default:
+			}
 		}
 	}
 }
@@ -215,6 +228,10 @@ func (w *world) measure(ctx context.Context, d time.Duration) (r Result, err err
 	case <-ctx.Done():
 		return r, ctx.Err()
 	case <-time.After(d):
+	}
+	// On a busy machine a lane may not have had its turn yet.
+	if err := w.flowing(ctx, func(i int) uint64 { return before.answers[i] + 1 }); err != nil {
+		return r, err
 	}
 	after, err := w.sample()
 	if err != nil {

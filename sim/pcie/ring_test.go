@@ -28,7 +28,7 @@ func TestRingAcrossTheLink(t *testing.T) {
 	}
 	for _, p := range append([]Profile{slow}, Profiles...) {
 		t.Run(p.Name, func(t *testing.T) {
-			r := newRig(t, p)
+			r := newRig(t, NewBus(p))
 			stop, done := make(chan struct{}), make(chan error, 1)
 			go func() { done <- r.echo(stop) }()
 			err := r.drive(2000)
@@ -51,7 +51,7 @@ type rig struct {
 	doorbell, interrupt int
 }
 
-func newRig(t *testing.T, p Profile) *rig {
+func newRig(t *testing.T, bus *Bus) *rig {
 	t.Helper()
 	l := offload.Layout{
 		Channels: 1, Shards: 1, H2DSize: offload.MinRingSize, D2HSize: offload.MinRingSize,
@@ -90,7 +90,7 @@ func newRig(t *testing.T, p Profile) *rig {
 	r.interrupt = mine
 	inner := region.NewTransport(r.doorbell)
 	r.doorbell = dup(r.doorbell)
-	r.link = NewBus(p).Wrap(inner, l.TotalSize())
+	r.link = bus.Wrap(inner, l.TotalSize())
 	t.Cleanup(func() {
 		_ = r.link.Close()
 		_ = region.Close()
