@@ -212,12 +212,15 @@ bool pno_listener_unsubscribed(struct pno_sock *s, struct pno_chan *c, uint32_t 
 	return ours;
 }
 
-/* Only pollers that hear this channel are told: the others would find nothing. */
+/* Only pollers that hear this channel are told, for the others would find
+ * nothing; unless it is one that no poller takes from. */
 static void announce(struct pno_sock *l, struct pno_chan *c)
 {
+	bool for_all = !l->listener->q[c->index].users;
+
 	pno_sock_refresh(l);
 	for (struct pno_item *it = l->items; it; it = it->in_sock)
-		if (!it->in_kernel && (it->events & EPOLLIN) && (it->ep->channels >> c->index & 1))
+		if (!it->in_kernel && (it->events & EPOLLIN) && (for_all || it->ep->channels >> c->index & 1))
 			pno_epoll_push(it);
 	if (l->waiters)
 		pno_chan_kick(l->qp->chan);
