@@ -122,7 +122,7 @@ static void on_fin(struct pno_sock *s, const struct pno_record *r)
 	tx_ack(s, r->ack);
 	s->fin = true;
 	s->rx_fin = s->rx_next + (int32_t)(r->seq - (uint32_t)s->rx_next);
-	event(s, IN | EPOLLRDHUP | (s->shut_wr ? EPOLLHUP : 0));
+	event(s, PNO_STATE_CHANGE);
 }
 
 /*

@@ -359,6 +359,8 @@ PNO_EXPORT int shutdown(int fd, int how)
 			err = ENOTCONN;
 		else if (how != SHUT_WR)
 			pno_listener_stop(s);
+		else
+			pno_sock_event(s, PNO_STATE_CHANGE);
 	} else if (s->state == PNO_CONNECTING) {
 		err = pno_sock_disconnect(s, fd);
 	} else if (s->state != PNO_OPEN || over(s)) {
@@ -373,8 +375,7 @@ PNO_EXPORT int shutdown(int fd, int how)
 			pno_sock_record(s, s->qp, (struct pno_record){
 				.op = PNO_OP_SHUTDOWN, .flags = s->shut_rd ? 2 : 1, .sock = s->handle,
 				.seq = s->tx_sent, .ack = s->rx_read }, NULL);
-		pno_sock_event(s, (how != SHUT_WR ? EPOLLIN | EPOLLRDHUP : 0) | EPOLLOUT |
-				  (s->shut_rd && s->shut_wr ? EPOLLHUP : 0));
+		pno_sock_event(s, PNO_STATE_CHANGE);
 	}
 	pno_sock_unlock(s);
 	return give(err);

@@ -238,6 +238,9 @@ static inline bool pno_sock_offloaded(const struct pno_sock *s)
 
 /* Recomputes mask. */
 void pno_sock_refresh(struct pno_sock *s);
+/* All that wait hear of a change of state, as in the kernel: one more edge for
+ * whatever is true. */
+#define PNO_STATE_CHANGE (~0u)
 /* Tells epolls and waiters. */
 void pno_sock_tell(struct pno_sock *s, uint32_t bits);
 /* Something happened (EPOLL… bits): refreshes, and tells. */

@@ -190,6 +190,51 @@ static void ends(void)
 	close(s), close(ep);
 }
 
+/* Every change of state is an edge for all, whatever it is about. */
+static void edges_of_state(void)
+{
+	struct sockaddr_storage at;
+	struct epoll_event e = { .events = EPOLLIN | EPOLLET };
+	int c, s, ep = epoll_create1(0), l = listener(AF_INET, &at);
+	char buf[8];
+
+	pair(AF_INET, &c, &s);
+	R(epoll_ctl(ep, EPOLL_CTL_ADD, s, &e));
+	now(ep);
+	R(shutdown(c, SHUT_WR));
+	await_events(s, POLLRDHUP);
+	now(ep);
+	R(read(s, buf, sizeof buf));
+	now(ep);
+	R(shutdown(s, SHUT_RD));
+	now(ep);
+	R(shutdown(s, SHUT_WR));
+	now(ep);
+	close(c), close(s);
+
+	pair(AF_INET, &c, &s);
+	e.events = EPOLLOUT | EPOLLET;
+	R(epoll_ctl(ep, EPOLL_CTL_ADD, s, &e));
+	now(ep);
+	R(shutdown(c, SHUT_WR));
+	await_events(s, POLLRDHUP);
+	now(ep);
+	R(shutdown(s, SHUT_RD));
+	now(ep);
+	now(ep);
+	close(c), close(s);
+
+	e.events = EPOLLIN | EPOLLET;
+	R(epoll_ctl(ep, EPOLL_CTL_ADD, l, &e));
+	c = dial(&at);
+	await_events(l, POLLIN);
+	now(ep);
+	now(ep);
+	R(shutdown(l, SHUT_WR));
+	now(ep);
+	close(c), close(l), close(ep);
+}
+
 static void undecided(void)
 {
 	struct sockaddr_storage at;
@@ -316,6 +361,8 @@ int main(void)
 	oneshot(EPOLLET);
 	SECTION("ends");
 	ends();
+	SECTION("edges of state");
+	edges_of_state();
 	SECTION("undecided");
 	undecided();
 	SECTION("copies");
