@@ -139,14 +139,26 @@ static bool bind_later(const struct pno_sock *s, int fd, const struct pno_addr *
 	       (pno_sock_bind_flags(s, fd) & PNO_BIND_TRANSPARENT);
 }
 
-/* A failed attempt may be followed by another. */
+/* The streams of another connection count from nothing. */
+static void rewind_streams(struct pno_sock *s)
+{
+	pno_rx_drop_all(s);
+	s->tx_sent = s->tx_acked = 0;
+	s->rx_read = s->rx_next = s->rx_told = s->rx_fin = 0;
+	s->shut_rd = s->shut_wr = s->fin = s->shared = s->away = s->stranger = s->claiming = false;
+	s->former = 0;
+}
+
+/* A failed attempt, or a connection that is over, may be followed by another. */
 static void anew(struct pno_sock *s)
 {
 	if (s->state != PNO_DEAD)
 		return;
 	pno_sock_release(s);
-	s->bound = s->fin = s->unconnected = false;
+	rewind_streams(s);
+	s->bound = s->unconnected = false;
 	s->err = 0;
+	s->cookie = 0; /* what was said of it before is not true any more */
 	s->state = PNO_FRESH;
 }
 
@@ -305,6 +317,8 @@ static int finish_connect(struct pno_sock *s)
 	}
 	err = s->err ? s->err : ECONNABORTED;
 	s->err = 0;
+	pno_sock_release(s);
+	rewind_streams(s);
 	s->unconnected = true;
 	pno_sock_refresh(s);
 	return err;
@@ -382,10 +396,7 @@ int pno_sock_disconnect(struct pno_sock *s, int fd)
 	s->linger_reset = true;
 	pno_sock_release(s);
 	s->linger_reset = linger;
-	pno_rx_drop_all(s);
-	s->tx_sent = s->tx_acked = 0;
-	s->rx_read = s->rx_next = s->rx_told = s->rx_fin = 0;
-	s->shut_rd = s->shut_wr = s->fin = s->shared = s->away = s->stranger = false;
+	rewind_streams(s);
 	s->bound = s->connect_told = false;
 	s->err = s->state == PNO_DEAD || over ? 0 : ECONNRESET;
 	s->unconnected = true;
@@ -418,8 +429,8 @@ int pno_sock_connect(struct pno_sock *s, int fd, struct pno_session *ses, const 
 	case PNO_DEAD:
 		if (s->connect_told)
 			return EISCONN;
-		if (s->err && !s->unconnected)
-			return finish_connect(s);
+		if (!s->unconnected)
+			return finish_connect(s); /* also if SO_ERROR has said why */
 		break;
 	}
 	err = mistake(s, fd, sa, len);

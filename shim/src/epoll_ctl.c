@@ -368,10 +368,22 @@ static int ctl_foreign(struct pno_epoll *ep, int op, int fd, struct epoll_event 
 	return rc;
 }
 
+/* Whether the shim has this registration: of what is on the DPU, or was. */
+static bool served_here(struct pno_sock *s, struct pno_epoll *ep, int fd)
+{
+	const struct pno_item *it;
+
+	if (likely(s->state >= PNO_LISTENING))
+		return true;
+	it = find(s, ep, fd);
+	return it && !it->in_kernel;
+}
+
 int pno_epoll_ctl(struct pno_epoll *ep, int op, int fd, struct epoll_event *theirs)
 {
 	struct epoll_event event = { 0 }, *e = theirs;
 	struct pno_sock *s;
+	bool here;
 	int err;
 
 	for (;;) {
@@ -386,11 +398,12 @@ int pno_epoll_ctl(struct pno_epoll *ep, int op, int fd, struct epoll_event *thei
 		pno_sock_unlock(s);
 		adopt(ep, ses, pno_chan_open(ses));
 	}
-	if (op != EPOLL_CTL_DEL && s->state >= PNO_LISTENING)
+	here = served_here(s, ep, fd);
+	if (op != EPOLL_CTL_DEL && here)
 		e = &event;
 	if (e == &event && !pno_copy(e, theirs, sizeof *e))
 		err = EFAULT;
-	else if (s->state < PNO_LISTENING)
+	else if (!here)
 		err = ctl_in_kernel(s, ep, op, fd, e);
 	else
 		err = ctl_offloaded(s, ep, op, fd, e);
@@ -406,17 +419,17 @@ void pno_epoll_convert(struct pno_sock *s)
 	for (struct pno_item *it = s->items; it; it = it->in_sock) {
 		struct pno_epoll *ep = it->ep;
 
-		if (!it->in_kernel)
-			continue;
-		real.epoll_ctl(ep->fd, EPOLL_CTL_DEL, it->fd, NULL);
 		if (ep->ses != s->ses)
 			adopt(ep, s->ses, s->qp->chan);
-		it->in_kernel = false;
-		pno_lock(&ep->lock);
-		ep->nkernel -= ep->nkernel > 0;
-		ep->nitems++;
-		pno_unlock(&ep->lock);
-		it->events |= EPOLLERR | EPOLLHUP;
+		if (it->in_kernel) {
+			real.epoll_ctl(ep->fd, EPOLL_CTL_DEL, it->fd, NULL);
+			it->in_kernel = false;
+			pno_lock(&ep->lock);
+			ep->nkernel -= ep->nkernel > 0;
+			ep->nitems++;
+			pno_unlock(&ep->lock);
+			it->events |= EPOLLERR | EPOLLHUP;
+		}
 		if (it->events & EPOLLIN)
 			want(it, true);
 	}

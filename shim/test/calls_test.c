@@ -89,8 +89,9 @@ static void failures(void)
 	p = (struct pollfd){ fd, POLLOUT, 0 };
 	CHECK(poll(&p, 1, 5000) == 1 && p.revents == (POLLOUT | POLLERR | POLLHUP));
 	CHECK(getsockopt(fd, SOL_SOCKET, SO_ERROR, &err, &len) == 0 && err == ECONNREFUSED);
-	/* Another attempt on the same socket. */
+	/* Another attempt on the same socket; first it is told that this one is over. */
 	sa = to(PORT_ECHO);
+	CHECK(connect(fd, (struct sockaddr *)&sa, sizeof sa) == -1 && errno == ECONNABORTED);
 	CHECK(connect(fd, (struct sockaddr *)&sa, sizeof sa) == -1 && errno == EINPROGRESS);
 	CHECK(poll(&p, 1, 5000) == 1 && p.revents == POLLOUT);
 	CHECK(connect(fd, (struct sockaddr *)&sa, sizeof sa) == 0);
