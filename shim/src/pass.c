@@ -230,6 +230,19 @@ static int pass_bound(struct pno_sock *s, int fd)
 	return err;
 }
 
+/*
+ * What is over has nothing to be kept. But this process may get it back, and
+ * knows it by its cookie then; others get a socket that was never connected.
+ */
+static int pass_dead(struct pno_sock *s, int fd)
+{
+	socklen_t len = sizeof s->cookie;
+
+	if (!s->own_file && !pno_pass_end(s))
+		return errno;
+	return real.getsockopt(fd, SOL_SOCKET, SO_COOKIE, &s->cookie, &len) < 0 ? errno : 0;
+}
+
 static void pass(int fd, bool in_message)
 {
 	struct pno_obj *o = pno_fd_obj(fd);
@@ -248,6 +261,8 @@ static void pass(int fd, bool in_message)
 			err = pass_connection(s);
 		else if (s->state == PNO_BOUND || s->state == PNO_DGRAM)
 			err = pass_bound(s, fd);
+		else if (s->state == PNO_DEAD)
+			err = pass_dead(s, fd);
 		else if (s->state == PNO_LISTENING && in_message)
 			pno_listener_pass(s, fd); /* over exec the session lasts */
 	}
