@@ -279,12 +279,21 @@ static int connect_in_kernel(struct pno_sock *s, int fd, struct pno_session *ses
 	return -1; /* the caller connects; this may block */
 }
 
+static bool is_any6(const struct pno_addr *a)
+{
+	static const uint8_t any[16];
+
+	return a->family == 6 && !memcmp(a->ip, any, sizeof any);
+}
+
 static int start_connect(struct pno_sock *s, int fd, struct pno_session *ses, const struct pno_addr *peer)
 {
 	static atomic_uint turn;
 	struct pno_connect_req req = { .peer = *peer, .proto = PNO_PROTO_TCP };
 
 	choose_local(s, fd, &req.local);
+	if (peer->family == 4 && is_any6(&req.local))
+		req.local.family = 4; /* from any address includes those of IPv4 */
 	req.flags = s->bind_flags = pno_sock_bind_flags(s, fd);
 	if (!s->bound) {
 		s->handle = pno_handle_new(ses, s);
