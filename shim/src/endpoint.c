@@ -125,6 +125,7 @@ static int bind_on_dpu(struct pno_sock *s, int fd, struct pno_session *ses, cons
 		memcpy(&s->local, call.payload, sizeof s->local);
 	s->state = PNO_BOUND;
 	s->bound = true;
+	s->any_port = !a->port;
 	return 0;
 }
 
@@ -182,11 +183,13 @@ int pno_sock_bind(struct pno_sock *s, int fd, struct pno_session *ses, const str
 	struct pno_addr a;
 	int err;
 
-	if (s->state == PNO_DEAD && s->unconnected)
-		anew(s);
 	if (s->state != PNO_FRESH) {
 		err = mistake(s, fd, sa, len);
-		return err == EAFNOSUPPORT || err == EINVAL ? err : EINVAL;
+		if (err == EAFNOSUPPORT || err == EINVAL)
+			return err;
+		if (s->state != PNO_DEAD || !s->unconnected)
+			return EINVAL;
+		anew(s);
 	}
 	err = s->kernel_bound ? EINVAL : mistake(s, fd, sa, len);
 	if (!err && !pno_addr_from(sa, len, &a)) {
@@ -227,10 +230,16 @@ int pno_sock_listen(struct pno_sock *s, int fd, struct pno_session *ses, int bac
 	struct pno_addr any = { .family = s->domain == AF_INET6 ? 6 : 4 };
 	int err;
 
+	if (s->state == PNO_DEAD && s->unconnected) {
+		anew(s);
+		if (s->local.family)
+			any = s->local; /* an address stays that bind has named */
+		any.port = 0;
+	}
 	switch (s->state) {
 	case PNO_LISTENING:
-		if (s->listener->stopped && !s->listener->lost)
-			return pno_listener_resume(s, backlog);
+		if (!s->listener->lost)
+			return pno_listener_resume(s, backlog); /* or another backlog */
 		s->listener->backlog = backlog;
 		return 0;
 	case PNO_BOUND:

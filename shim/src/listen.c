@@ -138,22 +138,22 @@ void pno_listener_pass(struct pno_sock *s, int fd)
 
 int pno_listener_open(struct pno_sock *s, int fd, int backlog)
 {
-	struct pno_listener *l = calloc(1, sizeof *l);
+	struct pno_listener *l = s->listener ? s->listener : calloc(1, sizeof *l);
 	uint32_t flags = pno_sock_bind_flags(s, fd);
 	int err;
 
 	if (!l)
 		return ENOMEM;
-	err = listen_everywhere(s, backlog, flags);
-	if (err) {
-		free(l);
-		return err;
-	}
+	s->listener = l;
 	l->sock = s;
+	err = listen_everywhere(s, backlog, flags);
+	if (err)
+		return err;
 	l->backlog = backlog;
+	l->stopped = l->lost = false;
+	pno_listener_empty(s);
 	for (unsigned i = 0; i < s->ses->shards; i++)
 		l->handle[i] = s->handle;
-	s->listener = l;
 	s->state = PNO_LISTENING;
 	pno_listener_enlist(l);
 	pno_sock_refresh(s);
@@ -290,17 +290,15 @@ void pno_listener_revive(void)
 {
 	static _Atomic int64_t next;
 	struct pno_session *ses;
-	struct pno_listener *l;
+	struct pno_sock *s;
 	int64_t now = pno_now(), due = atomic_load(&next);
 
 	if (now < due || !atomic_compare_exchange_strong(&next, &due, now + REVIVE_NANOS))
 		return;
 	ses = pno_session_get();
-	for (unsigned i = 0; ses && (l = pno_listener_nth(i)); i++) {
-		struct pno_sock *s = l->sock;
-
+	for (unsigned i = 0; ses && (s = pno_listener_nth(i)); i++) {
 		pno_lock(&s->lock);
-		if (s->state == PNO_LISTENING && s->listener == l && l->lost)
+		if (s->state == PNO_LISTENING && s->listener->lost)
 			revive(s, ses);
 		pno_unlock(&s->lock);
 	}

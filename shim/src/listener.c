@@ -125,35 +125,48 @@ static void unsubscribe(struct pno_sock *s, struct pno_chan *c)
 	tell_all(s, c, PNO_OP_UNSUBSCRIBE, q->tag, 0);
 }
 
-struct pno_listener *pno_listener_nth(unsigned n)
+struct pno_sock *pno_listener_nth(unsigned n)
 {
+	struct pno_sock *s;
 	struct pno_listener *l;
 
 	pno_lock(&list_lock);
 	for (l = listeners; l && n--; l = l->next)
 		;
+	s = l ? l->sock : NULL; /* which stays, though it may become something else */
 	pno_unlock(&list_lock);
-	return l;
+	return s;
+}
+
+static bool served(const struct pno_sock *s)
+{
+	return s->state == PNO_LISTENING && s->ses && !s->listener->lost;
+}
+
+/* False: not yet. */
+static bool settle(struct pno_sock *s, struct pno_chan *c, bool sleeps)
+{
+	const struct pno_queue *q = &s->listener->q[c->index];
+
+	if (!q->subscribed || wanted(q))
+		return true;
+	if (q->head && !sleeps && !s->shared)
+		return false;
+	unsubscribe(s, c);
+	return true;
 }
 
 void pno_listener_settle(bool sleeps)
 {
-	struct pno_listener *l;
+	struct pno_sock *s;
 	bool still = false;
 
 	atomic_store(&pno_listener_unsettled, false);
-	for (unsigned i = 0; (l = pno_listener_nth(i)); i++) {
-		struct pno_sock *s = l->sock;
-
+	for (unsigned i = 0; (s = pno_listener_nth(i)); i++) {
 		pno_lock(&s->lock);
-		if (s->state == PNO_LISTENING && s->listener == l && s->ses && !l->lost)
+		if (served(s))
 			for (unsigned k = 0; k < atomic_load(&s->ses->nchan); k++)
-				if (l->q[k].subscribed && !wanted(&l->q[k])) {
-					if (l->q[k].head && !sleeps && !s->shared)
-						still = true;
-					else
-						unsubscribe(s, s->ses->chan[k]);
-				}
+				still |= !settle(s, s->ses->chan[k], sleeps);
 		pno_unlock(&s->lock);
 	}
 	if (still)
@@ -175,15 +188,13 @@ static void yield(struct pno_sock *s)
 
 void pno_listener_yield(void)
 {
-	struct pno_listener *l;
+	struct pno_sock *s;
 	bool still = false;
 
 	atomic_store(&pno_listener_greedy, false);
-	for (unsigned i = 0; (l = pno_listener_nth(i)); i++) {
-		struct pno_sock *s = l->sock;
-
+	for (unsigned i = 0; (s = pno_listener_nth(i)); i++) {
 		pno_lock(&s->lock);
-		if (s->state == PNO_LISTENING && s->listener == l && s->ses && !l->lost && s->shared) {
+		if (served(s) && s->shared) {
 			if (s->waiters)
 				still = true; /* another thread waits for it */
 			else
@@ -345,6 +356,16 @@ static void turn_away(struct pno_sock *s, struct pno_queue *q)
 	drop_parked(s, q);
 }
 
+/* Nobody has asked for this port: it is given back, and the socket is as good
+ * as new. Who looks at the queues without the lock may go on doing so. */
+static void dissolve(struct pno_sock *s)
+{
+	pno_sock_release(s);
+	s->bound = false;
+	s->unconnected = true;
+	s->state = PNO_DEAD;
+}
+
 /* The port stays bound, for this process and those that share it; who waits to
  * be accepted is turned away, who comes is refused. */
 void pno_listener_stop(struct pno_sock *s)
@@ -358,17 +379,22 @@ void pno_listener_stop(struct pno_sock *s)
 				.op = PNO_OP_SHUTDOWN, .flags = 0, .sock = l->handle[i] }, NULL);
 	for (unsigned i = 0; i < PNO_MAX_CHANNELS; i++)
 		turn_away(s, &l->q[i]);
-	pno_sock_event(s, EPOLLIN | EPOLLOUT | EPOLLHUP);
+	if (s->any_port && !s->shared)
+		dissolve(s);
+	pno_sock_event(s, PNO_STATE_CHANGE);
 }
 
 struct pno_sock *pno_listener_by_cookie(uint64_t cookie)
 {
 	struct pno_listener *l;
+	struct pno_sock *s;
 
-	for (unsigned i = 0; (l = pno_listener_nth(i)); i++)
-		if (l->cookie == cookie)
-			return l->sock;
-	return NULL;
+	pno_lock(&list_lock);
+	for (l = listeners; l && l->cookie != cookie; l = l->next)
+		;
+	s = l ? l->sock : NULL;
+	pno_unlock(&list_lock);
+	return s;
 }
 
 /* The queues belong to a session that is over. */

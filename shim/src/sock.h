@@ -123,6 +123,7 @@ struct pno_sock {
 	bool append;       /* O_APPEND, of a file that is not its own */
 	bool connect_told; /* connect() has reported success once */
 	bool bound;        /* Bind holds the port on shard 0 */
+	bool any_port;     /* it has left the choice to the DPU */
 	bool unconnected;  /* DEAD, and connect() has said why: as before it */
 	bool stranger;     /* from another process, and never at home here */
 	bool frozen;       /* locked for the time of a fork */
@@ -149,7 +150,7 @@ struct pno_sock {
 
 	struct pno_item *items;
 	struct pno_item first_item;
-	struct pno_listener *listener;
+	struct pno_listener *listener; /* or what it was, until it is freed */
 	struct pno_udp *udp; /* a datagram socket's */
 	struct pno_sock *next_parked; /* of the listener's queue, or free list */
 	struct pno_sock *next_space;  /* of the ring's waiters (tx_lock) */
@@ -408,7 +409,8 @@ void pno_listener_revive(void);
 int pno_sock_descriptor(const struct pno_sock *s);
 void pno_listener_empty(struct pno_sock *s);
 void pno_listener_enlist(struct pno_listener *l);
-struct pno_listener *pno_listener_nth(unsigned n);
+/* The socket of the nth listener, not locked; NULL: there are fewer. */
+struct pno_sock *pno_listener_nth(unsigned n);
 /* Turns a bound socket into a listener: 0 or an errno. Socket locked. */
 int pno_listener_open(struct pno_sock *s, int fd, int backlog);
 void pno_listener_close(struct pno_sock *s);

@@ -37,6 +37,71 @@ static bool once(void)
 	return ok;
 }
 
+/* A port that bind has named stays with shutdown; another is given back, and
+ * the socket is as good as new. */
+static void again(bool named)
+{
+	struct sockaddr_storage at = loopback(AF_INET, 0), was, now;
+	socklen_t len = sizeof now;
+	int l = socket(AF_INET, SOCK_STREAM, 0), c;
+
+	if (named) { /* one that was free a moment ago */
+		int other = socket(AF_INET, SOCK_STREAM, 0);
+
+		need(bind(other, SA(at), addr_len(&at)) == 0, "bind");
+		at = bound_to(other);
+		close(other);
+	}
+	R(bind(l, SA(at), addr_len(&at)));
+	R(listen(l, 5));
+	was = bound_to(l);
+	R(shutdown(l, SHUT_RD));
+	OPT(l, SOL_SOCKET, SO_ACCEPTCONN);
+	READY(l);
+	R(accept(l, NULL, NULL));
+	R(shutdown(l, SHUT_RD));
+	c = socket(AF_INET, SOCK_STREAM, 0);
+	R(connect(c, SA(was), addr_len(&was)));
+	R(listen(l, 5));
+	OPT(l, SOL_SOCKET, SO_ACCEPTCONN);
+	R(getsockname(l, SA(now), &len));
+	R(((struct sockaddr_in *)&now)->sin_port == ((struct sockaddr_in *)&was)->sin_port);
+	R(connect(c, SA(was), addr_len(&was)));
+	close(c);
+	c = FD(dial(&now));
+	close(c);
+	close(l);
+}
+
+/* Out of epoll's sight it never was. */
+static void again_in_epoll(void)
+{
+	struct sockaddr_storage at;
+	struct epoll_event ev = { .events = EPOLLIN };
+	int l = listener(AF_INET, &at), ep = epoll_create1(0), c, s;
+
+	R(epoll_ctl(ep, EPOLL_CTL_ADD, l, &ev));
+	c = dial(&at);
+	R(epoll_wait(ep, &ev, 1, 5000));
+	close(FD(accept(l, NULL, NULL)));
+	close(c);
+	for (int i = 0; i < 3; i++) {
+		R(shutdown(l, SHUT_RDWR));
+		R(epoll_wait(ep, &ev, 1, 0));
+		show("events %#x", ev.events);
+		R(listen(l, 5));
+		R(epoll_wait(ep, &ev, 1, 0));
+		at = bound_to(l);
+		c = FD(dial(&at));
+		R(epoll_wait(ep, &ev, 1, 5000));
+		show("events %#x", ev.events);
+		s = FD(accept(l, NULL, NULL));
+		close(s), close(c);
+	}
+	R(epoll_ctl(ep, EPOLL_CTL_DEL, l, NULL));
+	close(l), close(ep);
+}
+
 int main(void)
 {
 	int good = 0;
@@ -45,5 +110,11 @@ int main(void)
 	for (int i = 0; i < TIMES; i++)
 		good += once();
 	R(good);
+	SECTION("listen again, port named");
+	again(true);
+	SECTION("listen again, any port");
+	again(false);
+	SECTION("listen again, watched");
+	again_in_epoll();
 	return 0;
 }
