@@ -188,7 +188,7 @@ ssize_t pno_sock_recv(struct pno_sock *s, const struct iovec *iov, size_t n, int
 {
 	struct cursor c = { iov, n, 0, flags & MSG_TRUNC, false };
 	bool nowait = s->nonblock || (flags & MSG_DONTWAIT);
-	bool looked = false;
+	bool looked = false, slept;
 	int64_t deadline = 0;
 	ssize_t got = 0, rc = 0;
 	size_t want, enough;
@@ -237,7 +237,12 @@ ssize_t pno_sock_recv(struct pno_sock *s, const struct iovec *iov, size_t n, int
 			break;
 		if (got && !(flags & MSG_PEEK))
 			consumed(s, 0);
+		slept = looked && !nowait;
 		rc = wait_data(s, nowait, &looked, &deadline);
+		if (unlikely(!want) && slept && rc != -EBADF) {
+			rc = 0; /* whatever ended the wait, there is nothing to say */
+			break;
+		}
 		if (rc < 0 && (got || !pno_wait_again(rc, deadline)))
 			break;
 	}

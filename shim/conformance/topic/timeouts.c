@@ -81,6 +81,27 @@ static void receiving(void)
 	close(s);
 }
 
+/* A read of nothing waits like any other, and then says 0 whatever has come. */
+static void nothing(void)
+{
+	int c, s;
+
+	pair(AF_INET, &c, &s);
+	R(recv(s, b, 0, MSG_DONTWAIT));
+	R(read(s, b, 0));
+	set(s, SO_RCVTIMEO, 0, 50000);
+	TIMED(40, 5000, recv(s, b, 0, 0));
+	TIMED(40, 5000, recv(s, b, 0, MSG_WAITALL));
+	R(recv(s, b, 0, MSG_DONTWAIT));
+	R(send(c, "abc", 3, 0));
+	await_bytes(s, 3);
+	R(recv(s, b, 0, 0));
+	R(recv(s, b, 8, 0));
+	R(recv(s, b, 8, 0));
+	close(c);
+	close(s);
+}
+
 static void accepting(void)
 {
 	struct sockaddr_storage at;
@@ -130,6 +151,8 @@ int main(void)
 	values();
 	SECTION("receiving");
 	receiving();
+	SECTION("nothing");
+	nothing();
 	SECTION("accepting");
 	accepting();
 	SECTION("sending");
