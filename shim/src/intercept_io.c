@@ -7,6 +7,7 @@
  * The __*_chk twins are what programs built with _FORTIFY_SOURCE call.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
@@ -502,6 +503,16 @@ static bool is_offloaded(int fd)
 	return yes;
 }
 
+/* Nothing reads a socket by pages; but first the kernel looks at the rest. */
+static int from_socket_to(int out, const off_t *offset)
+{
+	int flags = real.fcntl(out, F_GETFL);
+
+	if (offset)
+		return -ESPIPE;
+	return flags < 0 || (flags & O_ACCMODE) == O_RDONLY ? -EBADF : -EINVAL;
+}
+
 PNO_EXPORT ssize_t sendfile(int out, int in, off_t *offset, size_t count)
 {
 	struct pno_sock *s;
@@ -509,7 +520,7 @@ PNO_EXPORT ssize_t sendfile(int out, int in, off_t *offset, size_t count)
 	PNO_ENTER();
 	if (unlikely(is_offloaded(in))) {
 		pno_count(calls_refused);
-		return give(-EINVAL);
+		return give(from_socket_to(out, offset));
 	}
 	s = io_sock(out);
 	if (unlikely(s && s->udp)) {

@@ -271,12 +271,17 @@ ssize_t pno_sock_send(struct pno_sock *s, const struct iovec *iov, size_t n, int
 	return rc;
 }
 
+static bool readable(int fd)
+{
+	int flags = real.fcntl(fd, F_GETFL);
+
+	return flags >= 0 && (flags & O_ACCMODE) != O_WRONLY;
+}
+
 /* Why a file has no position: it is none of those that sendfile reads. */
 static int no_position(int fd)
 {
-	int flags = errno == ESPIPE ? real.fcntl(fd, F_GETFL) : -1;
-
-	return flags < 0 || (flags & O_ACCMODE) == O_WRONLY ? -EBADF : -EINVAL;
+	return errno == ESPIPE && readable(fd) ? -EINVAL : -EBADF;
 }
 
 /* From an open file, at its position or at one of the program's. */
@@ -291,9 +296,11 @@ ssize_t pno_sock_sendfile(struct pno_sock *s, int in, off_t *offset, size_t coun
 		rc = !pno_copy(&src.offset, offset, sizeof *offset) ? -EFAULT : src.offset < 0 ? -EINVAL : 0;
 	else
 		rc = (src.offset = lseek(in, 0, SEEK_CUR)) < 0 ? no_position(in) : 0;
+	if (!rc && !count && !readable(in))
+		rc = -EBADF; /* which reading it would say */
 	if (rc < 0 || !count) {
 		pno_sock_unlock(s);
-		return rc < 0 ? rc : 0;
+		return rc;
 	}
 	/* Longer transfers are cut like the kernel's. */
 	if (count > 0x7ffff000)

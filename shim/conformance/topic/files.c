@@ -57,6 +57,35 @@ static void from_file(void)
 	close(f);
 }
 
+/* Files that are open for the other direction only. */
+static void wrong_modes(void)
+{
+	char path[] = "/tmp/conformance-XXXXXX";
+	int c, s, both = mkstemp(path), in, out;
+	off_t at = 0;
+
+	need(both >= 0 && write(both, "0123456789", 10) == 10, "mkstemp");
+	in = open(path, O_RDONLY);
+	out = open(path, O_WRONLY);
+	need(in >= 0 && out >= 0 && unlink(path) == 0, "open");
+	pair(AF_INET, &c, &s);
+	R(sendfile(c, out, NULL, 4));
+	R(sendfile(c, out, &at, 4));
+	R(sendfile(c, out, NULL, 0));
+	R(sendfile(c, out, &at, 0));
+	R(sendfile(c, in, NULL, 0));
+	R(sendfile(c, in, NULL, 4));
+	R(sendfile(in, c, NULL, 4));
+	R(sendfile(in, c, NULL, 0));
+	R(sendfile(out, c, NULL, 4));
+	R(sendfile(both, c, NULL, 0));
+	R(sendfile(both, c, &at, 4));
+	R(sendfile(-1, c, NULL, 4));
+	read_all(s, got, 4);
+	show_bytes("got", got, 4);
+	close(c), close(s), close(both), close(in), close(out);
+}
+
 static void from_file64(void)
 {
 	int c, s, f = file();
@@ -216,6 +245,8 @@ int main(void)
 {
 	SECTION("sendfile");
 	from_file();
+	SECTION("wrong modes");
+	wrong_modes();
 	SECTION("sendfile64");
 	from_file64();
 	SECTION("a whole file");
