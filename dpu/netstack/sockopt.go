@@ -107,7 +107,7 @@ var options = map[key]option{
 	{syscall.IPPROTO_TCP, syscall.TCP_KEEPINTVL}:    keepInterval,
 	{syscall.IPPROTO_TCP, syscall.TCP_KEEPCNT}:      ranged(number(tcpip.KeepaliveCountOption), 1, 127),
 	{syscall.IPPROTO_TCP, syscall.TCP_SYNCNT}:       ranged(number(tcpip.TCPSynCountOption), 1, 127),
-	{syscall.IPPROTO_TCP, syscall.TCP_MAXSEG}:       number(tcpip.MaxSegOption),
+	{syscall.IPPROTO_TCP, syscall.TCP_MAXSEG}:       maxSeg,
 	{syscall.IPPROTO_TCP, tcpUserTimeout}:           userTimeout,
 	{syscall.IPPROTO_TCP, syscall.TCP_LINGER2}:      linger2,
 	{syscall.IPPROTO_TCP, syscall.TCP_DEFER_ACCEPT}: deferAccept,
@@ -115,6 +115,18 @@ var options = map[key]option{
 	{syscall.IPPROTO_IP, syscall.IP_TTL}:            ranged(number(tcpip.IPv4TTLOption), 1, 255),
 	{syscall.IPPROTO_IPV6, ipv6TClass}:              ranged(number(tcpip.IPv6TrafficClassOption), 0, 255),
 	{syscall.IPPROTO_IPV6, ipv6UnicastHops}:         ranged(number(tcpip.IPv6HopLimitOption), 1, 255),
+}
+
+// maxSeg takes 0 for no limit, as Linux does; the stack says so by more than
+// any segment has.
+var maxSeg = option{
+	func(ep tcpip.Endpoint, v int) tcpip.Error {
+		if v == 0 {
+			v = header.TCPMaximumMSS
+		}
+		return ep.SetSockOptInt(tcpip.MaxSegOption, v)
+	},
+	func(ep tcpip.Endpoint) (int, tcpip.Error) { return ep.GetSockOptInt(tcpip.MaxSegOption) },
 }
 
 var keepIdle = ranged(option{

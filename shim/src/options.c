@@ -425,6 +425,20 @@ static int default_of(struct pno_sock *s, int level, int name, void *val, sockle
 	return err;
 }
 
+/* What a connection's window may grow to: half of its buffer. */
+static int window_clamp(struct pno_sock *s, void *val, socklen_t *len)
+{
+	const struct pno_opt *o = pno_opt_find(s, SOL_SOCKET, SO_RCVBUF);
+	socklen_t size = sizeof(int);
+	int n = 0, err = 0;
+
+	if (o)
+		memcpy(&n, o->val, sizeof n);
+	else
+		err = default_of(s, SOL_SOCKET, SO_RCVBUF, &n, &size);
+	return err ? err : answer_int(val, len, n / 2);
+}
+
 int pno_sock_getopt(struct pno_sock *s, int level, int name, void *val, socklen_t *len)
 {
 	struct pno_opt *o;
@@ -447,6 +461,8 @@ int pno_sock_getopt(struct pno_sock *s, int level, int name, void *val, socklen_
 		return idle_info(s, val, len);
 	if (is_original_dst(s, level, name) && s->state == PNO_OPEN)
 		return ENOENT;
+	if (level == IPPROTO_TCP && name == TCP_WINDOW_CLAMP && s->state == PNO_OPEN)
+		return window_clamp(s, val, len);
 	if (s->own_file)
 		return -1;
 	o = pno_opt_find(s, level, name);

@@ -224,6 +224,20 @@ static void others(void)
 	info(l);
 	info(c);
 	info(s);
+	SECTION("TCP_MAXSEG");
+	for (int i = 0; i < 4; i++) {
+		int fd = (int[]){ fresh, l, c, s }[i];
+
+		SETOPT(fd, IPPROTO_TCP, TCP_MAXSEG, 0);
+		SETOPT(fd, IPPROTO_TCP, TCP_MAXSEG, 1);
+		SETOPT(fd, IPPROTO_TCP, TCP_MAXSEG, 1000);
+		SETOPT(fd, IPPROTO_TCP, TCP_MAXSEG, 0);
+	}
+	SECTION("TCP_WINDOW_CLAMP");
+	OPT(fresh, IPPROTO_TCP, TCP_WINDOW_CLAMP);
+	OPT(l, IPPROTO_TCP, TCP_WINDOW_CLAMP);
+	OPT(c, IPPROTO_TCP, TCP_WINDOW_CLAMP);
+	OPT(s, IPPROTO_TCP, TCP_WINDOW_CLAMP);
 	SECTION("levels");
 	OPT(c, 12345, 1);
 	SETOPT(c, 12345, 1, 1);
