@@ -128,7 +128,7 @@ func (t *Table) listen(q *queue, h *hold, rec offload.Record) {
 		t.reply(q, rec, uint32(syscall.EINVAL), nil)
 		return
 	}
-	backlog := min(max(int(int32(rec.Ack)), 1), maxBacklog)
+	backlog := min(int(rec.Ack), maxBacklog) + 1 // as Linux counts, who takes what is below 0 for many
 	if err := s.ep.Listen(backlog); err != nil {
 		t.reply(q, rec, uint32(netstack.Errno(err)), nil)
 		return

@@ -237,6 +237,31 @@ static void as_connection(void)
 	close(l);
 }
 
+/* A listener holds one connection more than was asked for. */
+static void backlog(int n)
+{
+	struct sockaddr_storage at = loopback(AF_INET, 0);
+	int l = socket(AF_INET, SOCK_STREAM, 0), c[4], done = 0;
+
+	need(bind(l, SA(at), addr_len(&at)) == 0, "bind");
+	R(listen(l, n));
+	at = bound_to(l);
+	for (int i = 0; i < 4; i++) {
+		c[i] = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+		need(connect(c[i], SA(at), addr_len(&at)) == -1 && errno == EINPROGRESS, "connect");
+		nap(20);
+	}
+	nap(100);
+	for (int i = 0; i < 4; i++) {
+		struct pollfd p = { c[i], POLLOUT, 0 };
+
+		done += poll(&p, 1, 0) == 1;
+		close(c[i]);
+	}
+	R(done);
+	close(l);
+}
+
 int main(void)
 {
 	SECTION("addresses, IPv4");
@@ -257,5 +282,10 @@ int main(void)
 	shut_down();
 	SECTION("as a connection");
 	as_connection();
+	SECTION("backlog");
+	backlog(0);
+	backlog(1);
+	backlog(2);
+	backlog(-1);
 	return 0;
 }
