@@ -191,6 +191,8 @@ func (t *Table) finish(s *socket, q *queue) {
 // drain throws received data away, so that the peer is not held up.
 func (t *Table) drain(s *socket) {
 	var scratch [4096]byte
+	s.retainOff += uint64(len(s.retain)) // what the host has, it may still read
+	s.retain = nil
 	for range 64 {
 		t.out = writer{b: scratch[:]}
 		_, err := s.ep.Read(&t.out, tcpip.ReadOptions{})
@@ -201,7 +203,7 @@ func (t *Table) drain(s *socket) {
 		}
 		s.retainOff += uint64(t.out.n)
 	}
-	s.sent, s.consumed, s.retain = s.retainOff, s.retainOff, nil
+	s.sent, s.consumed = s.retainOff, s.retainOff
 	if s.home != nil && s.eof {
 		t.finish(s, s.home)
 	}
