@@ -10,6 +10,7 @@
 #include <pthread.h>
 #include <semaphore.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <sys/queue.h>
 #include <sys/un.h>
 
@@ -35,6 +36,7 @@ struct pno_wait {
 	struct pno_agent *agent;
 	struct pno_call *call; /* the one that is waited for: the connection's */
 	int fd;                /* an eventfd; -1 when the ASYNC_WAIT_CTX is gone; under the agent's lock */
+	bool pauses;           /* a job was left here: pausing is not blocked */
 };
 
 /* One operation. Counted: the caller holds one reference, the agent's lists another.

@@ -27,9 +27,7 @@
 
 #include "agent.h"
 
-/* A program may have blocked pausing: ASYNC_pause_job then returns at once.
- * After this many times in vain the wait goes on without it. */
-#define VAIN 1000
+#define NAP 100 /* ms between looks of a thread that waits by itself */
 
 static void forget_wait(ASYNC_WAIT_CTX *ctx, const void *key, OSSL_ASYNC_FD fd, void *custom)
 {
@@ -89,17 +87,26 @@ static int status_of(struct pno_call *c)
 	return atomic_load_explicit(&c->status, memory_order_acquire);
 }
 
-static void pause_job(struct pno_call *c, int fd)
+/* A program may have blocked pausing: ASYNC_pause_job returns at once then, and
+ * says 1 all the same. But only a job that was left, and came back, finds the
+ * list of new descriptors empty, which ours is in until the first time. How
+ * often a job is resumed says nothing: a program may do so without a pause. */
+static bool was_left(struct pno_wait *w)
 {
-	int vain = 0;
+	size_t added, removed;
 
+	if (!w->pauses)
+		w->pauses = ASYNC_WAIT_CTX_get_changed_fds(ASYNC_get_wait_ctx(ASYNC_get_current_job()), NULL, &added, NULL, &removed) && !added;
+	return w->pauses;
+}
+
+static void pause_job(struct pno_call *c, struct pno_wait *w)
+{
 	do {
-		struct pollfd p = { .fd = fd, .events = POLLIN };
+		struct pollfd p = { .fd = w->fd, .events = POLLIN };
 
-		if (vain < VAIN && ASYNC_pause_job())
-			vain++;
-		else
-			poll(&p, 1, 100);
+		if (!ASYNC_pause_job() || !was_left(w))
+			poll(&p, 1, NAP);
 	} while (status_of(c) == PNO_CALL_PENDING);
 }
 
@@ -139,7 +146,7 @@ void pno_agent_call(struct pno_agent *a, const struct pno_request *r, struct pno
 		w->call = c;
 	pno_call_start(a, c);
 	if (w)
-		pause_job(c, w->fd);
+		pause_job(c, w);
 	else
 		sleep_on(c);
 	out->status = status_of(c);

@@ -409,6 +409,64 @@ static void async(void)
 	fake_kill();
 }
 
+/* A program that asks again and again, and never sleeps, is let go on each time,
+ * also with the second operation of a connection. */
+static void busy_polling(void)
+{
+	struct job j = { .key = FAKE_P256 };
+
+	fake_start();
+	load("20000");
+	CHECK(ASYNC_init_thread(0, 0) && (j.ctx = ASYNC_WAIT_CTX_new()));
+	fake->delay_ms = 500;
+	for (int op = 0; op < 2; op++) {
+		j.job = NULL;
+		j.over = j.pauses = 0;
+		while (!j.over)
+			step(&j);
+		CHECK(j.ret == 1 && j.pauses > 3000);
+	}
+	fake->delay_ms = 0;
+	ASYNC_WAIT_CTX_free(j.ctx);
+	unload();
+	ASYNC_cleanup_thread();
+	fake_kill();
+}
+
+static int in_blocked_job(void *arg)
+{
+	int ok;
+
+	ASYNC_block_pause();
+	ok = sign_once(*(int *)arg);
+	ASYNC_unblock_pause();
+	return ok && sign_once(*(int *)arg);
+}
+
+/* A job that must not pause waits, and does not spin; the next one pauses. */
+static void blocked(void)
+{
+	struct job j = { .key = FAKE_P256 };
+	struct timespec a, b;
+
+	fake_start();
+	load("20000");
+	CHECK(ASYNC_init_thread(0, 0) && (j.ctx = ASYNC_WAIT_CTX_new()));
+	fake->delay_ms = 400;
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &a);
+	CHECK(ASYNC_start_job(&j.job, j.ctx, &j.ret, in_blocked_job, &j.key, sizeof j.key) == ASYNC_PAUSE);
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &b);
+	CHECK((b.tv_sec - a.tv_sec) * 1000 + (b.tv_nsec - a.tv_nsec) / 1000000 < 200);
+	fake->delay_ms = 0;
+	while (!j.over)
+		step(&j);
+	CHECK(j.ret == 1);
+	ASYNC_WAIT_CTX_free(j.ctx);
+	unload();
+	ASYNC_cleanup_thread();
+	fake_kill();
+}
+
 /* Of the leak sanitizer, where it is: OpenSSL leaks the stacks of these jobs,
  * and what is only known on them. */
 void __lsan_disable(void) __attribute__((weak));
@@ -465,6 +523,7 @@ int main(int argc, char **argv)
 		{ "threads", threads }, { "faults", faults },
 #ifndef __SANITIZE_THREAD__ /* which knows neither threads after fork nor the stacks of jobs */
 		{ "absent", absent }, { "forks", forks }, { "async", async }, { "abandoned", abandoned },
+		{ "busy_polling", busy_polling }, { "blocked", blocked },
 #endif
 	};
 
