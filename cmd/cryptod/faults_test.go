@@ -129,11 +129,11 @@ func TestWorkersDie(t *testing.T) {
 		w := newProcess(t, ca, name, dir, kek, cryptotest.AllowAll)
 		workers, addrs = append(workers, w), append(addrs, w.addr)
 	}
-	cluster, err := client.NewCluster(client.Config{Identity: cryptotest.Identity(t, ca, cryptotest.ProxyURI), Workers: addrs, WorkerIdentity: cryptotest.WorkerURI})
+	cluster, err := client.NewCluster(client.Config{Identity: cryptotest.Identity(t, ca, cryptotest.ProxyURI), Workers: addrs, WorkerIdentity: cryptotest.WorkerURI, Attempts: 8, Wait: 10 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
-	cl, err := client.New(0, cluster)
+	cl, err := client.New(20*time.Second, cluster) // for a machine that is busy otherwise
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -213,6 +213,44 @@ func TestRevocationInTime(t *testing.T) {
 	if !strings.Contains(w.said(t), "lost its right") {
 		t.Error("no word of it in the log")
 	}
+}
+
+// After a rotation of the KEK a worker goes on, and opens new keys as soon as the
+// new KEK is where the former was.
+func TestKEKRotated(t *testing.T) {
+	store, dir, kek := cryptotest.NewStore(t, "P-256")
+	ca := mtlstest.NewAuthority(t)
+	w := newProcess(t, ca, "a", dir, kek, cryptotest.AllowAll)
+	path := strings.TrimPrefix(kek, "file:")
+	if err := keystore.NewKEKFile(path + ".new"); err != nil {
+		t.Fatal(err)
+	}
+	next, err := keystore.OpenKEK("file:" + path + ".new")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer next.Close()
+	if n, err := store.Rotate(next); n != 1 || err != nil {
+		t.Fatal(n, err)
+	}
+	cryptotest.Import(t, store.WithKEK(next), "Ed25519", keystore.Options{Name: "late"})
+	said := func(text string) {
+		t.Helper()
+		for deadline := time.Now().Add(20 * time.Second); !strings.Contains(w.said(t), text); time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("the worker does not say %q", text)
+			}
+		}
+	}
+	said("the KEK does not open it")
+	if err := os.Rename(path+".new", path); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	said("KEK opened again")
+	said("added=1 removed=0 kept=1")
 }
 
 // An authority that is taken away ends the streams of its clients with the

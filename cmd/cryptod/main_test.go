@@ -51,6 +51,8 @@ func TestSettingsErrors(t *testing.T) {
 		"reload":      {"reload: 1m", `c:1:9: 1m0s, want 10ms to 4s: what is revoked must not be used for longer than 5s`},
 		"metrics":     {"metrics: 0.0.0.0:9466", `c:1:10: "0.0.0.0:9466" is not a loopback address with a port, as 127.0.0.1:9466, nor none`},
 		"memory":      {"lock_memory: maybe", `c:1:14: "maybe" says nothing; use try, required or off`},
+		"limits":      {"limits: {client_streams: 0}", `c:1:26: 0, want 1 to 1048576`},
+		"summary":     {"audit: {summary: 2h}", `c:1:8: summary every 2h0m0s, want 100ms to 1h`},
 		"inflight":    {"max_inflight: 0", `c:1:15: 0 operations, want 1 to 65536`},
 	} {
 		set := defaultSettings()
@@ -65,7 +67,8 @@ func TestAgentErrors(t *testing.T) {
 		"empty":      {"", "has no agent section"},
 		"no sockets": {"agent: {clusters: []}", "needs listen"},
 		"no cluster": {"agent: {listen: [{path: /x}]}", "needs clusters"},
-		"no tls":     {"agent: {listen: [{path: /x}], clusters: [{workers: [\"a:1\"], worker_identity: x}]}", "needs tls"},
+		"no tls":     {"agent: {listen: [{path: /x}], clusters: [{workers: [\"a:1\"], worker_identity: \"x://y/z\"}]}", "needs tls"},
+		"identity":   {"agent: {listen: [{path: /x}], clusters: [{workers: [\"a:1\"], worker_identity: \"spiffe://a*\"}]}", "means other hosts"},
 		"verify":     {"agent: {listen: [{path: /x}], clusters: [{workers: [\"a:1\"], worker_identity: x, verify: some}]}", `"some" says nothing`},
 	} {
 		file := filepath.Join(t.TempDir(), "a")

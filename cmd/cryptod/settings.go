@@ -38,6 +38,7 @@ type settings struct {
 	Drain       config.Duration    `yaml:"drain"`
 	MaxInflight int                `yaml:"max_inflight"`
 	MaxTimeout  config.Duration    `yaml:"max_timeout"`
+	Limits      limitSettings      `yaml:"limits"`
 	LockMemory  string             `yaml:"lock_memory"`
 	Reflection  bool               `yaml:"reflection"`
 	Log         daemon.LogSettings `yaml:"log"`
@@ -49,9 +50,30 @@ type keySettings struct {
 }
 
 type auditSettings struct {
-	Path    string      `yaml:"path"`
-	MaxSize config.Size `yaml:"max_size"`
-	Keep    int         `yaml:"keep"`
+	Path    string          `yaml:"path"`
+	MaxSize config.Size     `yaml:"max_size"`
+	Keep    int             `yaml:"keep"`
+	Summary config.Duration `yaml:"summary"`
+}
+
+type limitSettings struct {
+	Connections       int `yaml:"connections"`
+	ClientConnections int `yaml:"client_connections"`
+	Streams           int `yaml:"streams"`
+	ClientStreams     int `yaml:"client_streams"`
+}
+
+// Validate is called by the loader.
+func (l *limitSettings) Validate() error {
+	for _, f := range []struct {
+		key string
+		n   int
+	}{{"connections", l.Connections}, {"client_connections", l.ClientConnections}, {"streams", l.Streams}, {"client_streams", l.ClientStreams}} {
+		if f.n < 1 || f.n > 1<<20 {
+			return config.At(f.key, fmt.Errorf("%d, want 1 to 1048576", f.n))
+		}
+	}
+	return nil
 }
 
 type engineSettings struct {
@@ -78,9 +100,10 @@ func defaultSettings() settings {
 		Name: name, Listen: ":8443",
 		TLS: mtls.Files{Cert: "/etc/pno/cryptod.crt", Key: "/etc/pno/cryptod.key", CA: "/etc/pno/ca.crt"},
 		ACL: "/etc/pno/crypto-acl.yaml", Keys: keySettings{Dir: "/var/lib/pno/keys", KEK: "credential:kek"},
-		Engines: []engineSettings{{Kind: kind}}, Audit: auditSettings{Path: "/var/log/pno/crypto-audit.log", MaxSize: 256 << 20, Keep: 32},
+		Engines: []engineSettings{{Kind: kind}}, Audit: auditSettings{Path: "/var/log/pno/crypto-audit.log", MaxSize: 256 << 20, Keep: 32, Summary: config.Duration(10 * time.Second)},
 		Metrics: "127.0.0.1:9466", Reload: config.Duration(time.Second), Drain: config.Duration(10 * time.Second),
-		MaxInflight: wire.MaxInflight, MaxTimeout: config.Duration(10 * time.Second), LockMemory: "try", Log: daemon.DefaultLog(),
+		MaxInflight: wire.MaxInflight, MaxTimeout: config.Duration(10 * time.Second), LockMemory: "try",
+		Limits: limitSettings{Connections: 4096, ClientConnections: 64, Streams: 8192, ClientStreams: 64}, Log: daemon.DefaultLog(),
 	}
 }
 
@@ -106,6 +129,8 @@ func (s *settings) Validate() error {
 		return config.At("drain", fmt.Errorf("%v, want up to 10m", s.Drain))
 	case s.Audit.Keep < 0:
 		return config.At("audit", fmt.Errorf("keep %d files, want 0 (all) or more", s.Audit.Keep))
+	case s.Audit.Summary.Std() < 100*time.Millisecond || s.Audit.Summary.Std() > time.Hour:
+		return config.At("audit", fmt.Errorf("summary every %v, want 100ms to 1h", s.Audit.Summary))
 	case s.MaxInflight < 1 || s.MaxInflight > 1<<16:
 		return config.At("max_inflight", fmt.Errorf("%d operations, want 1 to 65536", s.MaxInflight))
 	case s.MaxTimeout.Std() < time.Millisecond || s.MaxTimeout.Std() > time.Minute:

@@ -33,12 +33,14 @@ type worker struct {
 	log   *slog.Logger
 	id    *mtls.Identity
 	store *keystore.Store
+	kek   keystore.KEK
 	audit *audit.Log
 	srv   *server.Server
 
 	rules   fileStamp
 	former  string // what the last look at the keys said, to say it once
 	failing map[string]string
+	kekTry  time.Time // when the KEK may be looked for again
 }
 
 // fileStamp tells a changed file from one that is the same.
@@ -81,12 +83,11 @@ func runWorker(ctx context.Context, set settings) (err error) {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	w := &worker{set: set, log: log, failing: map[string]string{}}
-	kek, err := keystore.OpenKEK(set.Keys.KEK)
-	if err != nil {
+	if w.kek, err = keystore.OpenKEK(set.Keys.KEK); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, kek.Close()) }()
-	if w.store, err = keystore.Open(set.Keys.Dir, kek); err != nil {
+	defer func() { err = errors.Join(err, w.kek.Close()) }()
+	if w.store, err = keystore.Open(set.Keys.Dir, w.kek); err != nil {
 		return err
 	}
 	if w.id, err = mtls.Load(set.TLS); err != nil {
@@ -114,7 +115,8 @@ func runWorker(ctx context.Context, set settings) (err error) {
 
 func (w *worker) config(rules *acl.Rules) server.Config {
 	cfg := server.Config{Name: w.set.Name, Identity: w.id, Rules: rules, Audit: w.audit, Log: w.log, MaxInflight: w.set.MaxInflight,
-		MaxTimeout: w.set.MaxTimeout.Std(), CheckEvery: w.set.Reload.Std(), Reflection: w.set.Reflection}
+		MaxTimeout: w.set.MaxTimeout.Std(), CheckEvery: w.set.Reload.Std(), Reflection: w.set.Reflection, Limits: server.Limits(w.set.Limits),
+		Summary: w.set.Audit.Summary.Std()}
 	for i := range w.set.Engines {
 		cfg.Engines = append(cfg.Engines, w.set.Engines[i].opener(w.id))
 	}
@@ -154,7 +156,7 @@ func (w *worker) serve(ctx context.Context, lis net.Listener) error {
 		case err := <-served:
 			return errors.Join(err, w.srv.Close())
 		case <-hup:
-			w.rules = fileStamp{}
+			w.rules, w.kekTry = fileStamp{}, time.Time{}
 		case <-tick.C:
 		}
 		w.reload()
@@ -184,11 +186,39 @@ func (w *worker) reload() {
 
 func (w *worker) reloadKeys() {
 	c, err := w.srv.LoadKeys(w.store)
+	if errors.Is(err, keystore.ErrOtherKEK) && w.reopenKEK() {
+		c, err = w.srv.LoadKeys(w.store)
+	}
 	w.tell("keys", "some keys cannot be read; the others are in use, and what was removed is not", err)
 	if c.Added+c.Removed > 0 || w.former == "" {
 		w.log.Info("keys loaded", "added", c.Added, "removed", c.Removed, "kept", c.Kept)
 	}
 	w.former = "told"
+}
+
+// kekEvery bounds how often the KEK is looked for in vain: it may be in a token.
+const kekEvery = 10 * time.Second
+
+// reopenKEK looks whether there is another KEK where this one was, as after
+// `cryptod keys rotate`; keys that are loaded need neither.
+func (w *worker) reopenKEK() bool {
+	if time.Now().Before(w.kekTry) {
+		return false
+	}
+	w.kekTry = time.Now().Add(kekEvery)
+	next, err := keystore.OpenKEK(w.set.Keys.KEK)
+	w.tell("kek", "KEK not opened again, the former stays in use", err)
+	if err != nil {
+		return false
+	}
+	if next.ID() == w.kek.ID() {
+		w.tell("kek", "the former KEK stays in use", next.Close())
+		return false
+	}
+	w.log.Info("KEK opened again", "former", w.kek.ID(), "now", next.ID())
+	w.tell("kek", "former KEK not closed", w.kek.Close())
+	w.kek, w.store = next, w.store.WithKEK(next)
+	return true
 }
 
 // tell logs what is wrong with a file when that changes.

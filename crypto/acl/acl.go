@@ -62,7 +62,7 @@ func (r *Rule) Validate() error {
 		return config.At("tls12_premaster", errors.New("a rule that is tls13_only cannot allow it"))
 	}
 	for _, c := range r.Clients {
-		if err := checkPattern(c); err != nil {
+		if err := CheckPattern(c); err != nil {
 			return config.At("clients", err)
 		}
 	}
@@ -83,12 +83,18 @@ func (r *Rule) Validate() error {
 	return nil
 }
 
-// checkPattern wants a URI that says who it means: with a scheme and a host,
-// and a star at the very end or nowhere.
-func checkPattern(p string) error {
-	u, err := url.Parse(strings.TrimSuffix(p, "*"))
-	if err != nil || u.Scheme == "" || u.Host == "" || strings.Contains(strings.TrimSuffix(p, "*"), "*") {
+// CheckPattern wants a URI that says who it means: with a scheme and a host,
+// and a star at the very end or nowhere. What the star stands for is a part of
+// the path: before the first slash it would be a part of the host's name, and
+// mean everybody whose name begins like that.
+func CheckPattern(p string) error {
+	prefix, star := strings.CutSuffix(p, "*")
+	u, err := url.Parse(prefix)
+	if err != nil || u.Scheme == "" || u.Host == "" || strings.Contains(prefix, "*") {
 		return fmt.Errorf("%q is not a client; write the URI of its certificate, as spiffe://example/proxy/1, or with a star at the end", p)
+	}
+	if star && u.Path == "" {
+		return fmt.Errorf("%q means other hosts, too, as %s.evil; write %s/* for all of this one", p, prefix, prefix)
 	}
 	return nil
 }

@@ -71,6 +71,26 @@ rules:
 	}
 }
 
+func TestMatch(t *testing.T) {
+	for _, tt := range []struct {
+		pattern, identity string
+		want              bool
+	}{
+		{"spiffe://example/*", "spiffe://example/proxy/1", true},
+		{"spiffe://example/*", "spiffe://example.evil/proxy/1", false},
+		{"spiffe://example/proxy/edge-*", "spiffe://example/proxy/edge-1", true},
+		{"spiffe://example/proxy/edge-*", "spiffe://example/proxy/core-1", false},
+		{"spiffe://example/proxy", "spiffe://example/proxy/1", false},
+	} {
+		if err := CheckPattern(tt.pattern); err != nil {
+			t.Error(err)
+		}
+		if got := Match(tt.pattern, tt.identity); got != tt.want {
+			t.Errorf("%s means %s: %v", tt.pattern, tt.identity, got)
+		}
+	}
+}
+
 func TestRate(t *testing.T) {
 	const text = "rules:\n- {clients: [\"spiffe://a/b\"], keys: [\"*\"], rate: 10, burst: 3}\n"
 	rules := parse(t, text)
@@ -119,6 +139,8 @@ func TestErrors(t *testing.T) {
 		"no clients":   {"rules: [{keys: [a]}]", `acl:1:9: a rule needs clients, as ["spiffe://example/proxy/*"]`},
 		"no keys":      {"rules: [{clients: [\"spiffe://a/b\"]}]", `acl:1:9: a rule needs keys: names or ids, or ["*"]`},
 		"star":         {"rules: [{clients: [\"*\"], keys: [a]}]", `acl:1:19: "*" is not a client; write the URI of its certificate, as spiffe://example/proxy/1, or with a star at the end`},
+		"star in host": {"rules: [{clients: [\"spiffe://example*\"], keys: [a]}]", `acl:1:19: "spiffe://example*" means other hosts, too, as spiffe://example.evil; write spiffe://example/* for all of this one`},
+		"star in port": {"rules: [{clients: [\"spiffe://example:8*\"], keys: [a]}]", `acl:1:19: "spiffe://example:8*" means other hosts, too, as spiffe://example:8.evil; write spiffe://example:8/* for all of this one`},
 		"scheme":       {"rules: [{clients: [\"spiffe://a/b\"], keys: [a], schemes: [rsa]}]", `acl:1:57: "rsa" is not a signature scheme; use a name of TLS 1.3, as rsa_pss_rsae_sha256`},
 		"no schemes":   {"rules:\n- clients: [\"spiffe://a/b\"]\n  keys: [a]\n  schemes: []\n", `acl:4:12: an empty list allows nothing; name the schemes, or remove the key to allow all`},
 		"empty lists":  {"rules: [{clients: [], keys: []}]", `acl:1:9: a rule needs clients, as ["spiffe://example/proxy/*"]`},

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"time"
 
+	"pno/crypto/acl"
 	"pno/crypto/client"
 	"pno/crypto/engine"
 	"pno/crypto/engine/gosoft"
@@ -100,6 +101,8 @@ func (s *ClusterSettings) Validate() error {
 		return errors.New("a cluster needs workers: host:port, or one dns:///name:port")
 	case s.WorkerIdentity == "":
 		return errors.New("a cluster needs worker_identity: the URI of its workers' certificates, which may end in a star")
+	case acl.CheckPattern(s.WorkerIdentity) != nil:
+		return config.At("worker_identity", acl.CheckPattern(s.WorkerIdentity))
 	case s.Streams < 0 || s.Streams > 64:
 		return config.At("streams", fmt.Errorf("%d streams, want up to 64", s.Streams))
 	case s.Attempts < 0 || s.Attempts > 16:

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"time"
 
+	"pno/crypto/acl"
 	"pno/crypto/mtls"
 	"pno/crypto/signing"
 )
@@ -74,6 +75,9 @@ func (c *Config) complete() error {
 	}
 	if c.WorkerIdentity == "" {
 		return fmt.Errorf("cluster %s does not say who its workers are: set worker_identity to the URI of their certificates", c.Name)
+	}
+	if err := acl.CheckPattern(c.WorkerIdentity); err != nil {
+		return fmt.Errorf("cluster %s: worker identity: %w", c.Name, err)
 	}
 	if c.Identity == nil {
 		return errors.New("no certificate to be known by")

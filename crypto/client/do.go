@@ -45,6 +45,7 @@ type try struct {
 	answers chan answer
 	tried   []*worker
 	sent    int
+	rounds  int // that had tried every worker
 	open    int
 	hedged  bool
 	free    bool // the failover that a broken stream grants is used up
@@ -166,11 +167,10 @@ func (t *try) send(now time.Time) bool {
 		}
 		w := t.c.pick(t.tried, now)
 		if w == nil {
-			if t.open > 0 || !t.again(pause) {
+			if t.rounds++; t.open > 0 || t.rounds > t.c.cfg.Attempts || !t.again(pause) {
 				return false
 			}
 			t.tried, pause = t.tried[:0], 2*pause
-			t.sent++ // bounds the rounds
 			continue
 		}
 		t.tried = append(t.tried, w)

@@ -15,8 +15,10 @@ import (
 // signer makes a client of a cluster, and a remote key of it.
 func signer(t testing.TB, c *cryptotest.Cluster, kind string) (*client.Signer, *client.Cluster) {
 	t.Helper()
-	cluster := connect(t, c, func(cfg *client.Config) { cfg.Eject, cfg.Stall = 300*time.Millisecond, 500*time.Millisecond })
-	cl, err := client.New(0, cluster)
+	// Time and attempts for a machine that is so busy that a good worker may
+	// stall, too.
+	cluster := connect(t, c, func(cfg *client.Config) { cfg.Eject, cfg.Attempts, cfg.Wait = 300*time.Millisecond, 8, 10*time.Second })
+	cl, err := client.New(20*time.Second, cluster)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,6 +45,9 @@ func TestFaultsUnderLoad(t *testing.T) {
 	load.Phase(t, "quiet", long)
 	a.Fault.Wrong(true)
 	load.Phase(t, "wrong signatures", long)
+	for deadline := time.Now().Add(20 * time.Second); cluster.Stats().Wrong == 0 && time.Now().Before(deadline); {
+		time.Sleep(5 * time.Millisecond) // no signature of that worker yet
+	}
 	a.Fault.Clear()
 	load.Phase(t, "and right again", long)
 	a.Fault.Stall()

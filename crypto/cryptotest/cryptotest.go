@@ -11,6 +11,7 @@ import (
 	"context"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -73,6 +74,9 @@ func NewStore(t testing.TB, kinds ...string) (store *keystore.Store, dir, kek st
 		}
 	})
 	dir = t.TempDir()
+	if err := os.Chmod(dir, 0o700); err != nil { // the umask may let a group write
+		t.Fatal(err)
+	}
 	store, err = keystore.Open(dir, opened)
 	if err != nil {
 		t.Fatal(err)
@@ -118,6 +122,12 @@ func (c *Cluster) Start(t testing.TB, name, rules, addr string) *Worker {
 // StartWith is Start with other engines.
 func (c *Cluster) StartWith(t testing.TB, name, rules, addr string, engines ...server.Opener) *Worker {
 	t.Helper()
+	return c.StartTuned(t, name, rules, addr, func(*server.Config) {}, engines...)
+}
+
+// StartTuned is StartWith with other settings.
+func (c *Cluster) StartTuned(t testing.TB, name, rules, addr string, tune func(*server.Config), engines ...server.Opener) *Worker {
+	t.Helper()
 	parsed, err := acl.Parse("acl", []byte(rules))
 	if err != nil {
 		t.Fatal(err)
@@ -131,10 +141,11 @@ func (c *Cluster) StartWith(t testing.TB, name, rules, addr string, engines ...s
 	for _, open := range engines {
 		openers = append(openers, func(sink engine.Sink) (engine.Engine, error) { return open(w.Fault.Sink(sink)) })
 	}
-	w.Server, err = server.New(server.Config{Name: name, Identity: Identity(t, c.CA, "spiffe://pno.test/cryptod/"+name), Rules: parsed,
+	cfg := server.Config{Name: name, Identity: Identity(t, c.CA, "spiffe://pno.test/cryptod/"+name), Rules: parsed,
 		Audit: log, Log: slog.New(slog.DiscardHandler), CheckEvery: 50 * time.Millisecond,
-		Engines: openers})
-	if err != nil {
+		Engines: openers}
+	tune(&cfg)
+	if w.Server, err = server.New(cfg); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := w.Server.LoadKeys(c.Store); err != nil {

@@ -7,7 +7,9 @@
 // hands over an operation: until the sink has it back, it belongs to the
 // engine. The sink is called on goroutines of the engine, several at once; the
 // slice that it gets is valid during the call, the operations are the
-// receiver's. A sink must not block, and must not call Close.
+// receiver's. What the sink has is not held any more: there is room for as many
+// new ones, which the sink may submit. A sink must not block, and must not call
+// Close.
 //
 // A key belongs to the engine that loaded it. Its holder closes it once, when
 // no operation that names it is out: the sink is early enough, and it must be
@@ -27,6 +29,7 @@ type Info struct {
 	Kind      string   // go, libcrypto, remote, simcard
 	Detail    string   // what exactly
 	Capacity  int      // operations it holds at once
+	Window    int      // operations that keep it busy: more only wait; 0: Capacity
 	Batch     int      // operations it likes to get together
 	Simulated bool     // models hardware that is not there
 	Verifies  bool     // checks RSA signatures before it lets them out

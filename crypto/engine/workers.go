@@ -115,12 +115,11 @@ func (w *Workers) work(worker int) {
 				op.Exec = exec
 			}
 		}
-		n := len(batch)
+		w.mu.Lock()
+		w.held -= len(batch)
+		w.mu.Unlock()
 		w.sink(batch)
 		clear(batch)
 		clear(live)
-		w.mu.Lock()
-		w.held -= n
-		w.mu.Unlock()
 	}
 }

@@ -43,9 +43,19 @@ func secretOf(t testing.TB, kind string) Secret {
 	return Secret{buf}
 }
 
+// private is a folder that nobody else can write in, whatever the umask.
+func private(t testing.TB) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
 func newStore(t testing.TB, kek KEK) *Store {
 	t.Helper()
-	s, err := Open(t.TempDir(), kek)
+	s, err := Open(private(t), kek)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -307,6 +317,33 @@ func TestDecodeRefuses(t *testing.T) {
 			key.Close()
 			t.Errorf("%s: taken", name)
 		}
+	}
+}
+
+// Sealed or not, a folder that others may change is none for keys.
+func TestFolder(t *testing.T) {
+	dir := private(t)
+	for mode, good := range map[os.FileMode]bool{0o700: true, 0o750: true, 0o770: false, 0o777: false, os.ModeSticky | 0o777: false} {
+		if err := os.Chmod(dir, mode); err != nil {
+			t.Fatal(err)
+		}
+		switch _, err := Open(dir, nil); {
+		case good && err != nil:
+			t.Errorf("mode %v: %v", mode, err)
+		case !good && (err == nil || !strings.Contains(err.Error(), "others may write in it")):
+			t.Errorf("mode %v: %v", mode, err)
+		}
+	}
+	if _, err := Open(filepath.Join(dir, "none"), nil); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("no folder: %v", err)
+	}
+}
+
+// A name that rules take for every key means one by one only.
+func TestNameStar(t *testing.T) {
+	s := newStore(t, newKEK(t))
+	if _, err := s.Import(secretOf(t, "P-256"), Options{Name: "*"}); err == nil || !strings.Contains(err.Error(), "every key") {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -78,8 +78,10 @@ type Store struct {
 }
 
 // ErrNotFound is wrapped for a key that is not in the store, ErrExists for one
-// that is, ErrName for the name of another.
+// that is, ErrName for the name of another, ErrOtherKEK for a key that this KEK
+// does not open.
 var (
+	ErrOtherKEK = errors.New("the KEK does not open it")
 	ErrNotFound = errors.New("no such key")
 	ErrExists   = errors.New("the key is in the store already")
 	ErrName     = errors.New("names are unique")
@@ -89,14 +91,33 @@ var (
 // opened or added, but listed.
 func Open(dir string, kek KEK) (*Store, error) {
 	info, err := os.Stat(dir)
-	if err == nil && !info.IsDir() {
-		err = fs.ErrInvalid
+	if err == nil {
+		err = checkFolder(info)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open key store %s: %w", dir, err)
 	}
 	return &Store{dir: dir, kek: kek}, nil
 }
+
+// checkFolder wants a folder that nobody else can write in. What is in it is
+// sealed, but whoever writes there can remove keys, and put back old ones.
+func checkFolder(info fs.FileInfo) error {
+	if !info.IsDir() {
+		return errors.New("not a folder")
+	}
+	if mode := info.Mode().Perm(); mode&0o022 != 0 {
+		return fmt.Errorf("others may write in it (mode %#o); chmod 700 it", mode)
+	}
+	me := os.Geteuid()
+	if st, ok := info.Sys().(*syscall.Stat_t); ok && me != 0 && st.Uid != 0 && int(st.Uid) != me {
+		return fmt.Errorf("it belongs to user %d, who may change it; this is user %d", st.Uid, me)
+	}
+	return nil
+}
+
+// WithKEK is the same store with another KEK.
+func (s *Store) WithKEK(kek KEK) *Store { return &Store{dir: s.dir, kek: kek} }
 
 // aad is what the seals are bound to.
 func (m *Meta) aad(id signing.KeyID) ([]byte, error) {
@@ -189,6 +210,9 @@ func checkName(name string) error {
 	bad := func(r rune) bool { return r < ' ' || r == 0x7f }
 	if name == "" || len(name) > maxName || strings.ContainsFunc(name, bad) {
 		return fmt.Errorf("%q is not a name for a key; it has 1 to %d bytes and no control characters", name, maxName)
+	}
+	if name == "*" {
+		return errors.New(`"*" is not a name for a key: access rules mean every key by it`)
 	}
 	return nil
 }
@@ -342,7 +366,7 @@ func (s *Store) Unseal(e *Entry) (Secret, error) {
 	case s.kek == nil:
 		return fail(errors.New("the store was opened without a KEK"))
 	case s.kek.ID() != e.KEK:
-		return fail(fmt.Errorf("it is sealed with KEK %s, this one is %s", e.KEK, s.kek.ID()))
+		return fail(fmt.Errorf("it is sealed with KEK %s, this one is %s: %w", e.KEK, s.kek.ID(), ErrOtherKEK))
 	case e.Expired(time.Now()):
 		return fail(fmt.Errorf("it expired at %s", e.Expires.Format(time.RFC3339)))
 	}

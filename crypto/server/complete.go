@@ -17,7 +17,12 @@ import (
 
 // complete is the sink of engine i.
 func (s *Server) complete(i int, done []*engine.Op) {
-	s.out[i].Add(-int64(len(done)))
+	for _, op := range done {
+		if op.Exec > 0 {
+			op.Owner.(*pending).key.learn(op.Exec)
+		}
+	}
+	s.elsewhere(s.lanes[i].took(len(done)))
 	for _, op := range done {
 		p := op.Owner.(*pending)
 		if op.Err == nil && op.Task.Scheme.RSA() && !s.infos[i].Verifies {
@@ -39,9 +44,8 @@ func (s *Server) complete(i int, done []*engine.Op) {
 			s.cfg.Log.Error("engine failed", "engine", s.infos[i].Kind, "key", p.key.name, "reason", e.Text)
 			if s.choose(p) {
 				op.Err, op.Out = nil, nil
-				if s.give(p.engine, []*engine.Op{op}) == 1 {
-					continue
-				}
+				s.elsewhere(s.lanes[p.engine].put(p.st.client, []*engine.Op{op}))
+				continue
 			}
 		}
 		s.answer(p, e)
@@ -67,7 +71,12 @@ func (s *Server) answer(p *pending, err *signing.Error) {
 		s.metrics.exec.Observe(p.op.Exec.Seconds())
 	}
 	s.metrics.count(st)
-	s.record(audit.Record{Time: now, Client: p.st.client, Key: p.req.Key, Scheme: p.req.Scheme, Input: p.req.Input, Status: st, Micros: micros(total)})
+	rec := audit.Record{Time: now, Client: p.st.client, Key: p.req.Key, Scheme: p.req.Scheme, Input: p.req.Input, Status: st, Micros: micros(total)}
+	if p.op.Started.IsZero() && err != nil {
+		s.refuseClient(rec, "", "") // nothing was done with a key
+	} else {
+		s.record(rec)
+	}
 	if p.key != nil {
 		p.key.release()
 	}

@@ -32,6 +32,13 @@ type key struct {
 	expires   time.Time
 	loaded    []engine.Key // by engine, nil where it is not
 	refs      atomic.Int64
+	cost      atomic.Int64 // of an operation, in microseconds: a moving average
+}
+
+// learn notes how long an operation took. Two at once may lose one of them.
+func (k *key) learn(took time.Duration) {
+	now := k.cost.Load()
+	k.cost.Store(now + (took.Microseconds()-now)/8)
 }
 
 // hold takes a reference, unless the key is gone already.
@@ -148,6 +155,7 @@ func (s *Server) load(store *keystore.Store, e *keystore.Entry) (*key, error) {
 	defer secret.Close()
 	k := &key{id: e.ID, name: e.Name, public: e.Public, spki: e.SPKI, tls13Only: e.TLS13Only, expires: e.Expires, loaded: make([]engine.Key, len(s.engines))}
 	k.refs.Store(1)
+	k.cost.Store(quantum)
 	var errs []error
 	some := false
 	for i, eng := range s.engines {

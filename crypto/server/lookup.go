@@ -31,7 +31,7 @@ func (s *Server) GetKey(ctx context.Context, req *cryptov1.GetKeyRequest) (*cryp
 	}
 	s.metrics.count(refused.Status)
 	now := time.Now()
-	s.record(audit.Record{Time: now, Client: st.client, Key: id, Status: refused.Status, Micros: micros(now.Sub(arrived))})
+	s.refuseClient(audit.Record{Time: now, Client: st.client, Key: id, Status: refused.Status, Micros: micros(now.Sub(arrived))}, "", "")
 	code := codes.NotFound
 	switch refused.Status {
 	case signing.BadInput:

@@ -5,6 +5,7 @@ package server
 import (
 	"github.com/prometheus/client_golang/prometheus"
 
+	"pno/crypto/mtls"
 	"pno/crypto/signing"
 )
 
@@ -21,9 +22,10 @@ type metrics struct {
 	streams    prometheus.Gauge
 	keys       prometheus.Gauge
 	badKeys    prometheus.Gauge
+	limited    *prometheus.CounterVec
 }
 
-func newMetrics() *metrics {
+func newMetrics(id *mtls.Identity) *metrics {
 	counter := func(name, help string) prometheus.Counter {
 		return prometheus.NewCounter(prometheus.CounterOpts{Namespace: "pno", Subsystem: "crypto", Name: name, Help: help})
 	}
@@ -47,12 +49,16 @@ func newMetrics() *metrics {
 		faults: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "pno", Subsystem: "crypto", Name: "engine_faults_total",
 			Help: "Operations that an engine failed, or answered with a signature that does not verify."}, []string{"engine"}),
 	}
+	m.limited = prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "pno", Subsystem: "crypto", Name: "limited_total",
+		Help: "Connections and streams refused because there were too many: connections, client_connections, streams."}, []string{"what"})
 	vec := prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "pno", Subsystem: "crypto", Name: "operations_total",
 		Help: "Operations by how they ended."}, []string{"status"})
 	for _, s := range signing.Statuses {
 		m.operations[s] = vec.WithLabelValues(s.String())
 	}
-	m.registry.MustRegister(vec, m.queue, m.exec, m.faults, m.handshakes, m.malformed, m.ended, m.streams, m.keys, m.badKeys)
+	expiry := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "pno", Subsystem: "crypto", Name: "certificate_expiry_timestamp_seconds",
+		Help: "When the worker's own certificate expires."}, func() float64 { return float64(id.Expires().Unix()) })
+	m.registry.MustRegister(vec, expiry, m.limited, m.queue, m.exec, m.faults, m.handshakes, m.malformed, m.ended, m.streams, m.keys, m.badKeys)
 	return m
 }
 

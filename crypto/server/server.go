@@ -41,6 +41,8 @@ type Config struct {
 	Log      *slog.Logger
 
 	MaxInflight int           // operations of one stream; 0: wire.MaxInflight
+	Limits      Limits        // of connections and streams
+	Summary     time.Duration // between records that sum refusals up; 0: 10 s
 	MaxTimeout  time.Duration // of an operation; 0: 10 s
 	CheckEvery  time.Duration // the peers of open streams; 0: 1 s
 	Reflection  bool
@@ -52,11 +54,15 @@ type Server struct {
 	cfg     Config
 	engines []engine.Engine
 	infos   []engine.Info
-	out     []atomic.Int64 // operations that each engine has
+	lanes   []*lane // before each engine
 	rules   atomic.Pointer[acl.Rules]
 	table   atomic.Pointer[table]
 	loading sync.Mutex // one LoadKeys at a time
 	lookups lookups
+	doors   *doors
+
+	strangers, clients *refusals
+
 	metrics *metrics
 	grpc    *grpc.Server
 	health  *health.Server
@@ -85,8 +91,12 @@ func New(cfg Config) (*Server, error) {
 	if cfg.CheckEvery == 0 {
 		cfg.CheckEvery = time.Second
 	}
-	s := &Server{cfg: cfg, metrics: newMetrics(), streams: map[*stream]struct{}{}, health: health.NewServer(),
-		out: make([]atomic.Int64, len(cfg.Engines)), lookups: lookups{due: map[string]time.Time{}}}
+	if cfg.Summary == 0 {
+		cfg.Summary = 10 * time.Second
+	}
+	cfg.Limits.complete()
+	s := &Server{cfg: cfg, doors: newDoors(cfg.Limits), strangers: newRefusals(cfg.Summary, 16, 256), clients: newRefusals(cfg.Summary, 64, 4096),
+		metrics: newMetrics(cfg.Identity), streams: map[*stream]struct{}{}, health: health.NewServer(), lookups: lookups{due: map[string]time.Time{}}}
 	s.rules.Store(cfg.Rules)
 	s.table.Store(&table{})
 	for i, open := range cfg.Engines {
@@ -94,10 +104,10 @@ func New(cfg Config) (*Server, error) {
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("start worker: %w", err), s.closeEngines())
 		}
-		s.engines, s.infos = append(s.engines, e), append(s.infos, e.Info())
+		s.engines, s.infos, s.lanes = append(s.engines, e), append(s.infos, e.Info()), append(s.lanes, newLane(e))
 	}
 	s.grpc = grpc.NewServer(
-		grpc.Creds(cfg.Identity.Server(s.handshakeFailed)),
+		grpc.Creds(doorCreds{cfg.Identity.Server(s.handshakeFailed), s}),
 		grpc.MaxRecvMsgSize(wire.MaxMessage),
 		grpc.MaxConcurrentStreams(64),
 		grpc.ConnectionTimeout(10*time.Second),
@@ -115,7 +125,7 @@ func New(cfg Config) (*Server, error) {
 
 // Serve takes connections until Drain or Close. The listener becomes its own.
 func (s *Server) Serve(lis net.Listener) error {
-	if err := s.grpc.Serve(lis); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+	if err := s.grpc.Serve(listener{lis, s}); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
 		return fmt.Errorf("serve: %w", err)
 	}
 	return nil
@@ -157,7 +167,7 @@ func (s *Server) checkPeer(chain []*x509.Certificate) error {
 	return nil
 }
 
-// Watch checks the peers of open streams until ctx ends.
+// Watch checks the peers of open streams, and sums refusals up, until ctx ends.
 func (s *Server) Watch(ctx context.Context) {
 	tick := time.NewTicker(s.cfg.CheckEvery)
 	defer tick.Stop()
@@ -165,16 +175,16 @@ func (s *Server) Watch(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case now := <-tick.C:
 			s.CheckPeers()
+			s.sumRefusals(now, false)
 		}
 	}
 }
 
 func (s *Server) handshakeFailed(addr net.Addr, err error) {
 	s.metrics.handshakes.Inc()
-	s.cfg.Log.Warn("handshake refused", "address", addr.String(), "reason", err)
-	s.record(audit.Record{Time: time.Now(), Client: addr.String(), Status: signing.Denied})
+	s.refuseStranger(addr, signing.Denied, "handshake refused", err)
 }
 
 func (s *Server) record(r audit.Record) {
@@ -221,12 +231,18 @@ func (s *Server) Close() error {
 	s.closing.Do(func() {
 		s.draining.Store(true)
 		s.grpc.Stop()
+		for _, l := range s.lanes {
+			for _, op := range l.close() {
+				s.answer(op.Owner.(*pending), signing.Errorf(signing.Unavailable, "the worker ends"))
+			}
+		}
 		// A key that an operation still holds is wiped when that comes back, which
 		// the engine waits for.
 		for _, k := range s.table.Swap(&table{}).keys {
 			k.release()
 		}
 		s.closed = s.closeEngines()
+		s.sumRefusals(time.Now(), true)
 	})
 	return s.closed
 }

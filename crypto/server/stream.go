@@ -59,12 +59,24 @@ type pending struct {
 	tried   uint64 // engines that had it, or had no room
 }
 
+// cost is how long the engine may take, in microseconds, from what its key's
+// operations took.
+func (p *pending) cost() int64 { return min(max(p.key.cost.Load(), 1), maxCost) }
+
+const maxCost = 100_000
+
 // Operate implements the service.
 func (s *Server) Operate(g cryptov1.CryptoService_OperateServer) error {
 	st, err := s.open(g.Context())
 	if err != nil {
 		return err
 	}
+	if err := s.doors.enterStream(st.client); err != nil {
+		s.metrics.limited.WithLabelValues("streams").Inc()
+		s.refuseClient(audit.Record{Time: time.Now(), Client: st.client, Status: signing.Overloaded}, "stream refused", err.Error())
+		return status.Error(codes.ResourceExhausted, err.Error())
+	}
+	defer s.doors.leaveStream(st.client)
 	if !s.add(st) {
 		return status.Error(codes.Unavailable, "the worker is draining")
 	}
@@ -110,7 +122,7 @@ func (s *Server) open(ctx context.Context) (*stream, error) {
 	chain := info.State.PeerCertificates
 	if err := s.checkPeer(chain); err != nil {
 		s.metrics.handshakes.Inc()
-		s.record(audit.Record{Time: time.Now(), Client: p.Addr.String(), Status: signing.Denied})
+		s.refuseStranger(p.Addr, signing.Denied, "stream refused", err)
 		return nil, status.Error(codes.PermissionDenied, err.Error())
 	}
 	return &stream{
@@ -178,8 +190,7 @@ func (s *Server) read(g cryptov1.CryptoService_OperateServer, st *stream) error 
 
 func (s *Server) malformed(st *stream, reason string) {
 	s.metrics.malformed.Inc()
-	s.cfg.Log.Warn("stream ended: malformed request", "client", st.client, "reason", reason)
-	s.record(audit.Record{Time: time.Now(), Client: st.client, Status: signing.BadInput})
+	s.refuseClient(audit.Record{Time: time.Now(), Client: st.client, Status: signing.BadInput}, "stream ended: malformed request", reason)
 }
 
 // accept checks one operation and puts it into the batch of an engine, or
@@ -236,37 +247,29 @@ func (s *Server) prepare(p *pending, in *cryptov1.Operation, now time.Time) *sig
 	return nil
 }
 
-// submit hands each engine its batch. What does not fit goes to the next engine
-// that has the key, and is refused when there is none.
+// submit hands each engine its batch.
 func (s *Server) submit(st *stream) {
-	for again := true; again; {
-		again = false
-		for i := range st.batch {
-			ops := st.batch[i]
-			if len(ops) == 0 {
-				continue
-			}
-			for _, op := range ops[s.give(i, ops):] {
-				p := op.Owner.(*pending)
-				if !s.choose(p) {
-					s.answer(p, signing.Errorf(signing.Overloaded, "the queues are full"))
-					continue
-				}
-				st.batch[p.engine] = append(st.batch[p.engine], op)
-				again = true
-			}
-			clear(ops)
-			st.batch[i] = st.batch[i][:0]
+	for i, ops := range st.batch {
+		if len(ops) == 0 {
+			continue
 		}
+		s.elsewhere(s.lanes[i].put(st.client, ops))
+		clear(ops)
+		st.batch[i] = ops[:0]
 	}
 }
 
-// give submits to engine i, and says how many it took.
-func (s *Server) give(i int, ops []*engine.Op) int {
-	s.out[i].Add(int64(len(ops)))
-	n := s.engines[i].Submit(ops)
-	s.out[i].Add(int64(n - len(ops)))
-	return n
+// elsewhere finds a place for what a lane has refused: the next engine that has
+// the key. When there is none, the operation is refused.
+func (s *Server) elsewhere(ops []*engine.Op) {
+	for _, op := range ops {
+		p := op.Owner.(*pending)
+		if !s.choose(p) {
+			s.answer(p, signing.Errorf(signing.Overloaded, "the queues are full"))
+			continue
+		}
+		s.elsewhere(s.lanes[p.engine].put(p.st.client, []*engine.Op{op}))
+	}
 }
 
 // choose moves an operation to the engine that should have it next: the first
@@ -279,7 +282,7 @@ func (s *Server) choose(p *pending) bool {
 		case k == nil || p.tried&(1<<i) != 0:
 		case best < 0:
 			best = i
-		case s.infos[i].Kind == s.infos[best].Kind && s.out[i].Load() < s.out[best].Load():
+		case s.infos[i].Kind == s.infos[best].Kind && s.lanes[i].busy() < s.lanes[best].busy():
 			best = i
 		}
 	}

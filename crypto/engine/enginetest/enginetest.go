@@ -18,6 +18,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -133,6 +134,7 @@ func RemoteConformance(t *testing.T, open Opener) {
 	t.Run("signatures", func(t *testing.T) { testSignatures(t, open) })
 	t.Run("premaster", func(t *testing.T) { testPremaster(t, open) })
 	t.Run("bounded", func(t *testing.T) { testBounded(t, open) })
+	t.Run("room", func(t *testing.T) { testRoom(t, open) })
 	t.Run("deadline", func(t *testing.T) { testDeadline(t, open) })
 }
 
@@ -259,6 +261,44 @@ func testBounded(t *testing.T, open Opener) {
 		time.Sleep(time.Millisecond)
 	}
 	c.Wait(t, 1)
+}
+
+// A full engine has room in the sink for as many as came back.
+func testRoom(t *testing.T, open Opener) {
+	const rounds = 3
+	var e engine.Engine
+	ready := make(chan struct{}) // e is set
+	c := NewCollector(1 << 16)
+	var again atomic.Int64
+	var refused atomic.Int64
+	e = open(t, func(done []*engine.Op) {
+		<-ready
+		var next []*engine.Op
+		for _, op := range done {
+			if again.Add(-1) >= 0 {
+				next = append(next, &engine.Op{Key: op.Key, Task: op.Task})
+			}
+		}
+		refused.Add(int64(len(next) - e.Submit(next)))
+		c.Sink(done)
+	})
+	defer closeEngine(t, e)
+	k, err := e.Load(Key(t, "P-256").Material)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer k.Close()
+	ops := make([]*engine.Op, e.Info().Capacity)
+	for i := range ops {
+		ops[i] = &engine.Op{Key: k, Task: signing.Task{Scheme: signing.ECDSAP256SHA256, Data: make([]byte, 32)}}
+	}
+	again.Store(int64(rounds * len(ops)))
+	n := e.Submit(ops)
+	close(ready)
+	c.Wait(t, (1+rounds)*n-int(refused.Load()))
+	if n != len(ops) || refused.Load() > 0 {
+		t.Errorf("%d of %d taken; in the sink, %d refused", n, len(ops), refused.Load())
+	}
 }
 
 func testDeadline(t *testing.T, open Opener) {

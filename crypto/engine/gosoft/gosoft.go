@@ -51,7 +51,7 @@ func New(cfg Config, sink engine.Sink) engine.Engine {
 	}
 	return &soft{
 		Workers: engine.NewWorkers(cfg.Threads, cfg.Queue, 1, run, sink),
-		info: engine.Info{Kind: "go", Detail: runtime.Version(), Capacity: cfg.Queue, Batch: 1,
+		info: engine.Info{Kind: "go", Detail: runtime.Version(), Capacity: cfg.Queue, Window: 2 * cfg.Threads, Batch: 1,
 			Features: cpufeat.Detect().Names},
 	}
 }

@@ -68,7 +68,7 @@ func New(cfg Config, sink engine.Sink) (engine.Engine, error) {
 	if cfg.Provider != "" {
 		detail += ", provider " + cfg.Provider
 	}
-	l := &lib{lc: lc, info: engine.Info{Kind: "libcrypto", Detail: detail, Capacity: cfg.Queue, Batch: maxBatch,
+	l := &lib{lc: lc, info: engine.Info{Kind: "libcrypto", Detail: detail, Capacity: cfg.Queue, Window: 2 * maxBatch * cfg.Threads, Batch: maxBatch,
 		Verifies: true, Features: cpufeat.Detect().Names}}
 	for range cfg.Threads {
 		l.ops = append(l.ops, (*C.struct_pno_lc_op)(C.calloc(maxBatch, C.sizeof_struct_pno_lc_op)))

@@ -102,10 +102,10 @@ func (r *remote) do(op *engine.Op) {
 			op.Err = e
 		}
 	}
-	r.sink([]*engine.Op{op})
 	r.mu.Lock()
 	r.held--
 	r.mu.Unlock()
+	r.sink([]*engine.Op{op})
 }
 
 func (r *remote) Close() error {

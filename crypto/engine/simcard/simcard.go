@@ -233,13 +233,13 @@ func (c *card) run() {
 		if len(c.due) > 0 {
 			next = max(c.due[0].at.Sub(now), c.cfg.Poll)
 		}
+		c.held -= n
 		c.mu.Unlock()
 		if n > 0 {
 			c.sink(ready)
 			clear(ready)
 		}
 		c.mu.Lock()
-		c.held -= n
 		over := c.closed && c.held == 0
 		c.mu.Unlock()
 		if over {
