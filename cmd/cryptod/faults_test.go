@@ -40,7 +40,7 @@ func freeAddr(t *testing.T) string {
 	return lis.Addr().String()
 }
 
-func newProcess(t *testing.T, ca *mtlstest.Authority, name, store, kek, rules string) *process {
+func newProcess(t *testing.T, ca *mtlstest.Authority, name, store, kek, rules string, more ...string) *process {
 	t.Helper()
 	p := &process{addr: freeAddr(t), dir: t.TempDir()}
 	log, err := os.OpenFile(filepath.Join(p.dir, "log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
@@ -53,7 +53,7 @@ func newProcess(t *testing.T, ca *mtlstest.Authority, name, store, kek, rules st
 	write(t, filepath.Join(p.dir, "acl.yaml"), rules)
 	write(t, p.config, fmt.Sprintf("name: %s\nlisten: %q\ntls: {cert: %s, key: %s, ca: %s}\nacl: %s/acl.yaml\nkeys: {dir: %s, kek: %q}\n"+
 		"audit: {path: %s/audit}\nmetrics: none\nreload: 100ms\ndrain: 3s\nlog: {level: debug, format: text}\n",
-		name, p.addr, files.Cert, files.Key, files.CA, p.dir, store, kek, p.dir))
+		name, p.addr, files.Cert, files.Key, files.CA, p.dir, store, kek, p.dir)+strings.Join(more, "\n"))
 	t.Cleanup(func() {
 		if p.cmd != nil {
 			_ = p.cmd.Process.Kill()

@@ -20,6 +20,7 @@ import (
 
 	"pno/crypto/acl"
 	"pno/crypto/audit"
+	"pno/crypto/engine/libcrypto"
 	"pno/crypto/keystore"
 	"pno/crypto/mtls"
 	"pno/crypto/secmem"
@@ -194,6 +195,7 @@ func (w *worker) reloadKeys() {
 		w.log.Info("keys loaded", "added", c.Added, "removed", c.Removed, "kept", c.Kept)
 	}
 	w.former = "told"
+	w.tell("memory", "keys are not as safe as they could be", libcrypto.Unlocked())
 }
 
 // kekEvery bounds how often the KEK is looked for in vain: it may be in a token.

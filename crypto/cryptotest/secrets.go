@@ -4,6 +4,8 @@ package cryptotest
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/rsa"
 	"encoding/pem"
 	"fmt"
@@ -18,13 +20,26 @@ import (
 	"pno/crypto/engine/enginetest"
 )
 
-// Secrets are the primes and the private exponent of an RSA test key, as they
-// may stand in memory: big and little endian.
+// Secrets are the private numbers of a test key, as they may stand in memory: big
+// and little endian.
 func Secrets(t testing.TB, kind string) [][]byte {
 	t.Helper()
-	key := enginetest.Key(t, kind).Signer.(*rsa.PrivateKey)
+	var numbers [][]byte
+	switch key := enginetest.Key(t, kind).Signer.(type) {
+	case *rsa.PrivateKey:
+		numbers = [][]byte{key.Primes[0].Bytes(), key.Primes[1].Bytes(), key.D.Bytes(),
+			key.Precomputed.Dp.Bytes(), key.Precomputed.Dq.Bytes(), key.Precomputed.Qinv.Bytes()}
+	case *ecdsa.PrivateKey:
+		d, err := key.Bytes()
+		if err != nil {
+			t.Fatal(err)
+		}
+		numbers = [][]byte{d}
+	case ed25519.PrivateKey:
+		numbers = [][]byte{key.Seed()}
+	}
 	var out [][]byte
-	for _, b := range [][]byte{key.Primes[0].Bytes(), key.Primes[1].Bytes(), key.D.Bytes()} {
+	for _, b := range numbers {
 		little := slices.Clone(b)
 		slices.Reverse(little)
 		out = append(out, b, little)
@@ -36,21 +51,26 @@ func holds(text []byte, secrets [][]byte) bool {
 	return slices.ContainsFunc(secrets, func(s []byte) bool { return bytes.Contains(text, s) })
 }
 
-// inReader looks for any of the secrets in everything that is read.
-func inReader(r io.Reader, secrets [][]byte) (bool, error) {
-	const overlap = 512
+// inReader counts the secrets in everything that is read.
+func inReader(r io.Reader, secrets [][]byte) (int, error) {
+	const overlap = 512 // no secret is longer; none that begins there is counted yet
 	buf := make([]byte, 1<<20)
-	kept := 0
+	kept, found := 0, 0
 	for {
 		n, err := io.ReadFull(r, buf[kept:])
-		if holds(buf[:kept+n], secrets) {
-			return true, nil
+		last := err == io.EOF || err == io.ErrUnexpectedEOF
+		if err != nil && !last {
+			return found, err
 		}
-		if err == io.EOF || err == io.ErrUnexpectedEOF {
-			return false, nil
+		for _, s := range secrets {
+			have := buf[:kept+n]
+			if !last { // what begins in the overlap is counted with the next part
+				have = have[:len(have)-overlap+len(s)-1]
+			}
+			found += bytes.Count(have, s)
 		}
-		if err != nil {
-			return false, err
+		if last {
+			return found, nil
 		}
 		kept = copy(buf, buf[len(buf)-overlap:])
 	}
@@ -60,7 +80,19 @@ func inReader(r io.Reader, secrets [][]byte) (bool, error) {
 // needs root for processes that hide their memory.
 func InMemory(t testing.TB, pid int, secrets [][]byte) bool {
 	t.Helper()
-	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
+	c := CopiesIn(t, pid, secrets)
+	return c.Safe+c.Plain > 0
+}
+
+// Copies is how often secrets stand in a process's memory: in such that is
+// locked and left out of core dumps, and in any other.
+type Copies struct{ Safe, Plain int }
+
+// CopiesIn counts them in all that a process can write. It needs root for
+// processes that hide their memory.
+func CopiesIn(t testing.TB, pid int, secrets [][]byte) Copies {
+	t.Helper()
+	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps", pid))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,19 +102,33 @@ func InMemory(t testing.TB, pid int, secrets [][]byte) bool {
 	}
 	defer mem.Close()
 	read := 0
-	found := false
+	var found Copies
+	var from, to int64
+	var perm string
 	for line := range strings.Lines(string(maps)) {
-		var from, to int64
-		var perm string
-		if _, err := fmt.Sscanf(line, "%x-%x %s", &from, &to, &perm); err != nil || !strings.HasPrefix(perm, "rw") {
+		flags, end := strings.CutPrefix(line, "VmFlags:")
+		if !end {
+			var a, b int64
+			var p string
+			if _, err := fmt.Sscanf(line, "%x-%x %s", &a, &b, &p); err == nil && len(p) == 4 {
+				from, to, perm = a, b, p
+			}
+			continue
+		}
+		if !strings.HasPrefix(perm, "rw") {
 			continue
 		}
 		area := &memory{mem: mem, at: from, end: to}
-		hit, err := inReader(area, secrets)
+		n, err := inReader(area, secrets)
 		if err != nil {
 			t.Fatal(err)
 		}
-		found, read = found || hit, read+area.pages
+		read += area.pages
+		if strings.Contains(flags, " lo") && strings.Contains(flags, " dd") {
+			found.Safe += n
+		} else {
+			found.Plain += n
+		}
 	}
 	if read == 0 {
 		t.Fatalf("nothing of process %d could be read", pid)
@@ -143,8 +189,8 @@ func inFile(path string, secrets [][]byte) (bool, error) {
 		return false, err
 	}
 	defer f.Close()
-	if hit, err := inReader(f, secrets); hit || err != nil {
-		return hit, err
+	if n, err := inReader(f, secrets); n > 0 || err != nil {
+		return n > 0, err
 	}
 	const most = 1 << 20 // of a file with PEM blocks
 	if info, err := f.Stat(); err != nil || info.Size() > most {

@@ -16,9 +16,20 @@ import (
 // twice must not learn from two different answers that it was rejected.
 type Rejecter struct{ secret [sha256.Size]byte }
 
+// Wipe forgets the secret.
+func (r *Rejecter) Wipe() { clear(r.secret[:]) }
+
 // NewRejecter derives the secret from the private key.
 func NewRejecter(pkcs8 []byte) *Rejecter {
-	mac := hmac.New(sha256.New, pkcs8)
+	// That of a long key is that of its hash, which HMAC would make of it and leave
+	// the end of the key in memory.
+	h := sha256.New()
+	h.Write(pkcs8)
+	sum := h.Sum(nil)
+	for range sha256.BlockSize {
+		h.Write([]byte{0}) // one by one: these are kept, in the place of the key
+	}
+	mac := hmac.New(sha256.New, sum)
 	mac.Write([]byte("pno implicit rejection"))
 	r := new(Rejecter)
 	mac.Sum(r.secret[:0])

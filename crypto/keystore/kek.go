@@ -151,6 +151,27 @@ func seal(key, secret, aad []byte) ([]byte, error) {
 
 var errSealed = errors.New("the seal does not open: another key, or somebody changed it")
 
+// unsealInto opens a seal into locked memory, and nowhere else.
+func unsealInto(key, sealed, aad []byte) (*secmem.Buffer, error) {
+	a, err := newAEAD(key)
+	if err != nil {
+		return nil, err
+	}
+	n := len(sealed) - a.Overhead()
+	if n <= 0 {
+		return nil, errSealed
+	}
+	buf, err := secmem.New(n)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := a.Open(buf.Bytes()[:0], nil, sealed, aad); err != nil {
+		buf.Free()
+		return nil, errSealed
+	}
+	return buf, nil
+}
+
 func unseal(key, sealed, aad []byte) ([]byte, error) {
 	a, err := newAEAD(key)
 	if err != nil {

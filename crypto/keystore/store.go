@@ -379,17 +379,12 @@ func (s *Store) Unseal(e *Entry) (Secret, error) {
 		return fail(err)
 	}
 	defer clear(dek)
-	plain, err := unseal(dek, e.file.Sealed, aad)
+	buf, err := unsealInto(dek, e.file.Sealed, aad)
 	if err != nil {
 		return fail(err)
 	}
 	// The file names the public key; the private one must be its other half.
-	pub, errPub := publicOf(plain)
-	buf, err := secmem.Move(plain)
-	if err != nil {
-		return fail(err)
-	}
-	if k, ok := pub.(interface{ Equal(crypto.PublicKey) bool }); errPub != nil || !ok || !k.Equal(e.Public) {
+	if !matches(buf.Bytes(), e.Public) {
 		buf.Free()
 		return fail(errors.New("it is not the key that the file names"))
 	}

@@ -328,6 +328,17 @@ func testBadKeys(t *testing.T, open Opener) {
 			t.Errorf("%s: loaded", name)
 		}
 	}
+	// The private half of another key.
+	for _, kind := range Kinds {
+		other, err := NewKey(kind)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if k, err := e.Load(engine.Material{PKCS8: other.PKCS8, Public: Key(t, kind).Public}); err == nil {
+			k.Close()
+			t.Errorf("%s: loaded as the other half of another key", kind)
+		}
+	}
 }
 
 func closeEngine(t *testing.T, e engine.Engine) {

@@ -10,10 +10,13 @@ package gosoft
 
 import (
 	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
 	"fmt"
+	"math/big"
 	"runtime"
 
 	"pno/crypto/engine"
@@ -38,8 +41,25 @@ type key struct {
 	reject *engine.Rejecter
 }
 
-// Close leaves the numbers to the garbage collector, which does not wipe them.
-func (k *key) Close() { k.signer, k.reject = nil, nil }
+// Close wipes what can be reached of the key. What Go's packages have copied for
+// themselves is left to the garbage collector, which does not wipe it.
+func (k *key) Close() {
+	switch s := k.signer.(type) {
+	case *rsa.PrivateKey:
+		numbers := append([]*big.Int{s.D, s.Precomputed.Dp, s.Precomputed.Dq, s.Precomputed.Qinv}, s.Primes...)
+		for _, n := range numbers {
+			if n != nil {
+				clear(n.Bits())
+			}
+		}
+	case *ecdsa.PrivateKey:
+		clear(s.D.Bits()) //nolint:staticcheck // to wipe it
+	case ed25519.PrivateKey:
+		clear(s)
+	}
+	k.reject.Wipe()
+	k.signer, k.reject = nil, nil
+}
 
 // New starts the engine.
 func New(cfg Config, sink engine.Sink) engine.Engine {
@@ -75,6 +95,9 @@ func (s *soft) Load(m engine.Material) (engine.Key, error) {
 	}
 	if k, ok := parsed.(*rsa.PrivateKey); ok {
 		k.Precompute()
+	}
+	if pub, ok := signer.Public().(interface{ Equal(crypto.PublicKey) bool }); !ok || !pub.Equal(m.Public) {
+		return nil, fmt.Errorf("load key %v: it is not the other half of the public key", m.ID)
 	}
 	return &key{signer: signer, reject: engine.NewRejecter(m.PKCS8)}, nil
 }

@@ -4,6 +4,9 @@
 // and by the name of a provider the way to a card (Intel's qatprovider). It
 // needs cgo and Linux; elsewhere New says so.
 //
+// Of a key that it has loaded nothing is in ordinary memory (locked.c), and when
+// the key is closed nothing is left.
+//
 // The engine owns its workers, and per worker the memory that a batch travels
 // in and the contexts of each key; one call into C does a batch. Any goroutine
 // may call its methods; see package engine for who owns what.

@@ -3,6 +3,7 @@
 //go:build cgo && linux
 
 #include "libcrypto.h"
+#include "locked.h"
 
 #include <openssl/crypto.h>
 #include <openssl/err.h>
@@ -13,9 +14,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* The private numbers of keys are kept here: locked, and not dumped. */
-#define SECURE_HEAP (4u << 20)
 
 /*
  * Everything is in the process's own library context. One of our own would have
@@ -67,8 +65,7 @@ struct pno_lc *pno_lc_new(const char *provider, const char *propquery, char *err
 		snprintf(err, PNO_LC_ERR, "out of memory");
 		goto fail;
 	}
-	if (!CRYPTO_secure_malloc_initialized())
-		CRYPTO_secure_malloc_init(SECURE_HEAP, 16);
+	pno_secure_heap();
 	if (!OSSL_PROVIDER_load(NULL, "default")) {
 		explain(err, "load the default provider");
 		goto fail;
@@ -89,7 +86,46 @@ void pno_lc_free(struct pno_lc *lc)
 	free(lc);
 }
 
-struct pno_lc_key *pno_lc_load(struct pno_lc *lc, const uint8_t *pkcs8, size_t len, int workers, char *err)
+/* Signs and verifies once: both halves of the key belong together, and all that
+ * libcrypto derives from it and keeps is there afterwards. */
+static int try_key(struct pno_lc *lc, EVP_PKEY *pkey, EVP_PKEY *pub)
+{
+	const char *hash = EVP_PKEY_is_a(pkey, "ED25519") ? NULL : "SHA256";
+	EVP_MD_CTX *s = EVP_MD_CTX_new(), *v = EVP_MD_CTX_new();
+	uint8_t sig[PNO_LC_OUT + 64];
+	size_t len = sizeof(sig);
+	int ok = s && v && EVP_DigestSignInit_ex(s, NULL, hash, NULL, lc->propquery, pkey, NULL) == 1 &&
+		 EVP_DigestSign(s, sig, &len, (const uint8_t *)"pno", 3) == 1 &&
+		 EVP_DigestVerifyInit_ex(v, NULL, hash, NULL, lc->propquery, pub, NULL) == 1 &&
+		 EVP_DigestVerify(v, sig, len, (const uint8_t *)"pno", 3) == 1;
+
+	EVP_MD_CTX_free(s);
+	EVP_MD_CTX_free(v);
+	return ok;
+}
+
+static EVP_PKEY *read_key(struct pno_lc *lc, struct pno_lc_der pkcs8, struct pno_lc_der spki, char *err)
+{
+	EVP_PKEY *pub = d2i_PUBKEY_ex(NULL, &spki.at, (long)spki.len, NULL, lc->propquery);
+	EVP_PKEY *pkey;
+
+	pno_confine();
+	pkey = d2i_AutoPrivateKey_ex(NULL, &pkcs8.at, (long)pkcs8.len, NULL, lc->propquery);
+	if (!pkey || !pub) {
+		explain(err, "read the key");
+		EVP_PKEY_free(pkey);
+		pkey = NULL;
+	} else if (EVP_PKEY_eq(pkey, pub) != 1 || !try_key(lc, pkey, pub)) {
+		explain(err, "it is not the other half of the public key");
+		EVP_PKEY_free(pkey);
+		pkey = NULL;
+	}
+	pno_release();
+	EVP_PKEY_free(pub);
+	return pkey;
+}
+
+struct pno_lc_key *pno_lc_load(struct pno_lc *lc, struct pno_lc_der pkcs8, struct pno_lc_der spki, int workers, char *err)
 {
 	struct pno_lc_key *key = calloc(1, sizeof(*key) + (size_t)workers * sizeof(struct slot));
 
@@ -99,9 +135,8 @@ struct pno_lc_key *pno_lc_load(struct pno_lc *lc, const uint8_t *pkcs8, size_t l
 	}
 	key->lc = lc;
 	key->workers = workers;
-	key->pkey = d2i_AutoPrivateKey_ex(NULL, &pkcs8, (long)len, NULL, lc->propquery);
+	key->pkey = read_key(lc, pkcs8, spki, err);
 	if (!key->pkey) {
-		explain(err, "read the key");
 		free(key);
 		return NULL;
 	}

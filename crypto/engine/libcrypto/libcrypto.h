@@ -43,7 +43,13 @@ struct pno_lc_op {
 struct pno_lc *pno_lc_new(const char *provider, const char *propquery, char *err);
 void pno_lc_free(struct pno_lc *lc);
 
-struct pno_lc_key *pno_lc_load(struct pno_lc *lc, const uint8_t *pkcs8, size_t len, int workers, char *err);
+struct pno_lc_der {
+	const uint8_t *at;
+	size_t len;
+};
+
+/* Everything that it leaves of the private key is in locked memory. */
+struct pno_lc_key *pno_lc_load(struct pno_lc *lc, struct pno_lc_der pkcs8, struct pno_lc_der spki, int workers, char *err);
 void pno_lc_key_free(struct pno_lc_key *key);
 
 void pno_lc_run(int worker, struct pno_lc_op *ops, int n);

@@ -8,12 +8,15 @@ package libcrypto
 // #cgo LDFLAGS: -lcrypto
 // #include <stdlib.h>
 // #include "libcrypto.h"
+// #include "locked.h"
 import "C"
 
 import (
 	"crypto"
 	"crypto/ed25519"
 	"crypto/rsa"
+	"crypto/x509"
+	"errors"
 	"fmt"
 	"runtime"
 	"unsafe"
@@ -37,6 +40,15 @@ type lib struct {
 	info    engine.Info
 }
 
+// Unlocked tells why private keys are not as safe in memory as they should be;
+// nil if they are.
+func Unlocked() error {
+	if why := C.pno_unlocked(); why != nil {
+		return errors.New(C.GoString(why))
+	}
+	return nil
+}
+
 type key struct {
 	c      *C.struct_pno_lc_key
 	public crypto.PublicKey
@@ -45,6 +57,7 @@ type key struct {
 
 func (k *key) Close() {
 	C.pno_lc_key_free(k.c)
+	k.reject.Wipe()
 	k.c, k.reject = nil, nil
 }
 
@@ -95,7 +108,19 @@ func (l *lib) Load(m engine.Material) (engine.Key, error) {
 		return nil, fmt.Errorf("load key %v: no private key: %w", m.ID, engine.ErrUnsupported)
 	}
 	var why [C.PNO_LC_ERR]C.char
-	c := C.pno_lc_load(l.lc, (*C.uint8_t)(unsafe.SliceData(m.PKCS8)), C.size_t(len(m.PKCS8)), C.int(len(l.ops)), &why[0])
+	spki, err := x509.MarshalPKIXPublicKey(m.Public)
+	if err != nil {
+		return nil, fmt.Errorf("load key %v: %w", m.ID, err)
+	}
+	// Pointers in a struct that is passed by value have to be pinned; that of the
+	// secret is usually not of the Go heap, which is good as well.
+	var pin runtime.Pinner
+	defer pin.Unpin()
+	der := func(b []byte) C.struct_pno_lc_der {
+		pin.Pin(unsafe.SliceData(b))
+		return C.struct_pno_lc_der{at: (*C.uint8_t)(unsafe.SliceData(b)), len: C.size_t(len(b))}
+	}
+	c := C.pno_lc_load(l.lc, der(m.PKCS8), der(spki), C.int(len(l.ops)), &why[0])
 	if c == nil {
 		return nil, fmt.Errorf("load key %v: %s", m.ID, C.GoString(&why[0]))
 	}

@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * Memory that libcrypto reads keys into: locked, not dumped, wiped on fork and
+ * when it is freed.
+ */
+#ifndef PNO_LOCKED_H
+#define PNO_LOCKED_H
+
+/* Between these two, whatever libcrypto allocates on this thread comes from
+ * there. It may be freed at any time, by any thread. */
+void pno_confine(void);
+void pno_release(void);
+
+/* NULL, or why what is confined is not as safe as it should be. */
+const char *pno_unlocked(void);
+
+/* Makes libcrypto's own locked heap; once. */
+void pno_secure_heap(void);
+
+#endif
