@@ -33,7 +33,7 @@ func (l *tlsLab) haproxy(c tlsHAProxy) *proc {
 	return spawn(l.t, l.dir, "haproxy", l.ns, l.haproxyArgs(c), spawnOptions{env: l.env()})
 }
 
-func (l *tlsLab) env() []string { return []string{"PNO_AGENT=" + l.agent.Path} }
+func (l *tlsLab) env() []string { return append([]string{"PNO_AGENT=" + l.agent.Path}, l.more...) }
 
 // haproxyArgs writes the configuration and returns the command line.
 func (l *tlsLab) haproxyArgs(c tlsHAProxy) []string {

@@ -32,6 +32,7 @@ type tlsLab struct {
 	ns    *netns.NS // of the clients
 	addr  string    // where the proxy serves
 	agent *agenttest.Agent
+	more  []string // of the proxy's environment
 }
 
 func newTLSLab(t *testing.T, faults agenttest.Faults, keys ...*agenttest.Key) *tlsLab {
@@ -84,7 +85,7 @@ func trusting(version uint16, keys ...*agenttest.Key) *tls.Config {
 
 // dial does one full handshake: there is no session cache.
 func (l *tlsLab) dial(cfg *tls.Config) (*tls.Conn, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	raw, err := l.ns.DialContext(ctx, "tcp", l.addr)
 	if err != nil {

@@ -14,6 +14,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"pno/crypto/agent"
+	"pno/crypto/engine"
+	"pno/crypto/engine/libcrypto"
 	"pno/internal/config"
 	"pno/internal/daemon"
 )
@@ -66,6 +68,15 @@ func loadAgent(file string) (agentSettings, error) {
 	return set, nil
 }
 
+// localEngine computes with sealed copies: the one that keeps keys in locked
+// memory, where it is built in.
+func localEngine() agent.Opener {
+	if !libcrypto.Available {
+		return agent.GoEngine
+	}
+	return func(sink engine.Sink) (engine.Engine, error) { return libcrypto.New(libcrypto.Config{}, sink) }
+}
+
 func runAgent(ctx context.Context, set agentSettings) error {
 	calmGC()
 	log := daemon.NewLog(os.Stderr, set.Log)
@@ -74,9 +85,12 @@ func runAgent(ctx context.Context, set agentSettings) error {
 	}
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	a, err := agent.Open(&set.Agent, log)
+	a, err := agent.Open(&set.Agent, localEngine(), log)
 	if err != nil {
 		return err
+	}
+	if err := libcrypto.Unlocked(); err != nil && set.Agent.Local != nil {
+		log.Warn("sealed copies are not as safe as they could be", "reason", err)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

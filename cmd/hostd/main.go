@@ -187,7 +187,7 @@ func openAgent(set *agent.Settings, log *slog.Logger) (*agent.Running, error) {
 	if err := secmem.HoldProcess(false); err != nil {
 		return nil, err
 	}
-	return agent.Open(set, log)
+	return agent.Open(set, agent.GoEngine, log)
 }
 
 // tellSystemd says READY once processes can attach, and feeds the watchdog as

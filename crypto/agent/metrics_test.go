@@ -30,7 +30,7 @@ func run(t *testing.T, c *cryptotest.Cluster, path string) *agent.Running {
 	r, err := agent.Open(&agent.Settings{
 		Timeout: config.Duration(time.Second), Listen: []agent.SocketSettings{{Path: path}}, TLS: c.CA.Issue(t, cryptotest.ProxyURI, time.Hour),
 		Clusters: []agent.ClusterSettings{{Name: "here", Workers: c.Addrs(), WorkerIdentity: cryptotest.WorkerURI}},
-	}, nil)
+	}, agent.GoEngine, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

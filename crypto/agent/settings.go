@@ -149,16 +149,23 @@ type Running struct {
 	kek      keystore.KEK
 }
 
-// Open makes an agent of settings. It connects, but does not listen before Serve.
-func Open(s *Settings, log *slog.Logger) (*Running, error) {
+// Opener starts an engine whose completions go to sink.
+type Opener func(sink engine.Sink) (engine.Engine, error)
+
+// GoEngine is Go's own: everywhere, with the keys on the Go heap.
+func GoEngine(sink engine.Sink) (engine.Engine, error) { return gosoft.New(gosoft.Config{}, sink), nil }
+
+// Open makes an agent of settings; local starts the engine of sealed copies. It
+// connects, but does not listen before Serve.
+func Open(s *Settings, local Opener, log *slog.Logger) (*Running, error) {
 	r := &Running{}
-	if err := r.open(s, log); err != nil {
+	if err := r.open(s, local, log); err != nil {
 		return nil, errors.Join(fmt.Errorf("key agent: %w", err), r.Close())
 	}
 	return r, nil
 }
 
-func (r *Running) open(s *Settings, log *slog.Logger) error {
+func (r *Running) open(s *Settings, local Opener, log *slog.Logger) error {
 	cfg := Config{MaxInflight: s.MaxInflight, MaxConns: s.MaxConns, Log: log}
 	for _, l := range s.Listen {
 		id, err := uid(l.User)
@@ -167,7 +174,7 @@ func (r *Running) open(s *Settings, log *slog.Logger) error {
 		}
 		cfg.Sockets = append(cfg.Sockets, Socket{l.Path, id})
 	}
-	tiers, err := r.tiers(s, log)
+	tiers, err := r.tiers(s, local, log)
 	if err == nil {
 		r.Client, err = client.New(s.Timeout.Std(), tiers...)
 	}
@@ -182,7 +189,7 @@ func (r *Running) open(s *Settings, log *slog.Logger) error {
 	return err
 }
 
-func (r *Running) tiers(s *Settings, log *slog.Logger) (tiers []client.Tier, err error) {
+func (r *Running) tiers(s *Settings, open Opener, log *slog.Logger) (tiers []client.Tier, err error) {
 	if len(s.Clusters) > 0 {
 		if r.Identity, err = mtls.Load(s.TLS); err != nil {
 			return nil, err
@@ -211,9 +218,7 @@ func (r *Running) tiers(s *Settings, log *slog.Logger) (tiers []client.Tier, err
 	if err != nil {
 		return tiers, err
 	}
-	local, err := client.NewLocal(store, s.Local.Idle.Std(), func(sink engine.Sink) (engine.Engine, error) {
-		return gosoft.New(gosoft.Config{}, sink), nil
-	})
+	local, err := client.NewLocal(store, s.Local.Idle.Std(), open)
 	if err != nil {
 		return tiers, err
 	}

@@ -221,7 +221,14 @@ func (l *Log) drain(batch []Record) error {
 		l.giveBack(dropped, batch)
 		return err
 	}
+	if err := l.missing(); err != nil {
+		l.giveBack(dropped, batch)
+		return err
+	}
 	seq, head, size := l.seq, l.head, l.size
+	if size == 0 {
+		l.begin(0)
+	}
 	for i := range batch {
 		l.record(&batch[i])
 	}

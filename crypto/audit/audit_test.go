@@ -297,3 +297,53 @@ func BenchmarkAdd(b *testing.B) {
 	}
 	b.ReportMetric(float64(l.Lost())/float64(b.N), "lost/op")
 }
+
+// A log that somebody moves away, as logrotate does, goes on under its name.
+func TestMovedAway(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a")
+	l := open(t, path, Config{Interval: time.Hour})
+	defer l.Close()
+	add := func() error {
+		l.Add(sample("spiffe://pno/1"))
+		return l.drain(nil)
+	}
+	paths := []string{}
+	for i, put := range []func() error{func() error { return nil }, func() error { return os.WriteFile(path, nil, 0o600) }} {
+		if err := add(); err != nil {
+			t.Fatal(err)
+		}
+		moved := path + "." + string(rune('0'+i))
+		if err := os.Rename(path, moved); err != nil {
+			t.Fatal(err)
+		}
+		paths = append(paths, moved)
+		if err := put(); err != nil {
+			t.Fatal(err)
+		}
+		if err := add(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if s, err := verify(t, append(paths, path)...); err != nil || s.Records != 4 || s.Lost != 0 {
+		t.Errorf("%v, %+v", err, s)
+	}
+	// What is there already belongs to somebody else.
+	if err := os.Rename(path, path+".2"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte("mine"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := add(); err == nil || !strings.Contains(err.Error(), "another file") || l.Lost() != 1 {
+		t.Errorf("%v, %d lost", err, l.Lost())
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := add(); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := verify(t, append(paths, path+".2", path)...); err != nil || s.Records != 5 || s.Lost != 1 {
+		t.Errorf("%v, %+v", err, s)
+	}
+}

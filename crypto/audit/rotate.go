@@ -40,6 +40,34 @@ func (l *Log) rotate() error {
 	return errors.Join(err, l.prune())
 }
 
+// missing notices that somebody has moved the log away, or put another file in
+// its place, and goes on in a new one: what is written to a file without a name
+// is lost when the program ends.
+func (l *Log) missing() error {
+	mine, errMine := l.file.Stat()
+	now, err := os.Stat(l.cfg.Path)
+	switch {
+	case errMine != nil:
+		return fmt.Errorf("look for audit log: %w", errMine)
+	case err == nil && os.SameFile(now, mine):
+		return nil
+	case err == nil && now.Size() > 0:
+		return fmt.Errorf("write audit log: %s is another file than the one that was opened; move it away", l.cfg.Path)
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("look for audit log: %w", err)
+	}
+	f, err := os.OpenFile(l.cfg.Path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return fmt.Errorf("begin audit log anew: %w", err)
+	}
+	err = l.file.Close() // every line of it is synced
+	l.file, l.size = f, 0
+	if l.cfg.Log != nil {
+		l.cfg.Log.Warn("the audit file was moved away; a new one goes on with its chain", "path", l.cfg.Path)
+	}
+	return err
+}
+
 func (l *Log) beginNext() (*os.File, int64, error) {
 	f, err := os.OpenFile(l.cfg.Path+nextSuffix, os.O_RDWR|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o600)
 	if err != nil {

@@ -26,6 +26,11 @@ func New(timeout time.Duration, tiers ...Tier) (*Client, error) {
 	if len(tiers) == 0 {
 		return nil, errors.New("a client needs a cluster, or sealed copies of keys")
 	}
+	for _, t := range tiers[:len(tiers)-1] {
+		if c, ok := t.(*Cluster); ok {
+			c.next.Store(true)
+		}
+	}
 	return &Client{tiers: tiers, timeout: orDefault(timeout, DefaultTimeout), used: make([]atomic.Uint64, len(tiers))}, nil
 }
 

@@ -103,6 +103,7 @@ func TestTypedErrors(t *testing.T) {
 }
 
 func TestFallbacks(t *testing.T) {
+	const wait = time.Second
 	first := cryptotest.New(t, 1, cryptotest.AllowAll, "P-256")
 	second := cryptotest.New(t, 1, cryptotest.AllowAll, "P-256")
 	store, _, _ := cryptotest.NewStore(t)
@@ -113,12 +114,20 @@ func TestFallbacks(t *testing.T) {
 	}
 	quick := func(name string) func(*client.Config) {
 		return func(cfg *client.Config) {
-			cfg.Name, cfg.Wait, cfg.Stall = name, 100*time.Millisecond, 200*time.Millisecond
+			cfg.Name, cfg.Wait, cfg.Stall = name, wait, wait
 		}
 	}
-	cl, err := client.New(2*time.Second, connect(t, first, quick("first")), connect(t, second, quick("second")), local)
+	clusters := []*client.Cluster{connect(t, first, quick("first")), connect(t, second, quick("second"))}
+	cl, err := client.New(30*time.Second, clusters[0], clusters[1], local)
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, c := range clusters {
+		for deadline := time.Now().Add(20 * time.Second); !c.Stats().Workers[0].Connected; time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatal("a worker is not connected")
+			}
+		}
 	}
 	defer local.Close()
 	do := func(want string) {
@@ -136,7 +145,17 @@ func TestFallbacks(t *testing.T) {
 	do("second")
 	second.Workers[0].Link.Cut()
 	do("local")
+	for deadline := time.Now().Add(20 * time.Second); clusters[1].Stats().Workers[0].Connected; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("a worker behind a partition is connected")
+		}
+	}
+	time.Sleep(wait)
+	start := time.Now()
 	do("local")
+	if took := time.Since(start); took > wait {
+		t.Errorf("an outage that is known was waited for: %v", took)
+	}
 	time.Sleep(60 * time.Millisecond) // the copy is wiped, and opened again
 	do("local")
 	bad := opFor(t, "P-256", signing.ECDSAP256SHA256)

@@ -25,6 +25,8 @@ type Cluster struct {
 	stats  stats
 	tries  sync.Pool // of *try
 	follow *follower
+	next   atomic.Bool  // there is another tier after this one
+	down   atomic.Int64 // since when no worker is connected, Unix nanoseconds; 0: one is
 
 	mu      sync.Mutex // for the list, and closed
 	workers atomic.Pointer[[]*worker]
@@ -43,6 +45,7 @@ func NewCluster(cfg Config) (*Cluster, error) {
 	}
 	c := &Cluster{cfg: cfg, budget: newBudget(), changed: make(chan struct{}), keys: map[signing.KeyID]crypto.PublicKey{}}
 	c.workers.Store(&[]*worker{})
+	c.down.Store(time.Now().UnixNano())
 	f, err := follow(cfg.Workers, c.setWorkers, func(err error) {
 		cfg.Log.Warn("workers cannot be looked up", "cluster", cfg.Name, "reason", err)
 	})
@@ -159,6 +162,31 @@ func (c *Cluster) pick(tried []*worker, now time.Time) *worker {
 		return b
 	}
 	return a
+}
+
+// connected notes that a worker is, and lost that one may have been the last.
+func (c *Cluster) connected() { c.down.Store(0) }
+
+func (c *Cluster) lost() {
+	if !slices.ContainsFunc(*c.workers.Load(), (*worker).up) {
+		c.down.CompareAndSwap(0, time.Now().UnixNano())
+	}
+	if slices.ContainsFunc(*c.workers.Load(), (*worker).up) {
+		c.connected() // meanwhile
+	}
+}
+
+// patience is until when an operation waits for a worker. When there is another
+// tier, an outage is waited for once, not by every operation.
+func (c *Cluster) patience(now, deadline time.Time) time.Time {
+	until := now.Add(c.cfg.Wait)
+	if down := c.down.Load(); down != 0 && c.next.Load() {
+		until = time.Unix(0, down).Add(c.cfg.Wait)
+	}
+	if until.After(deadline) {
+		return deadline
+	}
+	return until
 }
 
 // ready waits until a worker is connected.

@@ -104,11 +104,7 @@ func asError(err error) *signing.Error {
 }
 
 func (t *try) run() ([]byte, error) {
-	wait := t.start.Add(t.c.cfg.Wait)
-	if wait.After(t.deadline) {
-		wait = t.deadline
-	}
-	if !t.c.ready(wait) {
+	if !t.c.ready(t.c.patience(t.start, t.deadline)) {
 		return nil, signing.Errorf(signing.Unavailable, "cluster %s: no worker is connected", t.c.cfg.Name)
 	}
 	if err := t.prepare(); err != nil {
@@ -190,11 +186,7 @@ func (t *try) again(pause time.Duration) bool {
 	}
 	until := time.Now().Add(min(pause, time.Until(t.deadline)))
 	time.Sleep(time.Until(until))
-	wait := time.Now().Add(t.c.cfg.Wait)
-	if wait.After(t.deadline) {
-		wait = t.deadline
-	}
-	return t.c.ready(wait)
+	return t.c.ready(t.c.patience(time.Now(), t.deadline))
 }
 
 // take judges an answer.

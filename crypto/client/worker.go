@@ -70,10 +70,12 @@ func (w *worker) keep(ctx context.Context, i int) {
 		if err == nil {
 			wait = retryFirst
 			w.links[i].Store(l)
+			w.cluster.connected()
 			w.cluster.wake()
 			log.Debug("connected to worker", "worker", w.addr, "stream", i)
 			err = l.run(ctx)
 			w.links[i].Store(nil)
+			w.cluster.lost()
 			lost := l.fail(err)
 			if ctx.Err() == nil && !errors.Is(err, errDraining) {
 				if errors.Is(err, errStalled) {

@@ -167,8 +167,8 @@ func TestFairShare(t *testing.T) {
 	for range 4 {
 		s := open(t, w, hog)
 		free := make(chan struct{}, wire.MaxInflight)
-		busy.Go(func() { // says as much as it may
-			for ctx.Err() == nil {
+		busy.Go(func() { // has as much open as it may, and asks for fifty times what there is
+			for ; ctx.Err() == nil; time.Sleep(20 * time.Millisecond) {
 				ops := make([]*cryptov1.Operation, wire.MaxBatch)
 				for i := range ops {
 					ops[i] = operation(t, uint64(i), "P-256")
