@@ -35,6 +35,7 @@ type ShardRun struct {
 	RPS    float64       `json:"rps"`
 	DPUCPU float64       `json:"dpu_cpu_us_per_req"`
 	Waited float64       `json:"lock_wait_us_per_req"` // for locks, by all of the DPU and its load
+	Allocs float64       `json:"allocs_per_req"`       // by the same
 	Spread float64       `json:"dpu_cpu_spread"`
 	Locks  []ShardedLock `json:"locks,omitempty"` // of the run with the median CPU time: its mutex profile
 	Runs   []ShardRun    `json:"runs,omitempty"`
@@ -96,7 +97,8 @@ func shardRun(ctx context.Context, o Options, shards, conns int) (ShardRun, erro
 		return ShardRun{}, fmt.Errorf("one of %d shards answered nothing", shards)
 	}
 	per := func(d time.Duration) float64 { return float64(d) / 1e3 / float64(l.Requests) }
-	r := ShardRun{Shards: shards, RPS: float64(l.Requests) / l.Elapsed.Seconds(), DPUCPU: per(l.CPU)}
+	r := ShardRun{Shards: shards, RPS: float64(l.Requests) / l.Elapsed.Seconds(), DPUCPU: per(l.CPU),
+		Allocs: float64(l.Allocs) / float64(l.Requests)}
 	for _, one := range l.Locks {
 		r.Waited += per(one.Wait)
 		r.Locks = append(r.Locks, ShardedLock{one.Where, one.Times, per(one.Wait)})
@@ -110,6 +112,7 @@ func medianShards(shards int, runs []ShardRun) ShardRun {
 		Shards: shards, Runs: runs, DPUCPU: medianOf(runs, cpu), Spread: spreadOf(runs, cpu),
 		RPS:    medianOf(runs, func(r ShardRun) float64 { return r.RPS }),
 		Waited: medianOf(runs, func(r ShardRun) float64 { return r.Waited }),
+		Allocs: medianOf(runs, func(r ShardRun) float64 { return r.Allocs }),
 	}
 	for _, r := range runs {
 		if r.DPUCPU == m.DPUCPU {

@@ -13,8 +13,13 @@ func TestRun(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%d shards: %v", shards, err)
 		}
-		t.Logf("%d shards: %d requests, %.2f µs of the DPU's CPU each; locks %+v", shards, r.Requests,
-			float64(r.CPU)/1e3/float64(r.Requests), r.Locks)
+		t.Logf("%d shards: %d requests, %.2f µs of the DPU's CPU and %.4f allocations each; locks %+v", shards, r.Requests,
+			float64(r.CPU)/1e3/float64(r.Requests), float64(r.Allocs)/float64(r.Requests), r.Locks)
+		// From the wire through the stack to the rings and back, a request
+		// allocates nothing. What runs by the clock does, now and then.
+		if r.Allocs > 200+r.Requests/10 {
+			t.Errorf("%d shards: %d allocations for %d requests", shards, r.Allocs, r.Requests)
+		}
 		if r.Least == 0 || r.CPU <= 0 || r.Requests < uint64(shards)*r.Least {
 			t.Errorf("%d shards: %+v", shards, r)
 		}

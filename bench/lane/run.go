@@ -30,6 +30,7 @@ type Result struct {
 	Elapsed  time.Duration `json:"elapsed_ns"`
 	CPU      time.Duration `json:"dpu_cpu_ns"` // of everything but the lanes
 	Least    uint64        `json:"least"`      // requests of the lane with the fewest
+	Allocs   uint64        `json:"allocs"`     // of memory, by the DPU and the lanes
 	Locks    []Lock        `json:"locks"`      // that somebody waited for, longest wait first
 }
 
@@ -42,7 +43,10 @@ type Lock struct {
 
 const (
 	startLimit = 30 * time.Second
-	firstPort  = 8000 // of the listeners: lane i's is firstPort + i
+
+	leastRequests = 50 // of each connection in a run
+
+	firstPort = 8000 // of the listeners: lane i's is firstPort + i
 )
 
 var (
@@ -51,7 +55,7 @@ var (
 )
 
 // Run loads a DPU of some shards, each over conns connections of its own, for
-// a time.
+// a time, or longer if they had too few requests by then.
 func Run(ctx context.Context, shards, conns int, d time.Duration) (r Result, err error) {
 	// A shard's short sleeps keep a processor of Go's; its lane needs another.
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(2*shards + 1))
@@ -188,6 +192,7 @@ func (w *world) answers() (list []uint64) {
 // sample is what the counters say at one moment.
 type sample struct {
 	answers []uint64
+	allocs  uint64
 	cpu     time.Duration
 	locks   map[string]Lock
 	at      time.Time
@@ -211,6 +216,13 @@ func (w *world) sample() (s sample, err error) {
 	return s, err
 }
 
+// allocs is how often the process has allocated memory.
+func allocs() uint64 {
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.Mallocs
+}
+
 func clock(id int32) (time.Duration, error) {
 	var ts unix.Timespec
 	if err := unix.ClockGettime(id, &ts); err != nil {
@@ -224,19 +236,24 @@ func (w *world) measure(ctx context.Context, d time.Duration) (r Result, err err
 	if err != nil {
 		return r, err
 	}
+	before.allocs = allocs() // taking a sample allocates
 	select {
 	case <-ctx.Done():
 		return r, ctx.Err()
 	case <-time.After(d):
 	}
-	// On a busy machine a lane may not have had its turn yet.
-	if err := w.flowing(ctx, func(i int) uint64 { return before.answers[i] + 1 }); err != nil {
+	// On a busy machine a lane may have had hardly a turn yet; what waking up
+	// costs would pass for what a request does.
+	least := uint64(leastRequests * len(w.lanes[0].clients.byPort))
+	if err := w.flowing(ctx, func(i int) uint64 { return before.answers[i] + least }); err != nil {
 		return r, err
 	}
+	made := allocs()
 	after, err := w.sample()
 	if err != nil {
 		return r, err
 	}
+	r.Allocs = made - before.allocs
 	r.Elapsed, r.CPU = after.at.Sub(before.at), after.cpu-before.cpu
 	for i := range after.answers {
 		n := after.answers[i] - before.answers[i]

@@ -54,6 +54,8 @@ type Endpoint struct {
 var (
 	_ stack.LinkEndpoint = (*Endpoint)(nil)
 	_ stack.GSOEndpoint  = (*Endpoint)(nil)
+
+	_ stack.QueueingDiscipline = (*Endpoint)(nil)
 )
 
 // NewEndpoint returns the endpoint of a port with the given hardware address
@@ -63,21 +65,33 @@ func NewEndpoint(mac [6]byte, mtu int, wake func()) *Endpoint {
 		cuts: [2]*tcpip.StatCounter{new(tcpip.StatCounter), new(tcpip.StatCounter)}}
 }
 
-// WritePackets implements stack.LinkWriter. It takes its own reference on
-// each packet.
+// WritePacket implements stack.QueueingDiscipline: the stack's own would make
+// a list of each packet, for WritePackets. It takes its own reference.
+func (e *Endpoint) WritePacket(p *stack.PacketBuffer) tcpip.Error {
+	if !e.flows.sending(p) && !e.enqueue(p.IncRef()) {
+		return &tcpip.ErrNoBufferSpace{}
+	}
+	e.wake()
+	return nil
+}
+
+// WritePackets implements stack.LinkWriter.
 func (e *Endpoint) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
-	n := 0
+	return writeEach(e, pkts)
+}
+
+// writeEach sends packets one by one, until one is refused.
+func writeEach(d stack.QueueingDiscipline, pkts stack.PacketBufferList) (n int, err tcpip.Error) {
 	for _, p := range pkts.AsSlice() {
-		if !e.flows.sending(p) && !e.enqueue(p.IncRef()) {
+		if err = d.WritePacket(p); err != nil {
 			break
 		}
 		n++
 	}
-	if n == 0 {
-		return 0, &tcpip.ErrNoBufferSpace{}
+	if n > 0 {
+		err = nil
 	}
-	e.wake()
-	return n, nil
+	return n, err
 }
 
 // addOwn notes an address of the port.

@@ -77,7 +77,7 @@ func (s *Stack) Foreign() (*Stack, error) {
 }
 
 func (s *Stack) addForeignPort(id tcpip.NICID, p Port, l *foreignLink) error {
-	err := s.CreateNICWithOptions(id, l, stack.NICOptions{Name: p.Name})
+	err := s.CreateNICWithOptions(id, l, stack.NICOptions{Name: p.Name, QDisc: l})
 	if err == nil {
 		err = s.SetSpoofing(id, true)
 	}
@@ -251,10 +251,13 @@ func (e *Endpoint) askOwn(p *stack.PacketBuffer) {
 	}
 }
 
+// WritePacket implements stack.QueueingDiscipline.
+func (l *foreignLink) WritePacket(p *stack.PacketBuffer) tcpip.Error {
+	l.askOwn(p)
+	return l.Endpoint.WritePacket(p)
+}
+
 // WritePackets implements stack.LinkWriter.
 func (l *foreignLink) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
-	for _, p := range pkts.AsSlice() {
-		l.askOwn(p)
-	}
-	return l.Endpoint.WritePackets(pkts)
+	return writeEach(l, pkts)
 }

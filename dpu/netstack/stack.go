@@ -251,7 +251,7 @@ func (s *Stack) addLoopback() error {
 }
 
 func (s *Stack) addPort(id tcpip.NICID, p Port) error {
-	if err := s.CreateNICWithOptions(id, p.Endpoint, stack.NICOptions{Name: p.Name}); err != nil {
+	if err := s.CreateNICWithOptions(id, p.Endpoint, stack.NICOptions{Name: p.Name, QDisc: p.Endpoint}); err != nil {
 		return fmt.Errorf("create network port %s: %s", p.Name, err)
 	}
 	s.ports = append(s.ports, p.Endpoint)
