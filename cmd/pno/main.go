@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command pno runs programs with their sockets offloaded: attached to the
-// machine's host agent (run), or to a private simulated DPU (sim); and measures
-// them (bench).
+// machine's host agent (run), or to a private simulated DPU (sim); measures
+// them (bench), and predicts from that what a card could do (plan).
 //
 // The main goroutine stays on the main thread: `pno sim` starts its program
 // from there, so that the kernel ends the program when pno itself is killed.
@@ -52,6 +52,6 @@ func newRootCmd() *cobra.Command {
 		SilenceUsage:  true,
 	}
 	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
-	root.AddCommand(newRunCmd(), newSimCmd(), newBenchCmd())
+	root.AddCommand(newRunCmd(), newSimCmd(), newBenchCmd(), newPlanCmd())
 	return root
 }
