@@ -273,10 +273,7 @@ int pno_sock_setopt(struct pno_sock *s, int fd, int level, int name, const void 
 	if (err || r.how == UNKNOWN || r.how == REFUSE || r.how == READ)
 		return err; /* the kernel's socket has it */
 	if (r.how == ASK && s->ses && (s->state == PNO_OPEN || s->state == PNO_LISTENING)) {
-		struct pno_opt asked = { .level = level, .name = name, .len = v.len };
-
-		memcpy(asked.val, v.b, v.len);
-		err = pno_opt_ask(s, &asked);
+		err = pno_opt_ask(s, level, name, v.b, v.len);
 		if (err)
 			return err;
 	}

@@ -49,23 +49,39 @@ static void drop_set(struct pno_sock *s)
 	}
 }
 
+/* An int, or a struct linger: no option is read as more than it has room for. */
+#define LEAST_ROOM 8
+
+static size_t size_of(unsigned room)
+{
+	return offsetof(struct pno_opt, val) + room;
+}
+
 struct pno_opt *pno_opt_keep(struct pno_sock *s, int level, int name, const void *val, socklen_t len, bool forward)
 {
-	struct pno_opt *o = find(s->opts, level, name);
+	struct pno_opt **at = &s->opts, *o, *grown;
+	unsigned room = len > LEAST_ROOM ? len : LEAST_ROOM;
 
 	if (s->state == PNO_LISTENING)
 		drop_set(s);
-	if (!o) {
-		o = calloc(1, sizeof *o);
-		if (!o)
+	while ((o = *at) && (o->level != level || o->name != name))
+		at = &o->next;
+	if (!o || o->room < room) {
+		grown = realloc(o, size_of(room));
+		if (!grown)
 			return NULL;
-		o->level = level;
-		o->name = name;
-		o->next = s->opts;
-		s->opts = o;
+		if (!o) {
+			at = &s->opts;
+			grown->next = *at;
+		}
+		*at = o = grown;
+		o->room = room;
 	}
+	o->level = level;
+	o->name = name;
 	o->forward = forward;
 	o->len = len;
+	memset(o->val, 0, o->room);
 	memcpy(o->val, val, len);
 	return o;
 }
@@ -85,11 +101,11 @@ static struct pno_optset *make_set(const struct pno_opt *from)
 	if (!set)
 		return NULL;
 	for (end = &set->list; from; from = from->next) {
-		struct pno_opt *o = malloc(sizeof *o);
+		struct pno_opt *o = malloc(size_of(from->room));
 
 		if (!o)
 			break;
-		*o = *from;
+		memcpy(o, from, size_of(from->room));
 		o->next = NULL;
 		*end = o;
 		end = &o->next;
@@ -99,14 +115,14 @@ static struct pno_optset *make_set(const struct pno_opt *from)
 }
 
 /* The DPU's form: of a buffer, the half that is for data. */
-static void wire_form(const struct pno_opt *o, struct pno_opt_val *v)
+static void wire_form(int level, int name, const void *val, socklen_t len, struct pno_opt_val *v)
 {
 	uint32_t n;
 
-	*v = (struct pno_opt_val){ .level = o->level, .name = o->name, .len = o->len };
-	memcpy(v->val, o->val, o->len);
-	if (o->level == SOL_SOCKET && (o->name == SO_SNDBUF || o->name == SO_RCVBUF)) {
-		memcpy(&n, o->val, sizeof n);
+	*v = (struct pno_opt_val){ .level = level, .name = name, .len = len };
+	memcpy(v->val, val, len);
+	if (level == SOL_SOCKET && (name == SO_SNDBUF || name == SO_RCVBUF)) {
+		memcpy(&n, val, sizeof n);
 		n /= 2;
 		memcpy(v->val, &n, sizeof n);
 	}
@@ -116,7 +132,7 @@ static void tell(struct pno_sock *s, struct pno_qp *q, uint32_t handle, const st
 {
 	struct pno_opt_val v;
 
-	wire_form(o, &v);
+	wire_form(o->level, o->name, o->val, o->len, &v);
 	pno_sock_record(s, q, (struct pno_record){
 		.op = PNO_OP_SET_OPT, .len = sizeof v, .sock = handle }, &v);
 }
@@ -133,14 +149,14 @@ void pno_opt_tell(struct pno_sock *s, const struct pno_opt *o)
 			tell(s, &s->ses->chan[0]->qp[i], s->listener->handle[i], o);
 }
 
-int pno_opt_ask(struct pno_sock *s, const struct pno_opt *o)
+int pno_opt_ask(struct pno_sock *s, int level, int name, const void *val, socklen_t len)
 {
 	bool listening = s->state == PNO_LISTENING;
 	unsigned n = listening ? s->ses->shards : 1;
 	struct pno_opt_val v;
 	int err = 0;
 
-	wire_form(o, &v);
+	wire_form(level, name, val, len, &v);
 	for (unsigned i = 0; i < n && !err; i++) {
 		struct pno_qp *q = listening ? &s->ses->chan[0]->qp[i] : s->qp;
 		uint32_t handle = listening ? s->listener->handle[i] : s->handle;

@@ -90,10 +90,10 @@ struct pno_listener {
  * sockets were told: replayed, and read back. */
 struct pno_opt {
 	struct pno_opt *next;
-	int level, name;
-	socklen_t len;
+	int16_t level, name;
+	uint8_t len, room;
 	bool forward; /* the DPU has to know */
-	uint8_t val[64];
+	uint8_t val[]; /* room bytes, zero beyond len; most connections have one */
 };
 
 /* What the connections of a listener have of it: a copy, never changed. */
@@ -480,7 +480,7 @@ void pno_sock_forget_opts(struct pno_sock *s);
 struct pno_opt *pno_opt_find(const struct pno_sock *s, int level, int name);
 struct pno_opt *pno_opt_keep(struct pno_sock *s, int level, int name, const void *val, socklen_t len, bool forward);
 void pno_opt_tell(struct pno_sock *s, const struct pno_opt *o);
-int pno_opt_ask(struct pno_sock *s, const struct pno_opt *o);
+int pno_opt_ask(struct pno_sock *s, int level, int name, const void *val, socklen_t len);
 /* options.c: socket locked; 0, an errno, or -1: ask the placeholder. */
 int pno_sock_setopt(struct pno_sock *s, int fd, int level, int name, const void *val, socklen_t len);
 /* True: hostd has a say in who may set it, so there must be a session. */
