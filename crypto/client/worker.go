@@ -44,6 +44,8 @@ func newWorker(c *Cluster, addr string) (*worker, error) {
 		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: connectTimeout,
 			Backoff: backoff.Config{BaseDelay: retryFirst, Multiplier: 1.6, Jitter: 0.2, MaxDelay: retryMost}}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(wire.MaxMessage)),
+		grpc.WithInitialWindowSize(wire.Window),
+		grpc.WithInitialConnWindowSize(wire.ConnWindow),
 		grpc.WithNoProxy(),
 	)
 	if err != nil {

@@ -110,6 +110,8 @@ func New(cfg Config) (*Server, error) {
 		grpc.Creds(doorCreds{cfg.Identity.Server(s.handshakeFailed), s}),
 		grpc.MaxRecvMsgSize(wire.MaxMessage),
 		grpc.MaxConcurrentStreams(64),
+		grpc.InitialWindowSize(wire.Window),
+		grpc.InitialConnWindowSize(wire.ConnWindow),
 		grpc.ConnectionTimeout(10*time.Second),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: wire.PermittedPing, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: wire.ServerPing, Timeout: wire.ServerTimeout}),

@@ -30,6 +30,13 @@ const (
 	MaxInflight = 1024
 	// MaxMessage holds a full batch of the longest operations.
 	MaxMessage = MaxBatch * (signing.MaxInput + 128)
+	// Window and ConnWindow are the flow-control windows of a stream and of a
+	// connection. They are fixed: gRPC would otherwise measure the path with a ping
+	// for each message that comes alone, which the other side has to answer, and
+	// that costs as much as the operation's own packets. A window holds what a
+	// stream usually has open, and bounds what a peer can have us keep unread.
+	Window     = 256 << 10
+	ConnWindow = 1 << 20
 	// MaxText bounds the reason in a result.
 	MaxText = 200
 )
