@@ -62,8 +62,9 @@ test_needs=(
   jq:jq
   openssl:openssl
   "/usr/lib/softhsm/libsofthsm2.so:softhsm2"
-  python3:python3
+  "/usr/bin/python3:python3"
   ps:procps
+  systemd-analyze:systemd
   git:git
   unbound:unbound
   dnsmasq:dnsmasq-base
