@@ -22,7 +22,8 @@ import (
 // start runs an agent over a cluster, and returns its socket and how to stop it.
 func start(t *testing.T, c *cryptotest.Cluster, path string, inflight int) (stop func()) {
 	t.Helper()
-	cluster, err := client.NewCluster(client.Config{Identity: cryptotest.Identity(t, c.CA, cryptotest.ProxyURI), Workers: c.Addrs(), WorkerIdentity: cryptotest.WorkerURI})
+	cluster, err := client.NewCluster(client.Config{Identity: cryptotest.Identity(t, c.CA, cryptotest.ProxyURI), Workers: c.Addrs(), WorkerIdentity: cryptotest.WorkerURI,
+		Stall: time.Minute}) // longer than operations wait
 	if err != nil {
 		t.Fatal(err)
 	}

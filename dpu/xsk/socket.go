@@ -15,7 +15,7 @@ import (
 // bindPatience is how long a bind waits for the previous owner of the queue:
 // the kernel frees a closed socket's pool in a work queue, some time after
 // close returned.
-const bindPatience = 2 * time.Second
+const bindPatience = 10 * time.Second
 
 // socket is an AF_XDP socket with its UMEM registered and its rings mapped.
 type socket struct {
