@@ -153,9 +153,14 @@ func TestBypass(t *testing.T) {
 		{"dynamic Go with the client", compileGo(t, clientGo, "1"), "", false, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			t.Run("started by pno", func(t *testing.T) { checkBypass(t, tt.program, tt.reason, tt.told) })
+			t.Parallel()
+			t.Run("started by pno", func(t *testing.T) {
+				t.Parallel()
+				checkBypass(t, tt.program, tt.reason, tt.told)
+			})
 			if tt.shell {
 				t.Run("started by a shell", func(t *testing.T) {
+					t.Parallel()
 					checkBypass(t, tt.program, tt.reason, false, "sh", "-c", `"$0" & wait`)
 				})
 			}

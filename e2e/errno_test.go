@@ -22,6 +22,7 @@ import (
 // TestSocketCalls runs one program twice, with kernel sockets and under the
 // shim, and expects the same words from both: errno, events, results.
 func TestSocketCalls(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	native := probe(newBareLab(t, modeKernel))
 	if mode(*modeFlag) == modeKernel {
 		t.Logf("transcript:\n%s", native)

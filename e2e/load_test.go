@@ -9,6 +9,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -20,13 +21,12 @@ type load struct {
 	limit time.Duration
 }
 
-var loadNumber int
+var loadNumber atomic.Int64
 
 // startLoad starts a load generator.
 func (l *lab) startLoad(spec loadSpec) *load {
 	l.t.Helper()
-	loadNumber++
-	p := spawn(l.t, l.dir, "load-"+strconv.Itoa(loadNumber), l.client, []string{os.Args[0]},
+	p := spawn(l.t, l.dir, "load-"+strconv.FormatInt(loadNumber.Add(1), 10), l.client, []string{os.Args[0]},
 		spawnOptions{env: []string{roleEnv + "=" + roleLoad}, pipe: true, dies: true})
 	line, err := json.Marshal(spec)
 	if err == nil {

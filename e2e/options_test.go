@@ -28,6 +28,7 @@ func TestOptionsUnserved(t *testing.T) {
 
 // TestOptionsValues holds that values are the kernel's, and do what they say.
 func TestOptionsValues(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	inBothModes(t, func(l *lab) string {
 		l.scripted()
 		out, err := l.runApp("options", 60*time.Second, script(l, "options.py", servedAddr, backendAddr, "values")...)
@@ -40,6 +41,7 @@ func TestOptionsValues(t *testing.T) {
 
 // TestOptionsAct holds that what is accepted has its effect.
 func TestOptionsAct(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	inBothModes(t, func(l *lab) string {
 		l.scripted()
 		p := l.appWith("options", spawnOptions{dies: true}, script(l, "options.py", servedAddr, backendAddr, "acting")...)

@@ -81,6 +81,7 @@ func TestSimulatedWire(t *testing.T) {
 		{"two shards, bluefield2", []string{"--shards", "2", "--pcie", "bluefield2"}, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			l := simLab(t)
 			flags := append([]string{"--publish", published + "=" + servedAddr + ":80"}, tt.flags...)
 			p := l.sim("sim", spawnOptions{}, flags, l.writeNginx(nginxConf{Sendfile: true})...)

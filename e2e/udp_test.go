@@ -81,6 +81,7 @@ func ipv6(l *lab, ns *netns.NS, addr string) {
 // TestUDPCalls compares what calls on datagram sockets do with what they do in
 // the kernel.
 func TestUDPCalls(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	for _, c := range []struct {
 		name, host, peer string
 		shards           int
