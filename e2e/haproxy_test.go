@@ -66,7 +66,7 @@ defaults
   http-reuse always
   retries 0
   %[7]s
-  default-server check inter 1500ms fall 1 rise 1
+  default-server check inter 4s fall 1 rise 1
 frontend web
   mode http
   bind %[4]s

@@ -283,8 +283,12 @@ stream {
 }
 `, l.path("stream.pid"), servedAddr, backendAddr))
 	l.app("nginx-stream", "nginx", "-c", conf)
+	ask := func(i int) string {
+		return l.dig("-b", fmt.Sprintf("%s#%d", clientAddr, 21000+41*i), "@"+servedAddr, "x.up", "A")
+	}
+	poll(30*time.Second, func() bool { return ask(0) == "192.0.2.7" }) // refused at first
 	for i := range 30 {
-		if got := l.dig("-b", fmt.Sprintf("%s#%d", clientAddr, 21000+41*i), "@"+servedAddr, "x.up", "A"); got != "192.0.2.7" {
+		if got := ask(i); got != "192.0.2.7" {
 			t.Fatalf("question %d: %q", i, got)
 		}
 	}

@@ -216,7 +216,7 @@ func TestHedge(t *testing.T) {
 
 func TestDeadline(t *testing.T) {
 	c := cryptotest.New(t, 1, cryptotest.AllowAll, "P-256")
-	cl := connect(t, c, nil)
+	cl := connect(t, c, func(cfg *client.Config) { cfg.Stall = time.Minute })
 	if _, err := cl.Do(soon(), opFor(t, "P-256", signing.ECDSAP256SHA256)); err != nil {
 		t.Fatal(err)
 	}
