@@ -12,6 +12,9 @@
 // with its keys at hand and with its keys in the cluster, in turn, and the way to
 // a worker alone.
 //
+// Shards measures the DPU alone, two shards against one, under the load of
+// package lane, which costs next to nothing and is not counted.
+//
 // Placement: the proxy and hostd run on core 0, the DPU and the load on core
 // 1. In the kernel's case the receive work of the proxy's machine is steered
 // to core 0 (RPS), since the client is another machine.

@@ -17,7 +17,8 @@ func TestRun(t *testing.T) {
 			float64(r.CPU)/1e3/float64(r.Requests), float64(r.Allocs)/float64(r.Requests), r.Locks)
 		// From the wire through the stack to the rings and back, a request
 		// allocates nothing. What runs by the clock does, now and then.
-		if r.Allocs > 200+r.Requests/10 {
+		// (Under the race detector pools forget some of what they are given.)
+		if !raceEnabled && r.Allocs > 200+r.Requests/10 {
 			t.Errorf("%d shards: %d allocations for %d requests", shards, r.Allocs, r.Requests)
 		}
 		if r.Least == 0 || r.CPU <= 0 || r.Requests < uint64(shards)*r.Least {
