@@ -45,7 +45,11 @@ func (t *Table) fork(q *queue, rec offload.Record, payload []byte) string {
 		if s.from != nil {
 			return // not accepted: the child has no descriptor for it
 		}
-		c := &hold{sock: s, handle: h.handle, have: s.sent, txSeq: h.txSeq, txAcked: h.txAcked,
+		have := s.sent
+		if s.at != h {
+			have = h.have // what went to another holder the parent has not
+		}
+		c := &hold{sock: s, handle: h.handle, have: have, txSeq: h.txSeq, txAcked: h.txAcked,
 			rxLimit: h.rxLimit, txLimit: h.txLimit}
 		s.holds = append(s.holds, c)
 		g.holds = append(g.holds, c)
