@@ -155,12 +155,12 @@ PNO_EXPORT ssize_t splice(int in, off64_t *off_in, int out, off64_t *off_out, si
 	in_ours = offloaded(in, &dgram);
 	if ((!in_ours && !offloaded(out, &dgram)) || !len || (flags & ~ALL_FLAGS))
 		return real.splice(in, off_in, out, off_out, len, flags);
-	if (dgram)
-		rc = -EINVAL;
-	else if (in_ours)
+	if (in_ours)
 		rc = check(out, O_WRONLY, off_out, off_in);
 	else
 		rc = check(in, O_RDONLY, off_in, off_out);
+	if (!rc && dgram)
+		rc = -EINVAL;
 	if (!rc)
 		rc = in_ours ? from_socket(in, out, len, wait) : to_socket(in, out, len, wait);
 	if (rc >= 0)

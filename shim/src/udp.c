@@ -293,6 +293,11 @@ static int leave(struct pno_sock *s, int fd)
 	return 0;
 }
 
+static bool whole_name(const struct pno_sock *s, socklen_t len)
+{
+	return len >= (s->domain == AF_INET6 ? offsetof(struct sockaddr_in6, sin6_scope_id) : sizeof(struct sockaddr_in));
+}
+
 int pno_udp_bind(struct pno_sock *s, int fd, struct pno_session *ses, const struct sockaddr *sa, socklen_t len)
 {
 	enum pno_way way = PNO_WAY_KERNEL;
@@ -304,7 +309,9 @@ int pno_udp_bind(struct pno_sock *s, int fd, struct pno_session *ses, const stru
 		if (way == PNO_WAY_DPU)
 			err = offload(s, fd, ses, &a, NULL);
 	} else if (s->state != PNO_FRESH) {
-		way = PNO_WAY_ERROR; /* bound already */
+		way = PNO_WAY_ERROR; /* bound already, but the family comes first */
+		if (whole_name(s, len) && sa->sa_family != s->domain)
+			err = EAFNOSUPPORT;
 	}
 	if (way != PNO_WAY_KERNEL) {
 		pno_sock_unlock(s);
