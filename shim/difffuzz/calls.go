@@ -19,9 +19,9 @@ var calls = map[string]func(t *turn, op Op) bool{
 	"pass":       doPass,
 	"nonblock":   doNonblock,
 	"setsockopt": doSetsockopt,
-	"getsockopt": anywhere,
-	"sockname":   anywhere,
-	"peername":   anywhere,
+	"getsockopt": doGetsockopt,
+	"sockname":   doSockname,
+	"peername":   doPeername,
 	"getfl":      anywhere,
 	"setfd":      anywhere,
 	"fstat":      anywhere,
@@ -52,6 +52,22 @@ var calls = map[string]func(t *turn, op Op) bool{
 
 func anywhere(*turn, Op) bool { return true }
 
+// unseen tells whether the peer's end of stream may be under way to who has
+// shut both halves: nothing that can be waited for tells when it is there.
+func unseen(d *desc) bool { return d.kind == connected && d.shutRead && d.shutWrite && d.eof }
+
+// doSockname: where a refused connect came from the DPU does not tell:
+// docs/compat.notes.md.
+func doSockname(t *turn, op Op) bool {
+	d := t.at(op, 1)
+	return d == nil || d.kind != fresh || !d.reset || d.addr != ""
+}
+
+func doPeername(t *turn, op Op) bool {
+	d := t.at(op, 1)
+	return d == nil || !unseen(d)
+}
+
 func doSocket(t *turn, op Op) bool {
 	d := &desc{kind: fresh, v6: strings.HasSuffix(op.word(2), "6"), nonblock: op.has(3, "nonblock")}
 	if strings.HasPrefix(op.word(2), "udp") {
@@ -69,10 +85,13 @@ func suits(d *desc, addr string) bool {
 
 func doBind(t *turn, op Op) bool {
 	d := t.at(op, 1)
+	if d != nil && d.kind == connected && (d.reset || d.eof && d.shutWrite) {
+		return false // over: the kernel may have given the port back: docs/compat.notes.md
+	}
 	if op.word(3) != "" {
 		// To the port of another, which is taken.
 		p := t.slots[op.num(3)].port
-		return p != nil && p.refs > 0 && p.kind == listening && !p.stopped && p.addr == op.word(2) &&
+		return p != nil && p.refs > 0 && p.kind == listening && p.addr == op.word(2) &&
 			d != nil && !d.reuse && suits(d, op.word(2))
 	}
 	if d == nil || d.kind != fresh || d.bound || !suits(d, op.word(2)) {
@@ -89,18 +108,25 @@ func doListen(t *turn, op Op) bool {
 	if d == nil {
 		return true
 	}
-	if d.kind != fresh && d.kind != listening {
+	if d.kind != fresh && d.kind != listening || d.untold {
 		return true
 	}
 	if d.kind == fresh && !d.bound {
 		d.bound = true
-		d.addr = "any4"
-		if d.v6 {
-			d.addr = "any6"
+		if d.addr == "" {
+			d.addr = "any4"
+			if d.v6 {
+				d.addr = "any6"
+			}
+		}
+		for i := range t.slots {
+			if t.slots[i].port == d {
+				t.slots[i].port = nil // it is another now
+			}
 		}
 	}
 	d.kind = listening
-	d.stopped, d.reset = false, false
+	d.reset = false
 	t.slots[op.num(1)].port = d
 	return true
 }
@@ -123,19 +149,32 @@ func doConnect(t *turn, op Op) bool {
 	if target == nil || target.kind == datagram {
 		return false // no port is known
 	}
-	if d == nil || d.kind == connected || d.kind == listening && !d.stopped {
+	if d != nil && unseen(d) {
+		return false // over, or about to be
+	}
+	if d != nil && d.untold {
+		// Not a new attempt: how the one before went.
+		d.untold = false
+		if d.kind == connected && d.reset {
+			*d = desc{kind: fresh, v6: d.v6, refs: d.refs, nonblock: d.nonblock, linger0: d.linger0, slow: d.slow,
+				reuse: d.reuse, edgeWanted: d.edgeWanted, passed: d.passed, reset: true}
+		}
+		return true
+	}
+	if d == nil || d.kind == connected || d.kind == listening {
 		return true
 	}
 	switch {
 	case d.kind != fresh, !suits(d, op.word(3)), op.word(3) == "any4", op.word(3) == "any6":
 		return false
-	case d.bound && !reaches(op.word(3), d.addr):
+	case d.addr != "" && !reaches(op.word(3), d.addr):
 		return false // from where it cannot get there
-	case target == d, d.reset:
-		return false // with itself, or once more after a refusal
+	case target == d:
+		return false // with itself
 	}
-	if target.refs == 0 || target.kind != listening || target.stopped || !reaches(op.word(3), target.addr) {
-		d.reset = true
+	d.reset = false
+	if target.refs == 0 || target.kind != listening || !reaches(op.word(3), target.addr) {
+		d.reset, d.untold = true, d.nonblock
 		t.touch(d)
 		return true
 	}
@@ -146,7 +185,7 @@ func doConnect(t *turn, op Op) bool {
 	target.pending = append(target.pending, server)
 	d.kind = connected
 	d.peer = server
-	d.dialing = true
+	d.dialing, d.untold = true, d.nonblock
 	t.touch(target)
 	t.touch(d)
 	return true
@@ -154,7 +193,7 @@ func doConnect(t *turn, op Op) bool {
 
 func doAccept(t *turn, op Op) bool {
 	l := t.at(op, 1)
-	if l == nil || l.kind != listening || l.stopped {
+	if l == nil || l.kind != listening {
 		return true
 	}
 	if l.slow || len(l.pending) == 0 && !l.nonblock {
@@ -179,15 +218,24 @@ func doShutdown(t *turn, op Op) bool {
 		return true
 	}
 	switch d.kind {
+	case fresh:
+		// It fails and shuts all the same, of which the shim knows nothing
+		// once the socket was on the DPU: docs/compat.notes.md.
+		return !d.bound && !d.reset
 	case listening:
 		if how != "wr" {
-			d.stopped = true
+			// Its port was nobody's wish: the socket is as good as new.
 			t.abandon(d)
+			d.kind, d.bound, d.reset = fresh, false, true
 		}
 	case connected, stream:
-		if d.edgeWanted && how != "rd" {
-			return false // the kernel makes an edge of the peer's ACK, which may be delayed
+		if unseen(d) || d.reset && d.untold {
+			return false
 		}
+		if d.edgeWanted {
+			return false // the kernel makes an edge of it and of what the peer answers, which may be delayed
+		}
+		d.untold = false
 		if d.reset || d.shutWrite && d.eof {
 			return true // over
 		}
@@ -234,6 +282,10 @@ func doPass(t *turn, op Op) bool {
 	if from.d == nil || op.num(1) == op.num(2) {
 		return false
 	}
+	if from.d.kind == poller {
+		return false // the offloaded sockets of an instance are not passed with it: docs/compat.notes.md
+	}
+	from.d.passed = true
 	t.put(op, 2, from.d, from.port)
 	return true
 }
@@ -245,10 +297,23 @@ func doNonblock(t *turn, op Op) bool {
 	return true
 }
 
+// doGetsockopt: the options of a connection do not go with it to a receiver, who
+// is refused some of them: docs/compat.notes.md.
+func doGetsockopt(t *turn, op Op) bool {
+	d := t.at(op, 1)
+	return d == nil || d.kind != connected || !d.passed && !(d.reset && d.over)
+}
+
 func doSetsockopt(t *turn, op Op) bool {
 	d := t.at(op, 1)
 	if d == nil {
 		return true
+	}
+	if d.kind == connected && d.passed {
+		return false // as with getsockopt
+	}
+	if d.kind == listening && len(d.pending) > 0 {
+		return false // those have, or have not, come under the option before: who takes them out decides
 	}
 	v := op.num(3)
 	switch op.word(2) {
@@ -297,9 +362,15 @@ func doCtl(t *turn, op Op) bool {
 	if e == nil || d == nil || e.kind != poller {
 		return true
 	}
+	if d.kind == listening && op.has(4, "in") {
+		if d.watcher != nil && d.watcher != e {
+			return false // a connection is told to one of two instances: docs/compat.notes.md
+		}
+		d.watcher = e
+	}
 	if op.has(4, "et") {
-		if d.shutWrite {
-			return false
+		if d.shutRead || d.shutWrite {
+			return false // the same
 		}
 		d.edgeWanted = true
 	}
@@ -387,6 +458,9 @@ func doRecv(t *turn, op Op) bool {
 	d, n := t.at(op, 1), op.num(2)
 	if d == nil {
 		return true
+	}
+	if d.reset && d.over {
+		return false // whether the reset met a connection that had ended is a matter of time
 	}
 	switch d.kind {
 	case connected, stream, pipeRead:

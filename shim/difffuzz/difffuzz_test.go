@@ -18,6 +18,7 @@ import (
 var (
 	forFlag  = flag.Duration("fuzz-for", 10*time.Second, "how long to play random programs")
 	seedFlag = flag.Uint64("fuzz-seed", 1, "seed of the first program; each next has the next number")
+	mostFlag = flag.Int("fuzz-programs", math.MaxInt, "how many to play at most")
 	control  = flag.Bool("fuzz-control", false, "play the kernel against itself: whatever differs is the model's fault")
 	children = flag.Bool("fuzz-children", false, "programs that fork, too")
 	maxFlag  = flag.Int("fuzz-max", 10, "differences to find before giving up")
@@ -88,7 +89,7 @@ func TestPrograms(t *testing.T) {
 	played, found, flaky := 0, 0, 0
 	seed := *seedFlag
 	known := map[string]int{}
-	for end := time.Now().Add(*forFlag); time.Now().Before(end) && found < *maxFlag; seed++ {
+	for end := time.Now().Add(*forFlag); time.Now().Before(end) && found < *maxFlag && played < *mostFlag; seed++ {
 		r, err := l.Play(Generate(seed, programCalls, *children))
 		if err != nil {
 			t.Fatal(err)
@@ -101,13 +102,14 @@ func TestPrograms(t *testing.T) {
 			known[r.Signature()]++
 			continue
 		}
+		t.Logf("seed %d differs; once more", seed)
 		again, sure, err := l.Confirm(r.Program)
 		switch {
 		case err != nil:
 			t.Fatal(err)
 		case !sure:
 			flaky++
-			t.Logf("seed %d differed, and then did not:\n%s", seed, r)
+			t.Logf("seed %d differed, and then did not:\n%s%s", seed, r, l.Shim.log.take())
 		default:
 			found++
 			known[again.Signature()]++
@@ -128,9 +130,12 @@ func (l *lab) report(seed uint64, r Result) {
 	l.t.Helper()
 	l.Kernel.SetAwaitLimit(200)
 	l.Shim.SetAwaitLimit(200)
+	patience := l.Shim.Patience
+	l.Shim.Patience = 5 * time.Second // a call that hangs is played over and over
 	small, err := l.Minimise(r)
 	l.Kernel.SetAwaitLimit(AwaitLimit)
 	l.Shim.SetAwaitLimit(AwaitLimit)
+	l.Shim.Patience = patience
 	if err != nil {
 		l.t.Fatal(err)
 	}

@@ -46,12 +46,14 @@ type desc struct {
 	shutRead   bool
 	shutWrite  bool
 	linger0    bool
+	untold     bool // connect() said EINPROGRESS, and was not called since
 	dialing    bool // connect() was called, and may not have ended
 	slow       bool // has a receive timeout or low-water mark
 	backlog    int
 	pending    []*desc // connections not yet accepted
-	stopped    bool    // shutdown() of a listener
+	passed     bool    // sent over a Unix socket
 	edgeWanted bool    // a registration of it is edge-triggered
+	watcher    *desc   // the instance that watches a listener
 }
 
 // slot is what the player's slot holds; port outlives the descriptor.
@@ -126,7 +128,7 @@ func (m *model) settle(touched map[*desc]bool) (lines []string) {
 			continue
 		}
 		switch {
-		case d.kind == listening && len(d.pending) > 0 && !d.stopped:
+		case d.kind == listening && len(d.pending) > 0:
 			list = append(list, fmt.Sprintf("await poll %d in", s))
 		case d.kind == fresh && d.reset: // refused
 			list = append(list, fmt.Sprintf("await poll %d hup", s))
