@@ -20,6 +20,7 @@ var calls = map[string]func(t *turn, op Op) bool{
 	"nonblock":   doNonblock,
 	"setsockopt": doSetsockopt,
 	"getsockopt": doGetsockopt,
+	"sendto":     doSendto,
 	"sockname":   doSockname,
 	"peername":   doPeername,
 	"getfl":      anywhere,
@@ -88,6 +89,9 @@ func doBind(t *turn, op Op) bool {
 	if d != nil && d.kind == connected && (d.reset || d.eof && d.shutWrite) {
 		return false // over: the kernel may have given the port back: docs/compat.notes.md
 	}
+	if d != nil && d.kind == datagram {
+		return op.word(3) == "" && bindDatagram(t, op, d)
+	}
 	if op.word(3) != "" {
 		// To the port of another, which is taken.
 		p := t.slots[op.num(3)].port
@@ -146,6 +150,9 @@ func reaches(addr, bound string) bool {
 
 func doConnect(t *turn, op Op) bool {
 	d, target := t.at(op, 1), t.slots[op.num(2)].port
+	if d != nil && d.kind == datagram {
+		return connectDatagram(t, op, d)
+	}
 	if target == nil || target.kind == datagram {
 		return false // no port is known
 	}
@@ -229,7 +236,7 @@ func doShutdown(t *turn, op Op) bool {
 			d.kind, d.bound, d.reset = fresh, false, true
 		}
 	case connected, stream:
-		if unseen(d) || d.reset && d.untold {
+		if unseen(d) || d.reset && d.untold || d.linger0 {
 			return false
 		}
 		if d.edgeWanted {
@@ -318,8 +325,8 @@ func doSetsockopt(t *turn, op Op) bool {
 	v := op.num(3)
 	switch op.word(2) {
 	case "SO_LINGER":
-		if v > 0 {
-			return false // close would wait
+		if v > 0 || d.shutWrite {
+			return false // close would wait; or resets, unless both ends have come, which nothing tells
 		}
 		d.linger0 = v == 0
 	case "SO_RCVTIMEO", "SO_SNDTIMEO", "SO_RCVLOWAT":
@@ -413,7 +420,7 @@ func doSend(t *turn, op Op) bool {
 		}
 		return true
 	case datagram:
-		return false
+		return sendDatagram(t, op, d)
 	case event, poller, pipeRead:
 		return n != 8 // eight bytes are a value to an eventfd
 	}
@@ -477,7 +484,7 @@ func doRecv(t *turn, op Op) bool {
 			d.unread -= take
 		}
 	case datagram:
-		return false
+		return recvDatagram(op, d)
 	case event:
 		return n < 8 || op[0] != "read" && op[0] != "readv"
 	}

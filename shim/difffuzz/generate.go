@@ -164,6 +164,7 @@ func init() {
 		(*generator).option,
 		(*generator).kernel,
 		(*generator).move,
+		(*generator).datagrams, (*generator).datagrams, (*generator).datagrams,
 		(*generator).elsewhere,
 	}
 }

@@ -46,9 +46,11 @@ type desc struct {
 	shutRead   bool
 	shutWrite  bool
 	linger0    bool
-	untold     bool // connect() said EINPROGRESS, and was not called since
-	dialing    bool // connect() was called, and may not have ended
-	slow       bool // has a receive timeout or low-water mark
+	untold     bool  // connect() said EINPROGRESS, and was not called since
+	dialing    bool  // connect() was called, and may not have ended
+	slow       bool  // has a receive timeout or low-water mark
+	udpPeer    *desc // that connect has named
+	udpAddr    string
 	backlog    int
 	pending    []*desc // connections not yet accepted
 	passed     bool    // sent over a Unix socket

@@ -46,6 +46,16 @@ static void do_send(const struct op *op)
 	say_rc(send(slot_fd(op->word[1]), pattern(n), n, message_flags(op->word[3])));
 }
 
+/* sendto S T ADDRESS N: to the port of T. */
+static void do_sendto(const struct op *op)
+{
+	struct sockaddr_storage ss;
+	socklen_t len = address(op->word[3], slot_port(op->word[2]), &ss);
+	size_t n = length(op->word[4]);
+
+	say_rc(sendto(slot_fd(op->word[1]), pattern(n), n, message_flags(op->word[5]), (void *)&ss, len));
+}
+
 static void do_write(const struct op *op)
 {
 	size_t n = length(op->word[2]);
@@ -152,8 +162,13 @@ static void do_recvmsg(const struct op *op)
 	parts(v, buffer, length(op->word[2]));
 	n = recvmsg(slot_fd(op->word[1]), &m, flags);
 	say_received(n, flags);
-	if (n >= 0)
-		say(" flags=%#x name=%u control=%zu", m.msg_flags, m.msg_namelen, m.msg_controllen);
+	if (n < 0)
+		return;
+	say(" flags=%#x name=%u control=%zu", m.msg_flags, m.msg_namelen, m.msg_controllen);
+	for (struct cmsghdr *c = CMSG_FIRSTHDR(&m); c; c = CMSG_NXTHDR(&m, c)) {
+		say(" %d/%d", c->cmsg_level, c->cmsg_type);
+		say_data(CMSG_DATA(c), c->cmsg_len - CMSG_LEN(0));
+	}
 }
 
 static void do_recvmmsg(const struct op *op)
@@ -225,6 +240,7 @@ static void do_flood(const struct op *op)
 
 const struct call io_calls[] = {
 	{ "send", 2, do_send },
+	{ "sendto", 4, do_sendto },
 	{ "write", 2, do_write },
 	{ "writev", 2, do_writev },
 	{ "sendmsg", 2, do_sendmsg },

@@ -33,6 +33,8 @@ extern const struct call socket_calls[], io_calls[], ready_calls[];
 void say(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* A result: the number, or the name of errno. */
 void say_rc(long rc);
+/* any4, lo4, any6, lo6 and mapped; its length. */
+socklen_t address(const char *name, uint16_t port, struct sockaddr_storage *ss);
 void say_addr(const struct sockaddr *sa, socklen_t len);
 /* Bytes received: their number and a hash of them. */
 void say_data(const void *data, ssize_t n);

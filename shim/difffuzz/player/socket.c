@@ -42,7 +42,7 @@ static void do_socket(const struct op *op)
 }
 
 /* any4, lo4, any6, lo6 and mapped (127.0.0.1 as an IPv6 address). */
-static socklen_t address(const char *name, uint16_t port, struct sockaddr_storage *ss)
+socklen_t address(const char *name, uint16_t port, struct sockaddr_storage *ss)
 {
 	struct sockaddr_in *v4 = (void *)ss;
 	struct sockaddr_in6 *v6 = (void *)ss;
@@ -247,6 +247,12 @@ static const struct option {
 	{ "TCP_KEEPCNT", IPPROTO_TCP, TCP_KEEPCNT, INT },
 	{ "TCP_USER_TIMEOUT", IPPROTO_TCP, TCP_USER_TIMEOUT, INT },
 	{ "IP_TOS", IPPROTO_IP, IP_TOS, INT },
+	{ "IP_PKTINFO", IPPROTO_IP, IP_PKTINFO, INT },
+	{ "IP_RECVTOS", IPPROTO_IP, IP_RECVTOS, INT },
+	{ "IP_RECVTTL", IPPROTO_IP, IP_RECVTTL, INT },
+	{ "IPV6_RECVPKTINFO", IPPROTO_IPV6, IPV6_RECVPKTINFO, INT },
+	{ "IPV6_RECVTCLASS", IPPROTO_IPV6, IPV6_RECVTCLASS, INT },
+	{ "IPV6_RECVHOPLIMIT", IPPROTO_IPV6, IPV6_RECVHOPLIMIT, INT },
 	{ "IPV6_V6ONLY", IPPROTO_IPV6, IPV6_V6ONLY, INT },
 };
 
