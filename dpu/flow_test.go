@@ -9,9 +9,12 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"pno/dpu/netstack"
 	"pno/dpu/report"
@@ -392,5 +395,55 @@ func TestSocketOptions(t *testing.T) {
 	}
 	if o, errno := s.getOpt(tcpLevel, 11 /* TCP_INFO */); errno != 0 || o.Len != 232 || o.Val[0] != 1 {
 		t.Errorf("TCP_INFO: len %d, state %d, errno %d", o.Len, o.Val[0], errno)
+	}
+}
+
+// Who has shut both halves reads what had come, in whosever memory it waits;
+// whoever goes on sending to it is told that nobody listens.
+func TestDataAfterBothHalves(t *testing.T) {
+	l := testLayout(1)
+	l.RxWindow = 32768
+	r := newRig(t, rigOptions{})
+	h := newHost(t, r.agent, l)
+	listener := h.listen(0, dpuAddr+":80")
+	conn := r.remote.dial(t, dpuAddr+":80")
+	s := listener.accept()
+	early := pattern(1, 100<<10)
+	if _, err := conn.Write(early); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		list := r.d.Sockets()
+		k := slices.IndexFunc(list, func(c report.Socket) bool { return c.Handle == s.handle })
+		if k >= 0 && list[k].RxUnread+list[k].RxQueued == uint64(len(early)) {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("waiting on the DPU: %+v", list)
+		}
+	}
+	s.shutdown(2)
+	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+	if n, err := conn.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+		t.Fatalf("the peer reads %d, %v; want the end", n, err)
+	}
+	got, err := s.readN(len(early))
+	if err != nil || !bytes.Equal(got, early) {
+		t.Fatalf("%d bytes of what came before, %v", len(got), err)
+	}
+	if _, err := conn.Write([]byte("late")); err != nil {
+		t.Fatal(err)
+	}
+	h.until("reset", func() bool { return s.errno == uint32(unix.ECONNRESET) })
+	if n, err := s.read(make([]byte, 1)); n != 0 || err == nil {
+		t.Errorf("after the reset: %d, %v", n, err)
+	}
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		if _, err := conn.Write([]byte("later")); err != nil {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("the peer is not told")
+		}
 	}
 }

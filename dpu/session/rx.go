@@ -43,7 +43,13 @@ func (s *socket) credit() int {
 // pull moves received data of s to the host, as far as credit and ring space
 // go, then the end of the stream or the error.
 func (t *Table) pull(s *socket) {
-	if s.discard {
+	switch {
+	case s.discard && s.shut:
+		s.strict.Store(true)
+		if t.tooLate(s) {
+			t.refuse(s)
+		}
+	case s.discard:
 		t.drain(s)
 		return
 	}
@@ -186,6 +192,48 @@ func (t *Table) finish(s *socket, q *queue) {
 		s.finSent = true
 		t.finish(s, q) // it may have been reset, too
 	}
+}
+
+// collect keeps what has come so far, for the host to read after it has shut
+// both halves.
+func (t *Table) collect(s *socket) {
+	for n := t.queued(s); n > 0 && !s.eof; n = t.queued(s) {
+		b := make([]byte, n)
+		t.out = writer{b: b}
+		_, err := s.ep.Read(&t.out, tcpip.ReadOptions{})
+		got := t.out.n
+		t.out.b = nil
+		s.retain = append(s.retain, b[:got]...)
+		s.rxBytes += uint64(got)
+		t.stats.bytesRx += uint64(got)
+		if err != nil {
+			t.readError(s, err)
+		}
+	}
+}
+
+// tooLate tells whether data has come for a socket since both its halves were
+// shut. A program that talks to itself over the loopback may have sent before;
+// there, what comes before the peer has seen our FIN is in time.
+func (t *Table) tooLate(s *socket) bool {
+	if t.queued(s) == 0 {
+		return false
+	}
+	_, peer := s.addrs()
+	return s.late.Load() || len(s.holds) == 0 || !t.Stack.IsLocal(peer.Addr())
+}
+
+// refuse answers data for a socket with both halves shut as the kernel does:
+// with RST. The host hears of it after what it has not read.
+func (t *Table) refuse(s *socket) {
+	t.stats.resets++
+	if len(s.holds) == 0 {
+		t.destroy(s, true)
+		return
+	}
+	s.ep.Abort()
+	s.eof, s.errno = true, uint32(syscall.ECONNRESET)
+	t.clear(&s.pend)
 }
 
 // drain throws received data away, so that the peer is not held up.

@@ -90,7 +90,9 @@ type socket struct {
 	retainOff uint64
 	eof       bool // the peer sends no more, after what was read
 	finSent   bool
-	discard   bool // shutdown for reading: what comes is thrown away
+	discard   bool        // shutdown for reading: what comes is thrown away, or refused
+	strict    atomic.Bool // both halves are shut, so late is to be set
+	late      atomic.Bool // data came after the peer had seen our FIN
 	errno     uint32
 
 	// Sending.
@@ -116,7 +118,10 @@ const events = waiter.ReadableEvents | waiter.WritableEvents | waiter.EventErr |
 
 // NotifyEvent implements waiter.EventListener. Any goroutine of the stack
 // calls it, holding locks of the endpoint.
-func (s *socket) NotifyEvent(waiter.EventMask) {
+func (s *socket) NotifyEvent(what waiter.EventMask) {
+	if s.strict.Load() && what&waiter.ReadableEvents != 0 && s.state() == tcp.StateFinWait2 {
+		s.late.Store(true)
+	}
 	if s.t.ready.push(s) {
 		s.t.Wake()
 	}

@@ -189,12 +189,18 @@ func (t *Table) stop(h *hold, rec offload.Record) (ok bool, bad string) {
 	case connecting:
 		s.ep.Shutdown(tcpip.ShutdownRead | tcpip.ShutdownWrite)
 	case connected:
+		before := s.shut && s.discard
+		s.discard = s.discard || rec.Flags != 1
 		if rec.Flags != 0 {
 			s.shut, s.cork = true, false
 			t.push(s)
 		}
-		if rec.Flags != 1 && s.ep != nil {
-			s.discard = true
+		switch {
+		case s.kind != connected:
+		case s.discard && s.shut && !before:
+			t.collect(s)
+			t.later(s)
+		case s.discard:
 			t.pull(s)
 		}
 	}

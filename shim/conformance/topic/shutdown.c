@@ -93,6 +93,73 @@ static void both_halves(void)
 	close(c);
 }
 
+/* Data for who has shut both halves is answered with a reset; what had come
+ * before can still be read. */
+static void refuses(void)
+{
+	int c, s;
+
+	pair(AF_INET, &c, &s);
+	R(shutdown(s, SHUT_RDWR));
+	AWAIT(c, POLLRDHUP);
+	R(send(c, "x", 1, 0));
+	AWAIT(c, POLLERR);
+	AWAIT(s, POLLERR);
+	READY(c);
+	READY(s);
+	R(send(c, "y", 1, MSG_NOSIGNAL));
+	R(recv(c, b, sizeof b, 0));
+	R(recv(c, b, sizeof b, 0));
+	R(recv(s, b, sizeof b, 0));
+	R(recv(s, b, sizeof b, 0));
+	R(send(s, "x", 1, MSG_NOSIGNAL));
+	R(shutdown(s, SHUT_RDWR));
+	WHERE(getpeername, s);
+	close(c);
+	close(s);
+
+	pair(AF_INET, &c, &s);
+	R(send(c, "early", 5, 0));
+	AWAIT(s, POLLIN);
+	R(shutdown(s, SHUT_RDWR));
+	AWAIT(c, POLLRDHUP);
+	R(recv(s, b, 2, 0));
+	R(send(c, "late", 4, 0));
+	AWAIT(c, POLLERR);
+	AWAIT(s, POLLERR);
+	R(recv(s, b, sizeof b, 0));
+	R(recv(s, b, sizeof b, 0));
+	OPT(s, SOL_SOCKET, SO_ERROR);
+	OPT(c, SOL_SOCKET, SO_ERROR);
+	close(c);
+	close(s);
+}
+
+/* The reading half alone goes on taking data, until the other is shut, too. */
+static void refuses_later(void)
+{
+	int c, s;
+
+	pair(AF_INET6, &c, &s);
+	R(shutdown(s, SHUT_RD));
+	R(send(c, "late", 4, 0));
+	await_bytes(s, 4);
+	R(recv(s, b, sizeof b, 0));
+	R(recv(s, b, sizeof b, 0));
+	R(send(c, "later", 5, 0));
+	await_bytes(s, 5);
+	R(shutdown(s, SHUT_WR));
+	AWAIT(c, POLLRDHUP);
+	R(recv(s, b, sizeof b, 0));
+	R(send(c, "x", 1, 0));
+	AWAIT(c, POLLERR);
+	AWAIT(s, POLLERR);
+	READY(s);
+	R(recv(s, b, sizeof b, 0));
+	close(c);
+	close(s);
+}
+
 static void signals(void)
 {
 	struct iovec v = { b, 1 };
@@ -156,6 +223,10 @@ int main(void)
 	read_half();
 	SECTION("both halves");
 	both_halves();
+	SECTION("data after both halves");
+	refuses();
+	SECTION("data after one half, and the other");
+	refuses_later();
 	SECTION("SIGPIPE");
 	signals();
 	SECTION("refused");
