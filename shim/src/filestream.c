@@ -12,10 +12,14 @@
  * output, by exec or by dup2. While one of the three descriptors is an
  * offloaded socket, stdin, stdout or stderr is such a stream; what the former
  * one had not written yet goes along.
+ *
+ * freopen() of such a stream keeps its functions, which serve a file as well:
+ * the descriptor is what changes.
  */
 #include "filestream.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdio_ext.h>
@@ -69,6 +73,16 @@ static ssize_t stream_write(void *cookie, const char *buf, size_t n)
 	return done;
 }
 
+static int stream_seek(void *cookie, off64_t *offset, int whence)
+{
+	off64_t at = lseek64(((struct stream *)cookie)->fd, *offset, whence);
+
+	if (at < 0)
+		return -1;
+	*offset = at;
+	return 0;
+}
+
 static int stream_close(void *cookie)
 {
 	struct stream *t = cookie, **p;
@@ -91,7 +105,7 @@ static int stream_close(void *cookie)
 
 static FILE *open_stream(int fd, const char *mode)
 {
-	static const cookie_io_functions_t how = { stream_read, stream_write, NULL, stream_close };
+	static const cookie_io_functions_t how = { stream_read, stream_write, stream_seek, stream_close };
 	struct stream *t = malloc(sizeof *t);
 
 	if (!t)
@@ -115,33 +129,150 @@ PNO_EXPORT FILE *fdopen(int fd, const char *mode)
 	return is_socket(fd) ? open_stream(fd, mode) : real.fdopen(fd, mode);
 }
 
-/* -1: not one of ours. */
-static int number(FILE *f)
+static struct stream *find(FILE *f)
 {
-	int fd = -1;
+	struct stream *t;
 
 	if (likely(!__atomic_load_n(&streams, __ATOMIC_RELAXED)))
-		return -1;
+		return NULL;
 	pno_lock(&lock);
-	for (struct stream *t = streams; t; t = t->next)
-		if (t->file == f)
-			fd = t->fd;
+	for (t = streams; t && t->file != f; t = t->next)
+		;
 	pno_unlock(&lock);
-	return fd;
+	return t;
 }
 
 PNO_EXPORT int fileno(FILE *f)
 {
-	int fd;
+	struct stream *t;
 
 	PNO_ENTER();
-	fd = number(f);
-	return fd < 0 ? real.fileno(f) : fd;
+	t = find(f);
+	if (!t)
+		return real.fileno(f);
+	if (t->fd < 0)
+		errno = EBADF;
+	return t->fd;
 }
 
 PNO_EXPORT int fileno_unlocked(FILE *f)
 {
 	return fileno(f);
+}
+
+/* What libc's struct has in _flags for the mode of a stream: part of its ABI,
+ * but of no header. */
+#define NO_READS  0x0004
+#define NO_WRITES 0x0008
+#define APPENDING 0x1000
+
+/* The flags of open() and of the stream; false: no mode. */
+static bool parse_mode(const char *mode, int *flags, int *access)
+{
+	switch (*mode) {
+	case 'r':
+		*flags = O_RDONLY;
+		*access = NO_WRITES;
+		break;
+	case 'w':
+		*flags = O_WRONLY | O_CREAT | O_TRUNC;
+		*access = NO_READS;
+		break;
+	case 'a':
+		*flags = O_WRONLY | O_CREAT | O_APPEND;
+		*access = NO_READS | APPENDING;
+		break;
+	default:
+		return false;
+	}
+	while (*++mode && *mode != ',') {
+		if (*mode == '+') {
+			*flags = (*flags & ~O_ACCMODE) | O_RDWR;
+			*access &= APPENDING;
+		} else if (*mode == 'x') {
+			*flags |= O_EXCL;
+		} else if (*mode == 'e') {
+			*flags |= O_CLOEXEC;
+		}
+	}
+	return true;
+}
+
+/* Puts what a path names (NULL: what the descriptor itself does) in the place
+ * of a descriptor; on failure that is closed, as libc does. */
+static bool replace(int fd, const char *path, int flags)
+{
+	char self[32];
+	int file, err;
+
+	snprintf(self, sizeof self, "/proc/self/fd/%d", fd);
+	file = open(path ? path : self, flags, 0666);
+	err = errno;
+	if (file >= 0 && dup3(file, fd, flags & O_CLOEXEC) == fd) {
+		close(file);
+		return true;
+	}
+	if (file >= 0) {
+		err = errno;
+		close(file);
+	}
+	close(fd);
+	errno = err;
+	return false;
+}
+
+static FILE *reopen(struct stream *t, const char *path, const char *mode)
+{
+	FILE *f = t->file;
+	int fd = t->fd, flags, access;
+	bool ok;
+
+	flockfile(f);
+	fflush_unlocked(f);
+	__fpurge(f);
+	clearerr_unlocked(f);
+	ok = parse_mode(mode, &flags, &access);
+	if (!ok) {
+		close(fd);
+		errno = EINVAL;
+	} else {
+		ok = replace(fd, path, flags);
+	}
+	if (!ok)
+		t->fd = -1;
+	else
+		f->_flags = (f->_flags & ~(NO_READS | NO_WRITES | APPENDING)) | access;
+	funlockfile(f);
+	if (!ok)
+		return NULL;
+	/* A standard one has made way for libc's own, on the same descriptor. */
+	return (unsigned)fd <= 2 && ours[fd] == f ? *standard(fd) : f;
+}
+
+PNO_EXPORT FILE *freopen(const char *path, const char *mode, FILE *f)
+{
+	struct stream *t;
+	int fd;
+
+	PNO_ENTER();
+	t = find(f);
+	if (t)
+		return reopen(t, path, mode);
+	fd = real.fileno(f);
+	if (fd >= 0 && is_socket(fd)) {
+		/* libc would close the descriptor behind our back. */
+		fflush(f);
+		if (!replace(fd, path ? "/dev/null" : NULL, O_RDWR))
+			return NULL;
+	}
+	return real.freopen(path, mode, f);
+}
+
+_Static_assert(sizeof(off_t) == 8, "the 64-bit twin is the same");
+
+PNO_EXPORT FILE *freopen64(const char *path, const char *mode, FILE *f)
+{
+	return freopen(path, mode, f);
 }
 
 PNO_EXPORT int vdprintf(int fd, const char *format, va_list args)
