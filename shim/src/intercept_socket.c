@@ -365,6 +365,7 @@ PNO_EXPORT int shutdown(int fd, int how)
 		err = pno_sock_disconnect(s, fd);
 	} else if (s->state != PNO_OPEN || over(s)) {
 		err = ENOTCONN;
+		pno_sock_event(s, PNO_STATE_CHANGE); /* all the same */
 	} else {
 		s->shut_rd |= how != SHUT_WR;
 		s->shut_wr |= how != SHUT_RD;

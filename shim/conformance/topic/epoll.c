@@ -235,6 +235,46 @@ static void edges_of_state(void)
 	close(c), close(l), close(ep);
 }
 
+/* Each end of a half is an edge for who waits for anything at all. */
+static void end_edges(void)
+{
+	static const uint32_t wanted[] = { EPOLLIN, EPOLLOUT, EPOLLRDHUP, EPOLLIN | EPOLLOUT, 0 };
+	enum { N = sizeof wanted / sizeof *wanted };
+	int ep[2][N], c, s;
+	char b[8];
+
+	pair(AF_INET, &c, &s);
+	for (int i = 0; i < N; i++) {
+		ep[0][i] = epoll_create1(0);
+		ep[1][i] = epoll_create1(0);
+		R(ctl(ep[0][i], EPOLL_CTL_ADD, s, wanted[i] | EPOLLET, i));
+		R(ctl(ep[1][i], EPOLL_CTL_ADD, c, wanted[i] | EPOLLET, i));
+		now(ep[0][i]);
+		now(ep[1][i]);
+	}
+	R(shutdown(c, SHUT_WR));
+	await_events(s, POLLRDHUP);
+	for (int i = 0; i < N; i++) {
+		now(ep[0][i]);
+		now(ep[1][i]);
+	}
+	R(recv(s, b, sizeof b, 0));
+	R(shutdown(s, SHUT_WR));
+	await_events(c, POLLHUP);
+	for (int i = 0; i < N; i++) {
+		now(ep[0][i]);
+		now(ep[1][i]);
+	}
+	R(shutdown(s, SHUT_RD)); /* it fails, and is one all the same */
+	for (int i = 0; i < N; i++) {
+		now(ep[0][i]);
+		now(ep[1][i]);
+		close(ep[0][i]);
+		close(ep[1][i]);
+	}
+	close(c), close(s);
+}
+
 static void undecided(void)
 {
 	struct sockaddr_storage at;
@@ -363,6 +403,8 @@ int main(void)
 	ends();
 	SECTION("edges of state");
 	edges_of_state();
+	SECTION("edges of ends");
+	end_edges();
 	SECTION("undecided");
 	undecided();
 	SECTION("copies");
