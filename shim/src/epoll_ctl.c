@@ -16,6 +16,7 @@
 #include "epoll.h"
 #include "fault.h"
 #include "log.h"
+#include "memory.h"
 #include "real.h"
 #include "stats.h"
 
@@ -197,7 +198,7 @@ static struct pno_item *find(struct pno_sock *s, struct pno_epoll *ep, int fd)
 
 static struct pno_item *add(struct pno_sock *s, struct pno_epoll *ep, int fd)
 {
-	struct pno_item *it = s->first_item.ep ? calloc(1, sizeof *it) : &s->first_item;
+	struct pno_item *it = s->first_item.ep ? pno_calloc(1, sizeof *it) : &s->first_item;
 
 	if (!it)
 		return NULL;
@@ -251,7 +252,7 @@ void pno_epoll_remove(struct pno_item *it)
 	if (it == &s->first_item)
 		memset(it, 0, sizeof *it);
 	else
-		free(it);
+		pno_free(it);
 }
 
 /* Sets what is wanted; reports what is there already. */

@@ -24,6 +24,7 @@
 #include "hostd.h"
 #include "interrupt.h"
 #include "log.h"
+#include "memory.h"
 #include "real.h"
 #include "sock.h"
 #include "stats.h"
@@ -121,11 +122,13 @@ static void before(void)
 	pno_session_lock_all(forking);
 	pno_sock_each(freeze_listener, NULL);
 	pno_sock_each(freeze, NULL);
+	pno_memory_lock();
 	errno = saved;
 }
 
 static void in_parent(void)
 {
+	pno_memory_unlock();
 	pno_sock_each_slot(thaw, NULL);
 	pno_session_unlock_all(forking);
 }
@@ -161,6 +164,7 @@ static void in_child(void)
 {
 	int saved = errno;
 
+	pno_memory_unlock();
 	pno_sock_child_locks();
 	pno_close_child_locks();
 	pno_listener_child_locks();
@@ -175,6 +179,7 @@ static void in_child(void)
 	pno_epoll_child();
 	pno_sock_each_slot(reset_lock, NULL);
 	pno_sock_each(send_away, NULL);
+	pno_interrupts_child();
 	errno = saved;
 }
 

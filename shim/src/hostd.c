@@ -60,12 +60,14 @@ union answer {
 
 void pno_hostd_lock(void)
 {
+	pno_section_enter();
 	pthread_mutex_lock(&mutex);
 }
 
 void pno_hostd_unlock(void)
 {
 	pthread_mutex_unlock(&mutex);
+	pno_section_leave();
 }
 
 void pno_hostd_child(void)
@@ -229,7 +231,7 @@ int pno_hostd_attach(const uint8_t *token, struct pno_msg_welcome *w, struct pno
 	struct pno_msg_hello hello;
 	int err;
 
-	pthread_mutex_lock(&mutex);
+	pno_hostd_lock();
 	if (conn >= 0)
 		hang_up();
 	fill_hello(&hello, token);
@@ -243,7 +245,7 @@ int pno_hostd_attach(const uint8_t *token, struct pno_msg_welcome *w, struct pno
 		if (err && conn >= 0)
 			hang_up();
 	}
-	pthread_mutex_unlock(&mutex);
+	pno_hostd_unlock();
 	return err;
 }
 
@@ -285,7 +287,7 @@ int pno_hostd_ask_with(struct pno_session *ses, void *req, uint16_t type, size_t
 {
 	int err = ECONNRESET;
 
-	pthread_mutex_lock(&mutex);
+	pno_hostd_lock();
 	for (int tries = 0; tries < 2; tries++) {
 		if (conn < 0 && (err = readopt(ses)))
 			break;
@@ -293,7 +295,7 @@ int pno_hostd_ask_with(struct pno_session *ses, void *req, uint16_t type, size_t
 		if (conn >= 0)
 			break;
 	}
-	pthread_mutex_unlock(&mutex);
+	pno_hostd_unlock();
 	return err;
 }
 

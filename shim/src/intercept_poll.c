@@ -14,6 +14,7 @@
 
 #include "epoll.h"
 #include "fault.h"
+#include "memory.h"
 #include "pollset.h"
 #include "real.h"
 #include "stats.h"
@@ -228,7 +229,7 @@ static int select_by_poll(int n, fd_set *r, fd_set *w, fd_set *e, int64_t ns, co
 	if ((r && !pno_writable(r, set_size(n))) || (w && !pno_writable(w, set_size(n))) ||
 	    (e && !pno_writable(e, set_size(n))))
 		return -EFAULT;
-	fds = calloc(n, sizeof *fds);
+	fds = pno_calloc(n, sizeof *fds);
 	if (!fds)
 		return -ENOMEM;
 	for (int fd = 0; fd < n; fd++) {
@@ -253,7 +254,7 @@ static int select_by_poll(int n, fd_set *r, fd_set *w, fd_set *e, int64_t ns, co
 		put(e, fd, pri);
 		count += in + out + pri;
 	}
-	free(fds);
+	pno_free(fds);
 	return rc < 0 ? rc : count;
 }
 

@@ -23,6 +23,7 @@
 #include <sys/syscall.h>
 
 #include "fault.h"
+#include "interrupt.h"
 #include "log.h"
 #include "real.h"
 #include "seccomp.h"
@@ -90,6 +91,7 @@ long pno_seccomp(unsigned operation, unsigned flags, const struct sock_fprog *pr
 	if (!f)
 		return real.syscall(SYS_seccomp, operation, flags, program);
 	wider = (struct sock_fprog){ .len = len, .filter = f };
+	pno_interrupts_filtered();
 	rc = real.syscall(SYS_seccomp, operation, flags, &wider);
 	pno_debug("a filter for system calls was installed: %s", rc < 0 ? strerror(errno) : "with what the shim needs");
 	free(f);

@@ -19,6 +19,14 @@
  * it past the call. So a handler either is noted before the look, or moves the
  * thread, or interrupts the kernel's sleep.
  *
+ * A handler may call send, recv or close on the very socket that its thread is
+ * in the middle of. Such a signal is put off: its relay blocks all signals in
+ * the interrupted context, sends the signal anew, to the thread itself and with
+ * all that the kernel said of it, and returns. At the end of the outermost
+ * section (sync.h) the mask is what it was, and the signal comes again. Signals
+ * that an instruction causes, and abort(), are not put off: they do not come
+ * again.
+ *
  * Handlers that got into the kernel's table another way (a system call of the
  * program's own) end a sleep as they do without us, and nothing is restarted.
  * SIGSEGV and SIGBUS have a relay of their own: fault.c.
@@ -40,6 +48,11 @@ __thread volatile unsigned pno_handled __attribute__((tls_model("initial-exec"))
 typedef void (*action_t)(int, siginfo_t *, void *);
 
 static _Atomic(action_t) handlers[NSIG];
+static struct sigaction installed[NSIG]; /* the kernel's entries, with relays */
+static atomic_bool filtered;
+
+__thread volatile struct pno_section pno_section __attribute__((tls_model("initial-exec")));
+static __thread uint64_t mask_before __attribute__((tls_model("initial-exec"))); /* while deferred */
 
 #if defined(__SANITIZE_THREAD__)
 #define OWN_CALL 0 /* it holds signals back until a call of libc's that it knows */
@@ -111,10 +124,69 @@ __asm__(".text\n"
 	".size pno_sleep_call, . - pno_sleep_call\n");
 #endif
 
+/* The kernel's masks: of a context on the stack, libc's type says more than
+ * there is. */
+#define BIT(sig) (1ull << ((sig) - 1))
+#define DEFERRABLE (~(BIT(SIGSEGV) | BIT(SIGBUS) | BIT(SIGFPE) | BIT(SIGILL) | BIT(SIGTRAP) | BIT(SIGSYS) | BIT(SIGABRT)))
+
+static void set_mask(int how, uint64_t mask)
+{
+	syscall(SYS_rt_sigprocmask, how, &mask, NULL, sizeof mask);
+}
+
+/*
+ * Puts a signal off until the section's end. Of several relays, one within the
+ * other, the outermost is the last to write mask_before, and knows it. False:
+ * it has to be now.
+ */
+static bool defer(int sig, siginfo_t *info, ucontext_t *uc)
+{
+	uint64_t *mask = (uint64_t *)&uc->uc_sigmask;
+	int saved = errno;
+	bool sent;
+
+	if (!OWN_CALL || !(BIT(sig) & DEFERRABLE) || atomic_load_explicit(&filtered, memory_order_relaxed))
+		return false;
+	set_mask(SIG_BLOCK, DEFERRABLE);
+	if (installed[sig].sa_flags & SA_RESETHAND)
+		real.sigaction(sig, &installed[sig], NULL);
+	sent = syscall(SYS_rt_tgsigqueueinfo, getpid(), gettid(), sig, info) == 0;
+	if (sent) {
+		mask_before = *mask;
+		pno_section.deferred = true;
+		*mask |= DEFERRABLE;
+	}
+	errno = saved;
+	return sent; /* false: too many are queued */
+}
+
+void pno_section_over(void)
+{
+	int saved = errno;
+
+	pno_section.deferred = false;
+	set_mask(SIG_SETMASK, mask_before);
+	errno = saved;
+}
+
+void pno_interrupts_child(void)
+{
+	pno_section.depth = 0;
+	if (pno_section.deferred)
+		pno_section_over(); /* the signal itself is the parent's */
+}
+
+void pno_interrupts_filtered(void)
+{
+	atomic_store(&filtered, true);
+}
+
 static void relay(int sig, siginfo_t *info, void *uc, unsigned note)
 {
 	action_t fn = atomic_load_explicit(&handlers[sig], memory_order_acquire);
 
+	if (unlikely(pno_section.depth) && defer(sig, info, uc))
+		return;
 	fn(sig, info, uc);
 	/* Afterwards: the handler may have waited itself. */
 	pno_handled |= note;
@@ -200,6 +272,8 @@ PNO_EXPORT int sigaction(int sig, const struct sigaction *act, struct sigaction 
 		act = &mine;
 	}
 	rc = real.sigaction(sig, act, old);
+	if (rc == 0 && act == &mine)
+		installed[sig] = mine;
 	if (rc < 0 && act == &mine)
 		atomic_store_explicit(&handlers[sig], former, memory_order_release);
 	if (rc == 0 && old)

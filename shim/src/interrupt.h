@@ -40,6 +40,11 @@ static inline bool pno_interrupts_restart(void)
 int pno_sleep_ppoll(struct pollfd *fds, nfds_t n, struct timespec *timeout, const sigset_t *mask);
 int pno_sleep_epoll(int epfd, struct epoll_event *events, int max, int ms, const sigset_t *mask);
 
+/* From now on a filter may forbid what putting signals off needs. */
+void pno_interrupts_filtered(void);
+/* In the child of a fork: it is in no section. */
+void pno_interrupts_child(void);
+
 /* The signal's action is the program's business, but its calls go through
  * sigaction(): wraps what somebody installed another way. */
 void pno_interrupts_adopt(int sig);

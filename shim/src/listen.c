@@ -16,6 +16,7 @@
 #include "epoll.h"
 #include "hostd.h"
 #include "log.h"
+#include "memory.h"
 #include "real.h"
 #include "sock.h"
 #include "stats.h"
@@ -138,7 +139,7 @@ void pno_listener_pass(struct pno_sock *s, int fd)
 
 int pno_listener_open(struct pno_sock *s, int fd, int backlog)
 {
-	struct pno_listener *l = s->listener ? s->listener : calloc(1, sizeof *l);
+	struct pno_listener *l = s->listener ? s->listener : pno_calloc(1, sizeof *l);
 	uint32_t flags = pno_sock_bind_flags(s, fd);
 	int err;
 
@@ -183,14 +184,14 @@ static bool take_share(struct pno_sock *s, struct pno_listener *l, const struct 
 /* A listener that another process opened; its handles here are the DPU's. */
 bool pno_listener_inherit(struct pno_sock *s, const struct pno_msg_socket *m)
 {
-	struct pno_listener *l = calloc(1, sizeof *l);
+	struct pno_listener *l = pno_calloc(1, sizeof *l);
 
 	if (!l)
 		return false;
 	l->sock = s;
 	l->backlog = m->backlog;
 	if (!take_share(s, l, m)) {
-		free(l);
+		pno_free(l);
 		return false;
 	}
 	s->listener = l;

@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "sock.h"
+#include "memory.h"
 
 static struct pno_opt *find(struct pno_opt *o, int level, int name)
 {
@@ -33,7 +34,7 @@ static void free_list(struct pno_opt *o)
 	while (o) {
 		struct pno_opt *next = o->next;
 
-		free(o);
+		pno_free(o);
 		o = next;
 	}
 }
@@ -45,7 +46,7 @@ static void drop_set(struct pno_sock *s)
 	s->inherited = NULL;
 	if (set && atomic_fetch_sub(&set->refs, 1) == 1) {
 		free_list(set->list);
-		free(set);
+		pno_free(set);
 	}
 }
 
@@ -67,13 +68,13 @@ struct pno_opt *pno_opt_keep(struct pno_sock *s, int level, int name, const void
 	while ((o = *at) && (o->level != level || o->name != name))
 		at = &o->next;
 	if (!o || o->room < room) {
-		grown = realloc(o, size_of(room));
+		grown = pno_alloc(size_of(room));
 		if (!grown)
 			return NULL;
-		if (!o) {
+		if (!o)
 			at = &s->opts;
-			grown->next = *at;
-		}
+		grown->next = o ? o->next : *at;
+		pno_free(o);
 		*at = o = grown;
 		o->room = room;
 	}
@@ -95,13 +96,13 @@ void pno_sock_forget_opts(struct pno_sock *s)
 
 static struct pno_optset *make_set(const struct pno_opt *from)
 {
-	struct pno_optset *set = calloc(1, sizeof *set);
+	struct pno_optset *set = pno_calloc(1, sizeof *set);
 	struct pno_opt **end;
 
 	if (!set)
 		return NULL;
 	for (end = &set->list; from; from = from->next) {
-		struct pno_opt *o = malloc(size_of(from->room));
+		struct pno_opt *o = pno_alloc(size_of(from->room));
 
 		if (!o)
 			break;

@@ -16,6 +16,7 @@
 
 #include "epoll.h"
 #include "fault.h"
+#include "memory.h"
 #include "real.h"
 #include "stats.h"
 #include "wait.h"
@@ -245,11 +246,11 @@ int pno_poll(struct pollfd *fds, nfds_t n, int64_t ns, const sigset_t *sigmask)
 	int rc;
 
 	if (n > ON_STACK) {
-		t.kernel = malloc((n + 1) * sizeof *t.kernel);
-		t.index = malloc((n + 1) * sizeof *t.index);
+		t.kernel = pno_alloc((n + 1) * sizeof *t.kernel);
+		t.index = pno_alloc((n + 1) * sizeof *t.index);
 		if (!t.kernel || !t.index) {
-			free(t.kernel);
-			free(t.index);
+			pno_free(t.kernel);
+			pno_free(t.index);
 			return -ENOMEM;
 		}
 	}
@@ -263,8 +264,8 @@ int pno_poll(struct pollfd *fds, nfds_t n, int64_t ns, const sigset_t *sigmask)
 	leave(&t);
 out:
 	if (t.kernel != stack_fds) {
-		free(t.kernel);
-		free(t.index);
+		pno_free(t.kernel);
+		pno_free(t.index);
 	}
 	return rc;
 }

@@ -24,6 +24,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "memory.h"
 #include "real.h"
 #include "stats.h"
 
@@ -189,7 +190,7 @@ struct pno_seg *pno_qp_hold(struct pno_qp *q, uint64_t start)
 	struct pno_seg *g = q->spare;
 
 	if (!g) {
-		g = calloc(SEG_BATCH, sizeof *g);
+		g = pno_calloc(SEG_BATCH, sizeof *g);
 		if (!g)
 			return NULL;
 		for (int i = 0; i < SEG_BATCH - 1; i++)
@@ -228,7 +229,7 @@ void pno_qp_give_back(struct pno_qp *q)
 
 struct pno_seg *pno_seg_private(const struct pno_seg *g)
 {
-	struct pno_seg *p = malloc(sizeof *p + g->len);
+	struct pno_seg *p = pno_alloc(sizeof *p + g->len);
 
 	if (!p)
 		return NULL;

@@ -19,6 +19,7 @@
 #include "fdtable.h"
 #include "hostd.h"
 #include "log.h"
+#include "memory.h"
 #include "real.h"
 #include "sock.h"
 #include "stats.h"
@@ -32,6 +33,19 @@ static uint8_t fork_token[PNO_TOKEN_LEN];
 static bool forked;
 static int fallback = PNO_ACTION_KERNEL, refusal;
 static int64_t retry_at;
+
+/* Held while hostd is asked, so it is one that sleeps. */
+static void attach_lock(void)
+{
+	pno_section_enter();
+	pthread_mutex_lock(&attach_mutex);
+}
+
+static void attach_unlock(void)
+{
+	pthread_mutex_unlock(&attach_mutex);
+	pno_section_leave();
+}
 
 static bool ring_ok(uint32_t n)
 {
@@ -175,7 +189,7 @@ struct pno_session *pno_session_get(void)
 
 	if (likely(ses))
 		return ses;
-	pthread_mutex_lock(&attach_mutex);
+	attach_lock();
 	ses = pno_session_now();
 	child = forked;
 	if (!ses && pno_now() >= retry_at) {
@@ -188,7 +202,7 @@ struct pno_session *pno_session_get(void)
 			retry_at = pno_now() + RETRY_NANOS;
 		}
 	}
-	pthread_mutex_unlock(&attach_mutex);
+	attach_unlock();
 	if (adopted)
 		pno_fork_adopted(ses);
 	errno = saved;
@@ -246,7 +260,7 @@ struct pno_chan *pno_chan_open(struct pno_session *ses)
 	unsigned n;
 	int err;
 
-	pthread_mutex_lock(&attach_mutex);
+	attach_lock();
 	n = atomic_load(&ses->nchan);
 	if (ses->idle) {
 		c = ses->chan[__builtin_ctzll(ses->idle)];
@@ -262,7 +276,7 @@ struct pno_chan *pno_chan_open(struct pno_session *ses)
 			pno_log_once("hostd opens no channel %u: %s; pollers share one", n, strerror(err));
 		}
 	}
-	pthread_mutex_unlock(&attach_mutex);
+	attach_unlock();
 	if (!c)
 		c = ses->chan[atomic_fetch_add(&next_shared, 1) % atomic_load(&ses->nchan)];
 	return c;
@@ -270,10 +284,10 @@ struct pno_chan *pno_chan_open(struct pno_session *ses)
 
 void pno_chan_close(struct pno_chan *c)
 {
-	pthread_mutex_lock(&attach_mutex);
+	attach_lock();
 	if (c->index)
 		c->ses->idle |= 1ull << c->index;
-	pthread_mutex_unlock(&attach_mutex);
+	attach_unlock();
 }
 
 void pno_chan_kick(struct pno_chan *c)
@@ -291,7 +305,7 @@ static struct pno_slot *slot_at(struct pno_slots *t, uint32_t n)
 	struct pno_slot **page = &t->page[n / PNO_SLOT_PAGE];
 
 	if (!*page) {
-		struct pno_slot *fresh = calloc(PNO_SLOT_PAGE, sizeof **page);
+		struct pno_slot *fresh = pno_calloc(PNO_SLOT_PAGE, sizeof **page);
 
 		if (!fresh)
 			return NULL;
@@ -443,7 +457,7 @@ void pno_call_reply(struct pno_session *ses, const struct pno_record *r, const u
 
 void pno_session_lock_all(struct pno_session *ses)
 {
-	pthread_mutex_lock(&attach_mutex);
+	attach_lock();
 	pno_hostd_lock();
 	for (unsigned i = 0; ses && i < atomic_load(&ses->nchan); i++)
 		pno_lock(&ses->chan[i]->lock);
@@ -454,7 +468,7 @@ void pno_session_unlock_all(struct pno_session *ses)
 	for (unsigned i = 0; ses && i < atomic_load(&ses->nchan); i++)
 		pno_unlock(&ses->chan[i]->lock);
 	pno_hostd_unlock();
-	pthread_mutex_unlock(&attach_mutex);
+	attach_unlock();
 }
 
 void pno_session_child(const uint8_t *token)

@@ -16,6 +16,7 @@
 
 #include "epoll.h"
 #include "log.h"
+#include "memory.h"
 #include "stats.h"
 #include "udp.h"
 
@@ -37,7 +38,7 @@ struct pno_sock *pno_sock_new(int domain)
 
 	pno_lock(&alloc_lock);
 	if (!spare) {
-		struct slab *b = calloc(1, sizeof *b);
+		struct slab *b = pno_calloc(1, sizeof *b);
 
 		if (!b) {
 			pno_unlock(&alloc_lock);
@@ -105,7 +106,7 @@ void pno_sock_free(struct pno_sock *s)
 	if (s->udp)
 		pno_udp_free(s);
 	pno_sock_forget_opts(s);
-	free(s->listener);
+	pno_free(s->listener);
 	s->listener = NULL;
 	s->state = PNO_FREE;
 	s->generation++; /* who waits on it sees that it is gone */

@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "sock.h"
+#include "memory.h"
 #include "stats.h"
 
 static void unlink_seg(struct pno_sock *s, struct pno_seg *g)
@@ -44,7 +45,7 @@ static void link_after(struct pno_sock *s, struct pno_seg *at, struct pno_seg *g
 static void release(struct pno_seg *g)
 {
 	if (atomic_load_explicit(&g->state, memory_order_relaxed) == PNO_SEG_PRIVATE)
-		free(g);
+		pno_free(g);
 	else
 		atomic_store_explicit(&g->state, PNO_SEG_DONE, memory_order_release);
 }

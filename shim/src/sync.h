@@ -8,6 +8,11 @@
  * by __libc_single_threaded, which only turns false inside pthread_create, and
  * no lock is held over that.
  *
+ * In a section (whoever holds a lock is in one, also while nothing is locked)
+ * the state may be in pieces, so no signal handler of the program runs in it:
+ * the call that it makes could be for the very same socket. interrupt.c puts
+ * the signal off until the thread has left its outermost section.
+ *
  * Order, outermost first: channel, socket, epoll, ring producer, and the
  * leaves (allocators, call list). Nobody holds two of the same kind, except
  * fork, which takes them all in this order.
@@ -36,10 +41,33 @@ typedef struct {
 #define pno_pause() ((void)0)
 #endif
 
+struct pno_section {
+	unsigned depth;
+	bool deferred; /* a signal waits for the end of it */
+};
+
+extern __thread volatile struct pno_section pno_section __attribute__((tls_model("initial-exec")));
+
+void pno_section_over(void);
+
+static inline void pno_section_enter(void)
+{
+	pno_section.depth++;
+	atomic_signal_fence(memory_order_seq_cst);
+}
+
+static inline void pno_section_leave(void)
+{
+	atomic_signal_fence(memory_order_seq_cst);
+	if (!--pno_section.depth && unlikely(pno_section.deferred))
+		pno_section_over();
+}
+
 void pno_lock_slow(pno_lock_t *l);
 
 static inline void pno_lock(pno_lock_t *l)
 {
+	pno_section_enter();
 	if (likely(__libc_single_threaded))
 		return;
 	if (unlikely(atomic_exchange_explicit(&l->held, 1, memory_order_acquire)))
@@ -49,6 +77,7 @@ static inline void pno_lock(pno_lock_t *l)
 static inline void pno_unlock(pno_lock_t *l)
 {
 	atomic_store_explicit(&l->held, 0, memory_order_release);
+	pno_section_leave();
 }
 
 /*

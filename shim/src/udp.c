@@ -15,20 +15,21 @@
 
 #include "epoll.h"
 #include "log.h"
+#include "memory.h"
 #include "policy.h"
 #include "real.h"
 #include "stats.h"
 
 bool pno_udp_new(struct pno_sock *s)
 {
-	s->udp = calloc(1, sizeof *s->udp);
+	s->udp = pno_calloc(1, sizeof *s->udp);
 	return s->udp;
 }
 
 static void drop_parts(struct pno_udp *u)
 {
 	for (unsigned i = 0; i < PNO_MAX_SHARDS; i++) {
-		free(u->leg[i].part);
+		pno_free(u->leg[i].part);
 		u->leg[i].part = NULL;
 	}
 }
@@ -37,7 +38,7 @@ void pno_udp_free(struct pno_sock *s)
 {
 	drop_parts(s->udp);
 	pno_udp_cork_drop(s);
-	free(s->udp);
+	pno_free(s->udp);
 	s->udp = NULL;
 }
 

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 
 #include "fault.h"
+#include "memory.h"
 #include "udp.h"
 
 struct pno_cork {
@@ -30,7 +31,7 @@ size_t pno_udp_corked(const struct pno_sock *s, struct pno_dgram *h, struct pno_
 
 void pno_udp_cork_drop(struct pno_sock *s)
 {
-	free(s->udp->cork);
+	pno_free(s->udp->cork);
 	s->udp->cork = NULL;
 }
 
@@ -39,7 +40,7 @@ int pno_udp_cork(struct pno_sock *s, const struct pno_dgram *h, const struct pno
 	struct pno_cork *c = s->udp->cork;
 
 	if (!c) {
-		c = s->udp->cork = malloc(sizeof *c);
+		c = s->udp->cork = pno_alloc(sizeof *c);
 		if (!c)
 			return ENOBUFS;
 		c->h = *h;

@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "fault.h"
+#include "memory.h"
 #include "real.h"
 #include "stats.h"
 #include "udp.h"
@@ -57,7 +58,7 @@ static const char *add_part(struct pno_sock *s, unsigned leg, const struct pno_r
 
 		if (!len)
 			return "malformed datagram";
-		g = calloc(1, sizeof *g + len);
+		g = pno_calloc(1, sizeof *g + len);
 		if (!g)
 			return "no memory for a datagram";
 		g->data = (const uint8_t *)(g + 1);

@@ -17,6 +17,7 @@
 #include <string.h>
 
 #include "fault.h"
+#include "memory.h"
 #include "real.h"
 #include "stats.h"
 #include "udp.h"
@@ -453,7 +454,7 @@ static ssize_t finish(struct pno_sock *s, struct pno_dgram *h, const struct pno_
 	}
 	h->len = corked + len;
 	rc = send_frame(s, leg_of(s, to), h, m, nowait);
-	free(cork);
+	pno_free(cork);
 	return rc < 0 ? rc : (ssize_t)len;
 }
 
