@@ -154,7 +154,7 @@ func (t *Table) credit(h *hold) {
 
 // acknowledge sends a TxAck of all that the stack has taken.
 func (t *Table) acknowledge(h *hold) {
-	if h.s == nil || h.sock.home == nil || h.sock.at != h || h.sock.kind != connected {
+	if h.s == nil || h.sock.home == nil || h.sock.at != h || h.sock.kind != connected && h.sock.kind != datagrams {
 		return
 	}
 	before := h.txAcked

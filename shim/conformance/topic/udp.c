@@ -277,6 +277,27 @@ static void many(void)
 	close(s);
 }
 
+/* Who sends and never receives is not held up, nor by who does not read. */
+static void only_sends(int family)
+{
+	struct sockaddr_storage at;
+	int s = bound(family, &at), a = socket(family, SOCK_DGRAM, 0), whole = 0;
+
+	R(connect(a, SA(at), addr_len(&at)));
+	for (int i = 0; i < 1500; i++)
+		whole += send(a, b, 1000, 0) == 1000;
+	R(whole);
+	close(a);
+	a = socket(family, SOCK_DGRAM, 0);
+	whole = 0;
+	for (int i = 0; i < 1500; i++)
+		whole += sendto(a, b, 1000, 0, SA(at), addr_len(&at)) == 1000;
+	R(whole);
+	R(recv(s, b, sizeof b, MSG_DONTWAIT));
+	close(a);
+	close(s);
+}
+
 static void readiness(void)
 {
 	struct epoll_event e = { .events = EPOLLIN | EPOLLET };
@@ -384,6 +405,10 @@ int main(void)
 	sizes(AF_INET);
 	SECTION("sizes, IPv6");
 	sizes(AF_INET6);
+	SECTION("only sends, IPv4");
+	only_sends(AF_INET);
+	SECTION("only sends, IPv6");
+	only_sends(AF_INET6);
 	SECTION("sendmmsg and recvmmsg");
 	many();
 	SECTION("readiness");
