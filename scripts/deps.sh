@@ -69,6 +69,8 @@ test_needs=(
   unbound:unbound
   dnsmasq:dnsmasq-base
   dig:bind9-dnsutils
+  /usr/sbin/gtlsserver:ngtcp2-server
+  gtlsclient:ngtcp2-client
   "/usr/lib/nginx/modules/ngx_stream_module.so:libnginx-mod-stream"
 )
 lint_needs=(shellcheck:shellcheck)
