@@ -233,7 +233,7 @@ static void announce(struct pno_sock *l, struct pno_chan *c)
 	for (struct pno_item *it = l->items; it; it = it->in_sock)
 		if (!it->in_kernel && (it->events & EPOLLIN) && (for_all || it->ep->channels >> c->index & 1))
 			pno_epoll_push(it);
-	if (l->waiters)
+	if (pno_sock_awaited(l))
 		pno_chan_kick(l->qp->chan);
 }
 

@@ -211,7 +211,7 @@ void pno_sock_tell(struct pno_sock *s, uint32_t bits)
 		if (!it->in_kernel && it->events &&
 		    (bits & (it->events | EPOLLERR | EPOLLHUP)))
 			pno_epoll_push(it);
-	if (unlikely(s->waiters) && s->qp)
+	if (pno_sock_awaited(s) && s->qp)
 		pno_chan_kick(s->qp->chan);
 }
 

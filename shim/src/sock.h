@@ -242,6 +242,16 @@ void pno_sock_refresh(struct pno_sock *s);
 /* All that wait hear of a change of state, as in the kernel: one more edge for
  * whatever is true. */
 #define PNO_STATE_CHANGE (~0u)
+/* The socket that this thread waits for outside epoll. */
+extern __thread struct pno_sock *pno_waits_for __attribute__((tls_model("initial-exec")));
+
+/* Somebody else waits for it: who finds news himself needs no wake-up, which
+ * would only end his next sleep. */
+static inline bool pno_sock_awaited(const struct pno_sock *s)
+{
+	return unlikely(s->waiters) && !__libc_single_threaded && !(s->waiters == 1 && pno_waits_for == s);
+}
+
 /* Tells epolls and waiters. */
 void pno_sock_tell(struct pno_sock *s, uint32_t bits);
 /* Something happened (EPOLL… bits): refreshes, and tells. */

@@ -200,6 +200,13 @@ static int block(struct nest *nest, struct pollfd *fds, nfds_t n, const sigset_t
 	struct epoll_event stale[2];
 	int rc;
 
+	if (!n && deadline == PNO_NEVER) {
+		rc = pno_sleep_epoll(nest->fd, stale, 2, -1, sigmask);
+		if (rc <= 0)
+			return rc;
+		pno_count(wakeups);
+		return 0;
+	}
 	if (deadline != PNO_NEVER) {
 		int64_t t = deadline - pno_now();
 
@@ -263,6 +270,13 @@ bool pno_spin(struct pno_session *ses, uint64_t channels, bool (*cond)(void *), 
 	int64_t end;
 	unsigned i;
 
+	channels = live(ses, channels);
+	if (moved(ses, channels)) { /* what an interrupt has told of */
+		EACH_CHANNEL(i, channels)
+			pno_chan_drain(ses->chan[i]);
+		if (cond(arg))
+			return true;
+	}
 	if (!ses->spin_nanos)
 		return false;
 	if (spin_budget > ses->spin_nanos)
@@ -273,7 +287,6 @@ bool pno_spin(struct pno_session *ses, uint64_t channels, bool (*cond)(void *), 
 		spin_rest = 0;
 		spin_budget = ses->spin_nanos / 4;
 	}
-	channels = live(ses, channels);
 	pno_count(spins);
 	end = pno_now() + spin_budget;
 	do {
@@ -315,14 +328,17 @@ static bool sock_has(void *arg)
 	       (atomic_load_explicit(&w->s->mask, memory_order_acquire) & (w->bits | EPOLLERR | EPOLLHUP));
 }
 
+__thread struct pno_sock *pno_waits_for __attribute__((tls_model("initial-exec")));
+
 static int sock_wait(struct sock_wait w, int64_t deadline)
 {
-	struct pno_sock *s = w.s;
+	struct pno_sock *s = w.s, *outer = pno_waits_for; /* a handler's wait within a wait */
 	struct pno_session *ses = s->ses;
 	uint64_t channels;
 	int rc = 0;
 
 	s->waiters++;
+	pno_waits_for = s;
 	/* A datagram socket outlives its session, and waits for the next. */
 	while (!sock_has(&w) && !s->away && !atomic_load_explicit(&ses->lost, memory_order_relaxed)) {
 		channels = pno_sock_channels(s);
@@ -330,12 +346,15 @@ static int sock_wait(struct sock_wait w, int64_t deadline)
 		if (!pno_spin(ses, channels, sock_has, &w))
 			rc = pno_sleep(ses, channels, sock_has, &w, NULL, 0, NULL, deadline);
 		pno_lock(&s->lock);
-		if (s->generation != w.generation)
+		if (s->generation != w.generation) {
+			pno_waits_for = outer;
 			return -EBADF;
+		}
 		if (rc < 0)
 			break;
 	}
 	s->waiters--;
+	pno_waits_for = outer;
 	if (unlikely(s->away) && rc >= 0 && s->state != PNO_LISTENING)
 		return pno_sock_retake(s);
 	return rc == -ETIMEDOUT ? -EAGAIN : rc < 0 ? rc : 0;
