@@ -48,6 +48,9 @@ compiled with.
 * **passed**: the kernel answers, as for any socket.
 * **refused**: it fails with the errno given. To say yes and do nothing would be worse.
 
+Each handled call is made by a program of shim/conformance/topic, where what comes of it is compared with the kernel's,
+or of shim/test; the table in shim/conformance/README.md says which of them holds which corner.
+
 A socket that the policy leaves to the kernel is the kernel's in everything. How often something was refused or left to
 the kernel, and why, ` + "`offloadctl stats`" + ` counts.
 `

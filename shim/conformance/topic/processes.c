@@ -233,6 +233,30 @@ static void start(enum how how, int fd, const char *what)
 	R(status);
 }
 
+/* The child has it under another number. */
+static void connection_by_action(void)
+{
+	char *argv[] = { self, "30", "connection", NULL }, b[16];
+	posix_spawn_file_actions_t actions;
+	int c, s, status = -1;
+	pid_t pid;
+
+	pair(AF_INET, &c, &s);
+	fcntl(s, F_SETFD, FD_CLOEXEC);
+	write_all(c, "over exec", 9);
+	posix_spawn_file_actions_init(&actions);
+	R(posix_spawn_file_actions_adddup2(&actions, s, 30));
+	need(posix_spawn(&pid, self, &actions, NULL, argv, environ) == 0, "posix_spawn");
+	posix_spawn_file_actions_destroy(&actions);
+	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+		;
+	R(status);
+	R(recv(c, b, 4, MSG_WAITALL));
+	R(send(c, "more", 4, 0));
+	R(recv(s, b, 16, 0));
+	close(c), close(s);
+}
+
 static void connection_over_exec(enum how how)
 {
 	int c, s;
@@ -502,6 +526,8 @@ int main(int argc, char **argv)
 	over_exec(VFORK);
 	SECTION("posix_spawn");
 	over_exec(SPAWN);
+	SECTION("posix_spawn with actions");
+	connection_by_action();
 	for (enum how how = EXECL; how <= POPEN; how++) {
 		static const char *const names[] = {
 			[EXECL] = "execl", "execlp", "execle", "fexecve", "execveat", "raw execveat", "system", "popen",
