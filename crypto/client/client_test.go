@@ -114,7 +114,7 @@ func TestFallbacks(t *testing.T) {
 	}
 	quick := func(name string) func(*client.Config) {
 		return func(cfg *client.Config) {
-			cfg.Name, cfg.Wait, cfg.Stall = name, wait, wait
+			cfg.Name, cfg.Wait, cfg.Stall, cfg.Streams = name, wait, wait, 1
 		}
 	}
 	clusters := []*client.Cluster{connect(t, first, quick("first")), connect(t, second, quick("second"))}

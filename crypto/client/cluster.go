@@ -234,9 +234,13 @@ func (c *Cluster) Public(ctx context.Context, id signing.KeyID) (crypto.PublicKe
 		tried = append(tried, w)
 		one, cancel := context.WithTimeout(ctx, c.cfg.Stall)
 		resp, err := cryptov1.NewCryptoServiceClient(w.conn).GetKey(one, &cryptov1.GetKeyRequest{KeyId: id[:]})
+		late := one.Err() != nil && ctx.Err() == nil
 		cancel()
 		if err != nil {
 			refused := statusError(err)
+			if late {
+				w.stalled()
+			}
 			if ctx.Err() == nil && !refused.Status.Elsewhere() && refused.Status != signing.DeadlineExceeded {
 				return nil, refused // another worker would say the same, and record it
 			}

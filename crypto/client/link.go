@@ -162,6 +162,13 @@ func (l *link) check() error {
 	return nil
 }
 
+// silent tells whether nothing was heard for that long.
+func (l *link) silent(now time.Time, stall time.Duration) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return now.Sub(l.heard) > stall
+}
+
 func (l *link) receive() error {
 	for {
 		resp, err := l.stream.Recv()

@@ -81,7 +81,7 @@ func (w *worker) keep(ctx context.Context, i int) {
 			lost := l.fail(err)
 			if ctx.Err() == nil && !errors.Is(err, errDraining) {
 				if errors.Is(err, errStalled) {
-					w.breaker.trip(time.Now(), w.cluster.cfg.Stall)
+					w.stalled()
 				} else if lost > 0 {
 					w.bad()
 				}
@@ -96,6 +96,19 @@ func (w *worker) keep(ctx context.Context, i int) {
 		case <-time.After(time.Duration(float64(wait) * (0.5 + rand.Float64()))):
 		}
 		wait = min(2*wait, retryMost)
+	}
+}
+
+// stalled keeps a worker out that did not answer in time, and gives up its other
+// streams unless they were heard of meanwhile: what one learns by waiting, the
+// operations of the others need not.
+func (w *worker) stalled() {
+	now, stall := time.Now(), w.cluster.cfg.Stall
+	w.breaker.trip(now, stall)
+	for i := range w.links {
+		if l := w.links[i].Load(); l != nil && l.silent(now, stall) {
+			l.cancel()
+		}
 	}
 }
 

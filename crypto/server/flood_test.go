@@ -230,6 +230,27 @@ func TestFairShare(t *testing.T) {
 	}
 }
 
+// Whoever says nothing does not hold up the end of a worker.
+func TestCloseWithStrangers(t *testing.T) {
+	c := cryptotest.New(t, 1, cryptotest.AllowAll, "P-256")
+	w := c.Workers[0]
+	for range 3 {
+		raw, err := net.Dial("tcp", w.Addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer raw.Close()
+	}
+	open(t, w, cryptotest.Identity(t, c.CA, cryptotest.ProxyURI)) // they were accepted before
+	start := time.Now()
+	if err := w.Server.Close(); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(start); took > 8*time.Second { // a handshake has ten
+		t.Errorf("it took %v", took)
+	}
+}
+
 // Connections and streams are bounded, for one client and in all.
 func TestLimits(t *testing.T) {
 	c := cryptotest.New(t, 0, cryptotest.AllowAll, "P-256")

@@ -6,7 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -49,12 +51,13 @@ type doors struct {
 	strange   int            // of those, without a certificate
 	addresses map[string]int // of those, by address
 	clients   map[string]int // connections with one, by client
+	strangers map[*conn]struct{}
 	all       int            // streams
 	streams   map[string]int // by client
 }
 
 func newDoors(l Limits) *doors {
-	return &doors{limits: l, addresses: map[string]int{}, clients: map[string]int{}, streams: map[string]int{}}
+	return &doors{limits: l, addresses: map[string]int{}, clients: map[string]int{}, strangers: map[*conn]struct{}{}, streams: map[string]int{}}
 }
 
 // enter counts a new connection, unless there are too many.
@@ -73,6 +76,30 @@ func (d *doors) enter(address string) error {
 	d.strange++
 	d.addresses[address]++
 	return nil
+}
+
+// watch remembers a connection until it is one of a client, or closed.
+func (d *doors) watch(c *conn) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.strangers[c] = struct{}{}
+}
+
+func (d *doors) forget(c *conn) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.strangers, c)
+}
+
+// expel closes the connections whose handshake is not done: the end of a worker
+// would wait for them.
+func (d *doors) expel() {
+	d.mu.Lock()
+	all := slices.Collect(maps.Keys(d.strangers))
+	d.mu.Unlock()
+	for _, c := range all {
+		_ = c.Close() // nothing was said on it
+	}
 }
 
 // known makes a connection one of a client, unless it has too many.
@@ -147,7 +174,12 @@ func (l listener) Accept() (net.Conn, error) {
 			l.s.refuseStranger(c.RemoteAddr(), signing.Overloaded, "connection refused", err)
 			continue
 		}
-		return &conn{Conn: c, doors: l.s.doors, address: address}, nil
+		counted := &conn{Conn: c, doors: l.s.doors, address: address}
+		l.s.doors.watch(counted)
+		if l.s.draining.Load() {
+			_ = counted.Close() // expel may have been before
+		}
+		return counted, nil
 	}
 }
 
@@ -172,6 +204,7 @@ func (c *conn) known(client string) error {
 		return err
 	}
 	c.client = client
+	c.doors.forget(c)
 	return nil
 }
 
@@ -181,6 +214,7 @@ func (c *conn) Close() error {
 	if !c.over {
 		c.over = true
 		c.doors.leave(c.address, c.client)
+		c.doors.forget(c)
 	}
 	c.mu.Unlock()
 	return c.Conn.Close()

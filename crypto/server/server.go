@@ -232,6 +232,7 @@ func (s *Server) Drain(ctx context.Context) error {
 func (s *Server) Close() error {
 	s.closing.Do(func() {
 		s.draining.Store(true)
+		s.doors.expel()
 		s.grpc.Stop()
 		for _, l := range s.lanes {
 			for _, op := range l.close() {
