@@ -79,7 +79,7 @@ static size_t take(struct pno_sock *s, struct cursor *c)
 	return s->rx_read - from;
 }
 
-static size_t peek(const struct pno_sock *s, struct cursor *c)
+static __attribute__((noinline)) size_t peek(const struct pno_sock *s, struct cursor *c)
 {
 	uint64_t at = s->rx_read;
 
@@ -184,11 +184,32 @@ static inline bool recv_at_once(struct pno_sock *s, const struct iovec *iov)
 	return true;
 }
 
+/* A read of nothing waits for data, and takes none. Whatever ends the wait, it
+ * has nothing to say of it. Nor is there ever anything urgent, or an error queue. */
+static __attribute__((noinline)) ssize_t recv_nothing(struct pno_sock *s, bool nowait, int flags)
+{
+	int rc = flags & MSG_OOB ? -EINVAL : flags & MSG_ERRQUEUE ? -EAGAIN : 0;
+	int64_t deadline = 0;
+	bool looked = false;
+
+	while (!rc && !pno_sock_unread(s) && (rc = instead(s)) > 0) {
+		bool slept = looked && !nowait;
+
+		rc = wait_data(s, nowait, &looked, &deadline);
+		if (slept && rc != -EBADF)
+			rc = 0;
+		if (slept || rc < 0)
+			break;
+	}
+	pno_sock_unlock(s);
+	return rc;
+}
+
 ssize_t pno_sock_recv(struct pno_sock *s, const struct iovec *iov, size_t n, int flags)
 {
 	struct cursor c = { iov, n, 0, flags & MSG_TRUNC, false };
 	bool nowait = s->nonblock || (flags & MSG_DONTWAIT);
-	bool looked = false, slept;
+	bool looked = false;
 	int64_t deadline = 0;
 	ssize_t got = 0, rc = 0;
 	size_t want, enough;
@@ -209,10 +230,8 @@ ssize_t pno_sock_recv(struct pno_sock *s, const struct iovec *iov, size_t n, int
 	if (unlikely(flags & MSG_PEEK) && s->ses && enough > s->ses->rx_window / 2)
 		enough = s->ses->rx_window / 2; /* more is never there at once */
 	s->sent_blind = false;
-	if (unlikely(flags & (MSG_OOB | MSG_ERRQUEUE))) {
-		pno_sock_unlock(s);
-		return flags & MSG_OOB ? -EINVAL : -EAGAIN;
-	}
+	if (unlikely(!want || flags & (MSG_OOB | MSG_ERRQUEUE)))
+		return recv_nothing(s, nowait, flags);
 	for (;;) {
 		if (unlikely(flags & MSG_PEEK)) {
 			struct cursor from_start = { iov, n, 0, c.discard, false };
@@ -228,8 +247,6 @@ ssize_t pno_sock_recv(struct pno_sock *s, const struct iovec *iov, size_t n, int
 		}
 		if (got && ((size_t)got >= enough || nowait))
 			break;
-		if (unlikely(!want) && pno_sock_unread(s))
-			break; /* waits for data, and takes none */
 		if (got && (s->err || s->state != PNO_OPEN))
 			break; /* the next call says why */
 		rc = instead(s);
@@ -237,12 +254,7 @@ ssize_t pno_sock_recv(struct pno_sock *s, const struct iovec *iov, size_t n, int
 			break;
 		if (got && !(flags & MSG_PEEK))
 			consumed(s, 0);
-		slept = looked && !nowait;
 		rc = wait_data(s, nowait, &looked, &deadline);
-		if (unlikely(!want) && slept && rc != -EBADF) {
-			rc = 0; /* whatever ended the wait, there is nothing to say */
-			break;
-		}
 		if (rc < 0 && (got || !pno_wait_again(rc, deadline)))
 			break;
 	}
