@@ -84,6 +84,8 @@ type hsock struct {
 	claimed  *offload.Record
 	onData   func()
 	datagrams
+	standings []standing
+	heed      bool // answers Standing
 }
 
 var sessionIDs struct {
@@ -350,6 +352,11 @@ func (h *host) take(shard int, rec offload.Record, payload []byte) {
 		s.alone = true
 	case offload.OpHomeless:
 		s.homeless = true
+	case offload.OpStanding:
+		s.standings = append(s.standings, standing{rec.Seq, rec.Ack})
+		if s.heed {
+			s.emit(offload.OpHeard, 0, 0, 0, nil)
+		}
 	}
 }
 

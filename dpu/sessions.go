@@ -126,23 +126,36 @@ func (d *DPU) KeepSession(id uint64, l offload.Layout) error {
 // They can be stuck: nobody empties the other ring any more.
 const drainTime = 250 * time.Millisecond
 
-// drain has every shard execute what lies in a session's rings. What looks
-// empty is looked at twice: the first look may have begun before the process
-// wrote its last.
+// drain has every shard execute what lies in a session's rings.
 func (d *DPU) drain(id uint64) {
 	deadline := time.Now().Add(drainTime)
 	for _, s := range d.shards {
-		for quiet := 0; quiet < 2 && time.Now().Before(deadline); {
-			more := false
-			if d.do(s, func() { more = s.Table.Drain(id) }) != nil {
-				return // closing it will say so
-			}
-			if quiet++; more {
-				quiet = 0
-			}
-			time.Sleep(50 * time.Microsecond)
-		}
+		d.drainShard(s, id, deadline)
 	}
+}
+
+// drainShard is drain for one shard. What looks empty is looked at twice: the
+// first look may have begun before the process wrote its last.
+func (d *DPU) drainShard(s *shard.Shard, id uint64, deadline time.Time) {
+	for quiet := 0; quiet < 2 && time.Now().Before(deadline); {
+		more := false
+		if d.do(s, func() { more = s.Table.Drain(id) }) != nil {
+			return // who needs the session will say so
+		}
+		if quiet++; more {
+			quiet = 0
+		}
+		time.Sleep(50 * time.Microsecond)
+	}
+}
+
+// catchUpTime bounds the same for a session that lives, and may be busy.
+const catchUpTime = 20 * time.Millisecond
+
+// catchUp makes sure that what a session has closed before it asks for a socket
+// is closed: if it is the same socket, it would be given what is about to go.
+func (d *DPU) catchUp(s *shard.Shard, id uint64) {
+	d.drainShard(s, id, time.Now().Add(catchUpTime))
 }
 
 // CloseSession implements control.Backend.
@@ -292,6 +305,7 @@ func (d *DPU) Transfer(to, from uint64, index int, handle uint32) (n uint32, err
 		return 0, fmt.Errorf("transfer socket on shard %d of %d", index, len(d.shards))
 	}
 	s := d.shards[index]
+	d.catchUp(s, to)
 	if e := d.do(s, func() { n, err = s.Table.Transfer(to, from, handle) }); e != nil {
 		return 0, e
 	}
@@ -304,6 +318,7 @@ func (d *DPU) TransferParked(to uint64, token [16]byte, index int) (n uint32, er
 		return 0, fmt.Errorf("transfer socket on shard %d of %d", index, len(d.shards))
 	}
 	s := d.shards[index]
+	d.catchUp(s, to)
 	if e := d.do(s, func() { n, err = s.Table.TransferParked(to, token) }); e != nil {
 		return 0, e
 	}

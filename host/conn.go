@@ -334,8 +334,8 @@ func (s *Server) request(ctx context.Context, c *attach.Conn, x *session, p *att
 		}
 		if m.Kind != attach.SockConn {
 			errno := s.register(x, m)
-			if errno == 0 && proven && m.Kind == attach.SockListener && m.Token != [attach.TokenLen]byte{} {
-				s.parkListener(x, m, p.FDs[0])
+			if errno == 0 && proven && m.Token != [attach.TokenLen]byte{} {
+				s.parkFile(x, m, p.FDs[0])
 			}
 			return s.ack(c, p.ID, errno)
 		}

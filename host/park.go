@@ -13,9 +13,9 @@ import (
 	"pno/offload"
 )
 
-// parked is a listener (see transit.go), or a connection whose descriptor may be on its way to another
-// process, whoever has it now: its placeholder is one end of a Unix socket
-// pair, and this is the other. The kernel counts the placeholder's references,
+// parked is a socket whose descriptor may be on its way to another process,
+// whoever has it now. Of all but connections transit.go tells. A connection's
+// placeholder is one end of a Unix socket pair, and this is the other. The kernel counts the placeholder's references,
 // in processes and in messages; when the last is gone, the line ends, and the
 // DPU is told to keep the connection no longer.
 type parked struct {
@@ -23,8 +23,8 @@ type parked struct {
 	generation uint64 // of the DPU link
 	row        attach.SocketInfo
 	line       *os.File      // of a connection
-	cookie     uint64        // of a listener
-	alone      chan struct{} // of a listener: no session holds it any more
+	cookie     uint64        // of others
+	alone      chan struct{} // of others: no session holds it any more
 }
 
 // maxParked bounds them: each costs a descriptor.
@@ -90,7 +90,7 @@ func (s *Server) lookupParked(ctx context.Context, x *session, k *parked, proven
 		return attach.SocketInfo{}, unix.ENOENT
 	}
 	if k.alone != nil {
-		return s.lookupListener(ctx, x, k)
+		return s.lookupFile(ctx, x, k)
 	}
 	row := k.row
 	a, err := s.ask(ctx, &offload.Control{Type: offload.CtlSocketTransfer, Session: x.id, Token: k.token, Shard: int(row.Shard)})

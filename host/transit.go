@@ -16,9 +16,10 @@ import (
 	"pno/offload"
 )
 
-// A listener that is sent by SCM_RIGHTS keeps its placeholder, an ordinary
-// socket: those who share it already know it by that. While it is only in a
-// message, no session holds it, and the DPU keeps it under a token. Whether the
+// A listener, or a bound or datagram socket, that is sent by SCM_RIGHTS keeps its
+// placeholder, an ordinary socket: those who share it already know it by that.
+// While it is only in a message, no session holds it, and the DPU keeps it under
+// a token. Whether the
 // kernel still has the file, in processes or messages, an epoll instance tells
 // that it was added to: it does not count as a reference, and forgets the file
 // with the last one.
@@ -55,31 +56,32 @@ func (t transit) exists() (bool, error) {
 	return bytes.Contains(b, []byte("tfd:")), err
 }
 
-// parkListener handles REGISTER_SOCKET of a listener that is about to be sent.
-// fd is its placeholder.
-func (s *Server) parkListener(x *session, m *attach.RegisterSocket, fd int) {
+// parkFile handles REGISTER_SOCKET of such a socket that is about to be sent. fd
+// is its placeholder.
+func (s *Server) parkFile(x *session, m *attach.RegisterSocket, fd int) {
 	k := &parked{token: hex.EncodeToString(m.Token[:]), generation: x.generation, row: rowOf(x, m),
 		cookie: m.Cookie, alone: make(chan struct{}, 1)}
 	t, err := watchTransit(fd)
 	if err != nil {
-		s.log.Warn("a listener that is sent to another process is lost if the sender ends first", "reason", err)
+		s.log.Warn("a socket that is sent to another process is lost if the sender ends first", "reason", err)
 		s.wg.Go(func() { s.unpark(k) })
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	old := s.parked[m.Cookie]
-	if old != nil && old.generation == k.generation || len(s.parked) >= maxParked || s.ctx.Err() != nil {
-		t.epoll.Close() // it is kept already
+	kept := old != nil && old.generation == k.generation && old.row.Kind == k.row.Kind
+	if kept || len(s.parked) >= maxParked || s.ctx.Err() != nil {
+		t.epoll.Close()
 		s.wg.Go(func() { s.unpark(k) })
 		return
 	}
 	s.parked[m.Cookie] = k
 	old.wake()
-	s.wg.Go(func() { s.watchListener(m.Cookie, k, t) })
+	s.wg.Go(func() { s.watchFile(m.Cookie, k, t) })
 }
 
-// wake has the watcher of a listener look whether somebody has it.
+// wake has the watcher of a file look whether somebody has it.
 func (k *parked) wake() {
 	if k == nil || k.alone == nil {
 		return
@@ -90,9 +92,9 @@ func (k *parked) wake() {
 	}
 }
 
-// watchListener waits until no session holds the listener and no process or
-// message has its placeholder.
-func (s *Server) watchListener(cookie uint64, k *parked, t transit) {
+// watchFile waits until no session holds the socket and no process or message
+// has its placeholder.
+func (s *Server) watchFile(cookie uint64, k *parked, t transit) {
 	defer t.epoll.Close()
 	for pause := firstLook; ; {
 		s.mu.Lock()
@@ -127,9 +129,8 @@ func (s *Server) watchListener(cookie uint64, k *parked, t transit) {
 	s.unpark(k)
 }
 
-// lookupListener gives a session its handles of a listener that was in a
-// message only.
-func (s *Server) lookupListener(ctx context.Context, x *session, k *parked) (attach.SocketInfo, unix.Errno) {
+// lookupFile gives a session its handles of a socket that was in a message only.
+func (s *Server) lookupFile(ctx context.Context, x *session, k *parked) (attach.SocketInfo, unix.Errno) {
 	row := k.row
 	for shard, handle := range k.row.Handle {
 		if handle == 0 {
@@ -137,7 +138,7 @@ func (s *Server) lookupListener(ctx context.Context, x *session, k *parked) (att
 		}
 		a, err := s.ask(ctx, &offload.Control{Type: offload.CtlSocketTransfer, Session: x.id, Token: k.token, Shard: shard})
 		if err != nil {
-			s.log.Warn("listener not transferred", "to", x.id, "shard", shard, "reason", err)
+			s.log.Warn("socket not transferred", "to", x.id, "shard", shard, "reason", err)
 			return row, unix.ENOENT
 		}
 		row.Handle[shard] = a.Handle

@@ -12,9 +12,9 @@ import (
 	"pno/internal/attach"
 )
 
-// sentListener registers a listener that is about to be sent, under a token
-// that the DPU knows, and returns its placeholder.
-func (b *bench) sentListener(t *testing.T, c *client, token string) (fd int, cookie uint64) {
+// sent registers a socket that is about to be sent, under a token that the DPU
+// knows, and returns its placeholder.
+func (b *bench) sent(t *testing.T, c *client, kind uint32, token string) (fd int, cookie uint64) {
 	t.Helper()
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -22,19 +22,25 @@ func (b *bench) sentListener(t *testing.T, c *client, token string) (fd int, coo
 	}
 	b.dpu.Grant(tokenHex(token))
 	m := &attach.RegisterSocket{Cookie: cookieOf(fd), Token: tokenOf(token)}
-	m.Kind, m.Handle[0], m.Handle[1] = attach.SockListener, handle, handle+1
+	m.Kind, m.Handle[0], m.Handle[1] = kind, handle, handle+1
 	if a, ok := c.ask(m, fd).Msg.(*attach.Ack); !ok || a.Err != 0 {
 		t.Fatalf("register: %+v", a)
 	}
 	return fd, m.Cookie
 }
 
-// A listener is in a message when its sender ends: whoever takes the message
-// has it, and it ends with its file.
-func TestListenerInTransit(t *testing.T) {
+// A socket is in a message when its sender ends: whoever takes the message has
+// it, and it ends with its file.
+func TestInTransit(t *testing.T) {
+	for name, kind := range map[string]uint32{"listener": attach.SockListener, "bound": attach.SockBound} {
+		t.Run(name, func(t *testing.T) { inTransit(t, kind) })
+	}
+}
+
+func inTransit(t *testing.T, kind uint32) {
 	b := newBench(t, nil)
 	sender := b.attachAs(t, hello("sender"))
-	fd, cookie := b.sentListener(t, sender, "T")
+	fd, cookie := b.sent(t, sender, kind, "T")
 	if a := sender.ask(&attach.UnregisterSocket{Cookie: cookie}).Msg.(*attach.Ack); a.Err != 0 {
 		t.Fatalf("unregister: %d", a.Err)
 	}
@@ -54,14 +60,14 @@ func TestListenerInTransit(t *testing.T) {
 		t.Error("given up with a holder left")
 	}
 	receiver.ask(&attach.UnregisterSocket{Cookie: cookie})
-	eventually(t, "the listener is given up", func() bool { return b.dpu.Grants() == 0 })
+	eventually(t, "the socket is given up", func() bool { return b.dpu.Grants() == 0 })
 }
 
 // A listener that nobody receives ends with the last reference to its file.
 func TestListenerLostInTransit(t *testing.T) {
 	b := newBench(t, nil)
 	sender := b.attachAs(t, hello("sender"))
-	fd, cookie := b.sentListener(t, sender, "T")
+	fd, cookie := b.sent(t, sender, attach.SockListener, "T")
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -84,11 +90,30 @@ func TestListenerLostInTransit(t *testing.T) {
 func TestListenerSentTwice(t *testing.T) {
 	b := newBench(t, nil)
 	sender := b.attachAs(t, hello("sender"))
-	fd, cookie := b.sentListener(t, sender, "T")
+	fd, cookie := b.sent(t, sender, attach.SockListener, "T")
 	defer unix.Close(fd)
 	b.dpu.Grant(tokenHex("U"))
 	m := &attach.RegisterSocket{Cookie: cookie, Token: tokenOf("U")}
 	m.Kind, m.Handle[0] = attach.SockListener, handle
 	sender.ask(m, fd)
 	eventually(t, "the second token is given up", func() bool { return b.dpu.Grants() == 1 })
+}
+
+// A bound socket that was sent, and listens now, is another thing to keep.
+func TestBoundSentThenListener(t *testing.T) {
+	b := newBench(t, nil)
+	sender := b.attachAs(t, hello("sender"))
+	fd, cookie := b.sent(t, sender, attach.SockBound, "T")
+	b.dpu.Grant(tokenHex("U"))
+	m := &attach.RegisterSocket{Cookie: cookie, Token: tokenOf("U")}
+	m.Kind, m.Handle[0], m.Handle[1] = attach.SockListener, handle, handle+1
+	sender.ask(m, fd)
+	eventually(t, "the first token is given up", func() bool { return b.dpu.Grants() == 1 })
+	sender.ask(&attach.UnregisterSocket{Cookie: cookie})
+	receiver := b.attachAs(t, hello("receiver"))
+	got, ok := receiver.ask(&attach.LookupSocket{Cookie: cookie}, fd).Msg.(*attach.Socket)
+	if !ok || got.Kind != attach.SockListener {
+		t.Errorf("lookup: %+v", got)
+	}
+	unix.Close(fd)
 }

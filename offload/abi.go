@@ -67,7 +67,7 @@ const (
 	OpConnect     Op = 3  // host handle, new or bound; payload ConnectReq; answered by OpConnected or OpError; UDP: Seq tag, OpReply
 	OpSend        Op = 4  // Seq tx stream offset of payload[0]; Ack rx bytes consumed
 	OpRxAck       Op = 5  // Ack rx bytes consumed
-	OpShutdown    Op = 6  // Flags 0 read, 1 write, 2 both; Seq tx stream offset of the end; Ack rx bytes consumed
+	OpShutdown    Op = 6  // Flags 0 read, 1 write, 2 both, 3 read, for the other holders to know; Seq tx stream offset of the end; Ack rx bytes consumed
 	OpClose       Op = 7  // last record on a handle; Flags CloseReset; Seq tx stream offset of the end; Ack rx bytes consumed
 	OpSetOpt      Op = 8  // payload OptVal; not answered
 	OpGetOpt      Op = 9  // Seq tag; payload OptVal; answered by OpReply with OptVal
@@ -80,6 +80,7 @@ const (
 	OpShared      Op = 16 // Seq tag; Ack rx bytes consumed; payload ForkReq: keep this connection under a token; answered by OpReply with a u32, the rx stream offset from which unread data is kept
 	OpSendDgram   Op = 17 // Seq tx offset, Ack rx bytes consumed; payload Dgram and its data
 	OpUnread      Op = 18 // Seq tag: reply only if non-zero; Ack rx stream offset of payload[0], unread bytes given back
+	OpHeard       Op = 19 // the answer to OpStanding, before which no other follows
 )
 
 // Records from the DPU to the host.
@@ -96,12 +97,23 @@ const (
 	OpDgram     Op = 73 // Seq rx offset, Ack tx bytes taken; payload Dgram and its data
 	OpUnshared  Op = 74 // no other session holds the socket any more: consumption need not be reported at once
 	OpHomeless  Op = 75 // who had claimed the socket has closed it: who waits for it claims it
+	OpStanding  Op = 76 // to a holder of a shared connection: Seq rx offset received, Ack Standing…; answered by OpHeard
+)
+
+// How a connection stands, OpStanding. The first two are for holders that are
+// not at home, whose own view says nothing.
+const (
+	StandingReadable = 1 // nobody has read all that was received
+	StandingEnded    = 2 // the peer sends no more
+	StandingShutRead = 4 // a holder has shut it down for reading
+	StandingShutSend = 8 // or for sending
 )
 
 // Record flags.
 const (
 	FlagCloseReset = 1 // OpClose: send RST (unread data, or SO_LINGER 0)
 	FlagCloseAway  = 2 // OpClose: by a holder that was never at home; Seq and Ack do not count
+	FlagShutNoted  = 3 // OpShutdown: for reading, by one of several holders; what comes can still be read
 	FlagMore       = 1 // OpSend: more follows at once (MSG_MORE, TCP_CORK)
 	FlagPart       = 1 // OpSendDgram, OpDgram: the datagram goes on in this socket's next record
 )

@@ -59,6 +59,7 @@
 #define PNO_OP_SHARED 0x10u
 #define PNO_OP_SEND_DGRAM 0x11u
 #define PNO_OP_UNREAD 0x12u
+#define PNO_OP_HEARD 0x13u
 
 #define PNO_OP_REPLY 0x40u
 #define PNO_OP_ACCEPT 0x41u
@@ -72,9 +73,16 @@
 #define PNO_OP_DGRAM 0x49u
 #define PNO_OP_UNSHARED 0x4au
 #define PNO_OP_HOMELESS 0x4bu
+#define PNO_OP_STANDING 0x4cu
+
+#define PNO_STANDING_READABLE 0x1u
+#define PNO_STANDING_ENDED 0x2u
+#define PNO_STANDING_SHUT_READ 0x4u
+#define PNO_STANDING_SHUT_SEND 0x8u
 
 #define PNO_FLAG_CLOSE_RESET 0x1u
 #define PNO_FLAG_CLOSE_AWAY 0x2u
+#define PNO_FLAG_SHUT_NOTED 0x3u
 #define PNO_FLAG_MORE 0x1u
 #define PNO_FLAG_PART 0x1u
 

@@ -30,7 +30,7 @@ func (t *Table) dispatch(q *queue, rec offload.Record, payload []byte) (ok bool,
 	case offload.OpFork:
 		return true, t.fork(q, rec, payload)
 	}
-	if rec.Op < offload.OpBind || rec.Op > offload.OpUnread {
+	if rec.Op < offload.OpBind || rec.Op > offload.OpHeard {
 		return true, "unknown operation"
 	}
 	h := q.s.handles.get(rec.Sock)
@@ -66,11 +66,17 @@ func (t *Table) dispatch(q *queue, rec offload.Record, payload []byte) (ok bool,
 	case offload.OpGetOpt:
 		return true, t.getOpt(q, h, rec, payload)
 	case offload.OpClaim:
+		if !t.formerPassed(q, h) {
+			return false, ""
+		}
 		t.claim(q, h)
 	case offload.OpShared:
 		return true, t.park(q, h, rec, payload)
 	case offload.OpUnread:
 		t.unread(q, h, rec, payload)
+	case offload.OpHeard:
+		h.unheard = false
+		t.inform(h)
 	}
 	return true, ""
 }

@@ -4,18 +4,25 @@ package session
 
 import "pno/offload"
 
+// Only records of one ring are sure to stay in order, and two cases need more.
+//
 // A listener is subscribed to on several channels, and closed on one. What the
 // application accepted on the others before it closed the listener may still
-// lie in their rings, and only records of one ring are sure to stay in order.
-// A Close that came first would reset connections that the application has. So
-// it waits until each ring on which an Accepted may be has been read up to
-// where it was when the Close came.
+// lie in their rings. A Close that came first would reset connections that the
+// application has.
+//
+// A connection is claimed by another session than that which has it. What that
+// one did before, the program may know of: its bytes go first, and what it shut
+// down is shut.
+//
+// So the record waits until each ring on which something may be has been read
+// up to where it was when the record came.
 
 // passingLimit bounds the wait: a host that fills a ring for ever, or has it
-// stand still, holds up nobody but itself.
+// stand still, holds up nobody but itself, and who shares a socket with it.
 const passingLimit = 50e6
 
-// passing is the wait of one Close.
+// passing is the wait of one record.
 type passing struct {
 	until int64 // by Table.now
 	rings []ring
@@ -26,23 +33,26 @@ type ring struct {
 	mark offload.Mark
 }
 
-// acceptsPassed tells whether the host's Accepted records for a listener that
-// it closes on q have been seen. While they have not, q is asked again.
-func (t *Table) acceptsPassed(q *queue, h *hold) bool {
+// add has the wait include what q's host has published.
+func (p *passing) add(q *queue) { p.rings = append(p.rings, ring{q, q.qp.Mark()}) }
+
+// passed tells whether q's record need not wait (any more). While it must, q is
+// asked again.
+func (t *Table) passed(q *queue, begin func(*passing), stuck func(*queue) bool) bool {
 	p := q.passing
 	if p == nil {
-		if p = t.awaitAccepts(q, h); p == nil {
-			return true
-		}
+		p = &passing{until: t.now + passingLimit}
+		begin(p)
 		q.passing = p
 	}
 	for i := range p.rings {
 		r := &p.rings[i]
-		if r.q.s.dead || r.q.qp.Passed(&r.mark) {
+		if r.q.s.dead || stuck(r.q) || r.q.qp.Passed(&r.mark) {
 			continue
 		}
 		if t.now < p.until {
 			t.heat(r.q)
+			t.heat(q)
 			return false
 		}
 	}
@@ -50,16 +60,25 @@ func (t *Table) acceptsPassed(q *queue, h *hold) bool {
 	return true
 }
 
-// awaitAccepts returns nil if no other ring can carry an Accepted.
-func (t *Table) awaitAccepts(q *queue, h *hold) (p *passing) {
-	for _, sub := range h.sock.l.subs {
-		if sub.h != h || sub.q == q || len(sub.unaccepted) == 0 {
-			continue
+// acceptsPassed tells whether the host's Accepted records for a listener that
+// it closes on q have been seen.
+func (t *Table) acceptsPassed(q *queue, h *hold) bool {
+	return t.passed(q, func(p *passing) {
+		for _, sub := range h.sock.l.subs {
+			if sub.h == h && sub.q != q && len(sub.unaccepted) > 0 {
+				p.add(sub.q)
+			}
 		}
-		if p == nil {
-			p = &passing{until: t.now + passingLimit}
-		}
-		p.rings = append(p.rings, ring{sub.q, sub.q.qp.Mark()})
+	}, func(*queue) bool { return false })
+}
+
+// formerPassed tells whether a connection that h's session claims on q, and
+// another has, is done with there. A ring that itself stands still is not
+// waited for: two sessions may claim from each other.
+func (t *Table) formerPassed(q *queue, h *hold) bool {
+	o := h.sock.home
+	if q.passing == nil && (o == nil || o.s == q.s) {
+		return true
 	}
-	return p
+	return t.passed(q, func(p *passing) { p.add(o) }, func(o *queue) bool { return o.held != nil || len(o.overflow) > 0 })
 }

@@ -24,7 +24,7 @@ type queue struct {
 	waiting   []*socket
 	spaceWait int64 // since when waiting is not empty
 	held      *record
-	passing   *passing // what held waits for, if it closes a listener
+	passing   *passing // what held waits for, if it is other rings
 
 	// Interrupt moderation.
 	events   int   // records published since the last interrupt

@@ -273,6 +273,7 @@ func (t *Table) consume(s *socket, ack uint32) bool {
 	}
 	s.consumed += uint64(d)
 	t.trim(s)
+	t.tell(s)
 	return true
 }
 

@@ -50,7 +50,7 @@ func (t *Table) fork(q *queue, rec offload.Record, payload []byte) string {
 			have = h.have // what went to another holder the parent has not
 		}
 		c := &hold{sock: s, handle: h.handle, have: have, txSeq: h.txSeq, txAcked: h.txAcked,
-			rxLimit: h.rxLimit, txLimit: h.txLimit}
+			rxLimit: h.rxLimit, txLimit: h.txLimit, told: h.told & shutHalves, toldOff: s.sent}
 		s.holds = append(s.holds, c)
 		g.holds = append(g.holds, c)
 	})
@@ -190,6 +190,9 @@ func (t *Table) claim(q *queue, h *hold) {
 		h.txSeq = s.received()
 		h.txAcked = h.txSeq
 		s.finSent = false
+		// Before Claimed, heard or not: what it does next depends on it.
+		h.told, h.unheard = h.told&shutHalves, false
+		t.inform(h)
 		t.post(q, offload.OpClaimed, h.handle, uint32(s.consumed), uint32(h.txSeq), nil)
 		t.trim(s)
 		t.alone(s)
@@ -258,12 +261,12 @@ func (t *Table) settle(s *socket, q *queue) {
 // received is how many bytes were taken in from all holders.
 func (s *socket) received() uint64 { return s.txBytes }
 
-// maxParks bounds the connections of one session that are kept under a token.
+// maxParks bounds the sockets of one session that are kept under a token.
 const maxParks = 16384
 
-// park handles Shared: the connection or listener is on its way to another process. Until
-// hostd says that nobody has its descriptor any more (Drop), it lives, as does
-// what nobody has read of it.
+// park handles Shared: the socket is on its way to another process. Until hostd
+// says that nobody has its descriptor any more (Drop), it lives, as does what
+// nobody has read of it.
 func (t *Table) park(q *queue, h *hold, rec offload.Record, payload []byte) string {
 	s := h.sock
 	if len(payload) < offload.ForkReqSize {
@@ -273,10 +276,10 @@ func (t *Table) park(q *queue, h *hold, rec offload.Record, payload []byte) stri
 	if t.grants[tok] != nil {
 		return "token used twice"
 	}
-	if s.kind == connected && !t.consume(s, rec.Ack) {
+	if (s.kind == connected || s.kind == datagrams) && !t.consume(s, rec.Ack) {
 		return "consumed more than was sent"
 	}
-	if q.s.parks >= maxParks || s.from != nil || s.kind != connected && s.kind != listening {
+	if q.s.parks >= maxParks || s.from != nil || s.kind == connecting || s.kind == dead {
 		t.reply(q, rec, uint32(syscall.EAGAIN), nil)
 		return ""
 	}
@@ -288,7 +291,7 @@ func (t *Table) park(q *queue, h *hold, rec offload.Record, payload []byte) stri
 	return ""
 }
 
-// unread handles Unread: what the host was sent before the connection was
+// unread handles Unread: what the host was sent before the socket was
 // shared, and has not read, is kept from now on. Blocks come from the last to
 // the first; what does not fit before what is kept has been read meanwhile.
 func (t *Table) unread(q *queue, h *hold, rec offload.Record, payload []byte) {
@@ -303,7 +306,7 @@ func (t *Table) unread(q *queue, h *hold, rec offload.Record, payload []byte) {
 	}
 }
 
-// TransferParked gives a session a hold of a connection that is kept under a
+// TransferParked gives a session a hold of a socket that is kept under a
 // token, and returns its handle there.
 func (t *Table) TransferParked(to uint64, tok Token) (uint32, error) {
 	g, dst := t.grants[tok], t.sessions[to]
@@ -316,7 +319,7 @@ func (t *Table) TransferParked(to uint64, tok Token) (uint32, error) {
 	return t.transfer(dst, g.holds[0])
 }
 
-// DropParked gives up every connection that is kept under a token: who knew
+// DropParked gives up every socket that is kept under a token: who knew
 // when to drop them is gone.
 func (t *Table) DropParked() {
 	for tok, g := range t.grants {

@@ -41,6 +41,12 @@ type hold struct {
 	// it as taken. With one holder they are the socket's own.
 	txSeq, txAcked uint64
 
+	// told is what the holder was last told of the socket's standing, toldOff
+	// how much had been received then; unheard means that it has not answered.
+	told    uint32
+	toldOff uint64
+	unheard bool
+
 	// rxLimit and txLimit are what SO_RCVBUF and SO_SNDBUF left of the
 	// windows; 0 is all. They are set by this holder only, which knows them.
 	rxLimit, txLimit uint32
@@ -91,6 +97,7 @@ type socket struct {
 	eof       bool // the peer sends no more, after what was read
 	finSent   bool
 	discard   bool        // shutdown for reading: what comes is thrown away, or refused
+	shutRead  bool        // a holder has shut it down for reading
 	strict    atomic.Bool // both halves are shut, so late is to be set
 	late      atomic.Bool // data came after the peer had seen our FIN
 	errno     uint32
@@ -188,12 +195,14 @@ func (t *Table) release(h *hold, how closing) {
 		t.trim(s)
 		t.alone(s)
 		t.homeless(s)
+		t.tell(s)
 	}
 }
 
 // unhome makes nobody the receiver of s.
 func (t *Table) unhome(s *socket, h *hold) {
 	h.have = s.sent
+	h.told, h.toldOff = h.told&shutHalves, s.sent
 	s.at, s.home = nil, nil
 }
 
@@ -315,6 +324,7 @@ func (t *Table) service(s *socket) {
 		if s.kind == connected {
 			t.pull(s)
 		}
+		t.tell(s)
 	case datagrams:
 		t.serviceUDP(s)
 	}

@@ -172,7 +172,7 @@ func (t *Table) stop(h *hold, rec offload.Record) (ok bool, bad string) {
 		return false, ""
 	case gap < 0:
 		return true, "shutdown behind the stream"
-	case rec.Flags > 2:
+	case rec.Flags > offload.FlagShutNoted:
 		return true, "shutdown of unknown kind"
 	}
 	if !t.consume(s, rec.Ack) {
@@ -180,7 +180,7 @@ func (t *Table) stop(h *hold, rec offload.Record) (ok bool, bad string) {
 	}
 	switch s.kind {
 	case listening:
-		if rec.Flags != 1 {
+		if rec.Flags == 0 || rec.Flags == 2 {
 			s.ep.Shutdown(tcpip.ShutdownRead)
 			if s.twin != nil {
 				s.twin.Shutdown(tcpip.ShutdownRead)
@@ -190,8 +190,9 @@ func (t *Table) stop(h *hold, rec offload.Record) (ok bool, bad string) {
 		s.ep.Shutdown(tcpip.ShutdownRead | tcpip.ShutdownWrite)
 	case connected:
 		before := s.shut && s.discard
-		s.discard = s.discard || rec.Flags != 1
-		if rec.Flags != 0 {
+		s.shutRead = s.shutRead || rec.Flags != 1
+		s.discard = s.discard || rec.Flags == 0 || rec.Flags == 2
+		if rec.Flags == 1 || rec.Flags == 2 {
 			s.shut, s.cork = true, false
 			t.push(s)
 		}
@@ -203,6 +204,9 @@ func (t *Table) stop(h *hold, rec offload.Record) (ok bool, bad string) {
 		case s.discard:
 			t.pull(s)
 		}
+		flags, _ := t.standing(s)
+		h.told |= flags & shutHalves // who did it knows
+		t.tell(s)
 	}
 	return true, ""
 }

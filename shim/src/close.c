@@ -63,7 +63,8 @@ void pno_sock_close_orphans(struct pno_session *ses)
 
 static void close_connection(struct pno_sock *s)
 {
-	bool reset = s->linger_reset || pno_sock_unread(s);
+	/* Who closes a shared one last, and what it has unread, the DPU knows. */
+	bool reset = !s->shared && (s->linger_reset || pno_sock_unread(s));
 	struct pno_record r = {
 		.op = PNO_OP_CLOSE, .sock = s->handle, .seq = s->tx_sent, .ack = s->rx_read,
 		.flags = (reset && s->state == PNO_OPEN ? PNO_FLAG_CLOSE_RESET : 0) |
@@ -132,6 +133,8 @@ void pno_sock_close_fd(struct pno_sock *s, int fd)
 		pno_epoll_remove(s->items);
 	if (s->listener)
 		cookie = s->listener->cookie;
+	else if (!s->pair)
+		cookie = s->cookie;
 	pno_sock_release(s);
 	pno_sock_unlock(s);
 	pno_sock_free(s);

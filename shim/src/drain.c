@@ -136,6 +136,7 @@ static void on_claimed(struct pno_sock *s, const struct pno_record *r, struct pn
 	int32_t ahead = r->seq - (uint32_t)s->rx_next;
 
 	s->claiming = false;
+	s->standing = 0;
 	if (s->away) {
 		uint64_t read = s->rx_next + ahead;
 
@@ -156,6 +157,18 @@ static void on_claimed(struct pno_sock *s, const struct pno_record *r, struct pn
 		event(s, 0);
 	}
 	s->former = 0;
+}
+
+/* Another process has it at home now. */
+static void on_revoked(struct pno_sock *s)
+{
+	uint32_t before = atomic_load_explicit(&s->mask, memory_order_relaxed);
+
+	s->shared = s->away = true;
+	s->standing = 0;
+	pno_count(revoked);
+	pno_sock_refresh(s);
+	pno_sock_event(s, atomic_load_explicit(&s->mask, memory_order_relaxed) & ~before);
 }
 
 /* The channel of somebody who waits for the socket. */
@@ -201,9 +214,10 @@ static const char *on_sock(struct pno_session *ses, struct pno_sock *s, struct p
 			pno_sock_claim(s, waiter(s));
 		return NULL;
 	case PNO_OP_REVOKED:
-		s->shared = s->away = true;
-		pno_count(revoked);
-		pno_sock_event(s, IN | OUT);
+		on_revoked(s);
+		return NULL;
+	case PNO_OP_STANDING:
+		pno_share_standing(s, r);
 		return NULL;
 	}
 	return NULL;
@@ -229,7 +243,7 @@ static const char *dispatch(struct pno_session *ses, struct pno_qp *q, struct pn
 		pno_listener_park(ses, q, r, payload);
 		return NULL;
 	}
-	if (unlikely(r->op < PNO_OP_REPLY || r->op > PNO_OP_HOMELESS))
+	if (unlikely(r->op < PNO_OP_REPLY || r->op > PNO_OP_STANDING))
 		return "unknown record";
 	s = pno_handle_sock(ses, q->shard, r->sock);
 	if (unlikely(!s)) {

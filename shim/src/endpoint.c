@@ -148,6 +148,7 @@ static void rewind_streams(struct pno_sock *s)
 	s->rx_read = s->rx_next = s->rx_told = s->rx_fin = 0;
 	s->shut_rd = s->shut_wr = s->fin = s->shared = s->away = s->stranger = s->claiming = false;
 	s->former = 0;
+	s->standing = 0;
 }
 
 /* A failed attempt, or a connection that is over, may be followed by another. */
@@ -409,7 +410,7 @@ int pno_sock_disconnect(struct pno_sock *s, int fd)
 		pno_listener_stop(s); /* how HAProxy pauses */
 		return 0;
 	}
-	if ((!s->own_file || s->cookie) && !pno_pass_end(s))
+	if ((!s->own_file || s->pair) && !pno_pass_end(s))
 		return errno;
 	s->linger_reset = true;
 	pno_sock_release(s);

@@ -83,6 +83,7 @@ static void freeze(struct pno_sock *s, void *arg)
 	if (pno_sock_offloaded(s)) {
 		pno_rx_spill_all(s);
 		s->shared = granted;
+		s->common |= granted;
 	}
 }
 
@@ -91,6 +92,17 @@ static void freeze_listener(struct pno_sock *s, void *arg)
 {
 	if (s->state == PNO_LISTENING)
 		freeze(s, arg);
+}
+
+/* Parent and child are to see one file. */
+static void share_files(void)
+{
+	for (unsigned fd = 0; fd < atomic_load(&pno_fd_top); fd++) {
+		struct pno_obj *o = pno_fd_obj(fd);
+
+		if (o && o->kind == PNO_KIND_SOCK && ((struct pno_sock *)o)->frozen)
+			pno_share_file((struct pno_sock *)o, fd);
+	}
 }
 
 static void thaw(struct pno_sock *s, void *arg)
@@ -122,6 +134,8 @@ static void before(void)
 	pno_session_lock_all(forking);
 	pno_sock_each(freeze_listener, NULL);
 	pno_sock_each(freeze, NULL);
+	if (granted)
+		share_files();
 	pno_memory_lock();
 	errno = saved;
 }
@@ -315,6 +329,7 @@ struct pno_sock *pno_sock_lock_away(int fd, struct pno_sock *s)
 	struct pno_chan *chan = s->away || !s->qp ? NULL : s->qp->chan;
 	struct pno_session *ses;
 
+	s->via = fd;
 	pno_sock_unlock(s);
 	if (chan)
 		pno_chan_drain(chan); /* another may have taken it */

@@ -10,6 +10,8 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -64,21 +66,36 @@ static void same_cookie(struct pno_sock *s, void *arg)
 		w->sock = s;
 }
 
-/* Another descriptor of a socket that we have already. */
+/* One more descriptor of a socket that we have already. */
+static void alias(struct pno_sock *s, int fd)
+{
+	pno_lock(&s->lock);
+	if (s->nfds && pno_fd_set(fd, (struct pno_obj *)s))
+		s->nfds++;
+	pno_unlock(&s->lock);
+	pno_stdio_follow(fd);
+}
+
 static bool known(int fd, uint64_t cookie)
 {
 	struct wanted w = { cookie, pno_listener_by_cookie(cookie) };
 
 	if (!w.sock)
 		pno_sock_each(same_cookie, &w);
-	if (!w.sock)
-		return false;
-	pno_lock(&w.sock->lock);
-	if (w.sock->nfds && pno_fd_set(fd, (struct pno_obj *)w.sock))
-		w.sock->nfds++;
-	pno_unlock(&w.sock->lock);
-	pno_stdio_follow(fd);
-	return true;
+	if (w.sock)
+		alias(w.sock, fd);
+	return w.sock;
+}
+
+/* This process has the socket already, by fork: the DPU gives no second share. */
+static bool held(struct pno_session *ses, int fd, const struct pno_msg_socket *m)
+{
+	unsigned shard = m->kind == PNO_SOCK_CONN && m->shard < ses->shards ? m->shard : 0;
+	struct pno_sock *s = m->handle[shard] ? pno_handle_sock(ses, shard, m->handle[shard]) : NULL;
+
+	if (s)
+		alias(s, fd);
+	return s;
 }
 
 /* A connection is claimed when it is first used, and then tells where its
@@ -92,7 +109,7 @@ static bool take_over_connection(struct pno_sock *s, const struct pno_msg_socket
 	s->qp = &s->ses->chan[0]->qp[s->shard];
 	s->peer = m->peer;
 	s->state = PNO_OPEN;
-	s->connect_told = true;
+	s->connect_told = s->pair = true;
 	s->away = s->stranger = true;
 	return pno_handle_enter(s->ses, s->shard, s->handle, s);
 }
@@ -125,6 +142,8 @@ static void take_over(struct pno_session *ses, int fd, int domain, const struct 
 {
 	struct pno_sock *s;
 
+	if (held(ses, fd, m))
+		return;
 	if (m->kind == PNO_SOCK_CONN)
 		domain = m->domain == AF_INET6 ? AF_INET6 : AF_INET;
 	s = pno_sock_new(domain);
@@ -134,17 +153,84 @@ static void take_over(struct pno_session *ses, int fd, int domain, const struct 
 	s->nfds = 1;
 	s->ses = ses;
 	s->local = m->local;
-	s->shared = true;
-	s->nonblock = real.fcntl(fd, F_GETFL) & O_NONBLOCK;
+	s->shared = s->common = true;
 	if (!take_over_kind(s, m)) {
 		pno_sock_free(s);
 		return;
 	}
+	pno_share_recall(s, fd);
 	pno_sock_refresh(s);
 	pno_fd_set(fd, (struct pno_obj *)s);
 	pno_stdio_follow(fd);
 	pno_count(sockets_offloaded);
 	pno_count(sockets_inherited);
+}
+
+static void same_file(struct pno_sock *s, void *arg)
+{
+	struct wanted *w = arg;
+	uint64_t cookie = 0;
+	socklen_t len = sizeof cookie;
+	int fd;
+
+	if (s->state != PNO_FRESH || (fd = pno_sock_descriptor(s)) < 0)
+		return;
+	if (real.getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &len) == 0 && cookie == w->cookie)
+		w->sock = s;
+}
+
+/* Neither bound nor connected, as far as the kernel knows, and nobody else
+ * knows better. */
+static bool is_fresh(int fd, int type)
+{
+	union {
+		struct sockaddr sa;
+		struct sockaddr_in in;
+		struct sockaddr_in6 in6;
+	} a = { 0 };
+	socklen_t len = sizeof a;
+	struct tcp_info info = { 0 };
+
+	if (real.getsockname(fd, &a.sa, &len) < 0)
+		return false;
+	if (a.sa.sa_family == AF_INET6 ? a.in6.sin6_port : a.in.sin_port)
+		return false;
+	if (type == SOCK_DGRAM)
+		return true;
+	len = sizeof info;
+	return real.getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) == 0 && info.tcpi_state == TCP_CLOSE;
+}
+
+/* A socket about which nothing is decided yet is undecided here, too. */
+static void take_fresh(int fd, int domain, uint64_t cookie)
+{
+	struct wanted w = { cookie, NULL };
+	struct pno_sock *s;
+	int type = 0;
+	socklen_t len = sizeof type;
+
+	if (domain == AF_UNIX || real.getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) < 0 || !is_fresh(fd, type))
+		return;
+	pno_sock_each(same_file, &w);
+	if (w.sock) {
+		alias(w.sock, fd);
+		return;
+	}
+	s = pno_sock_new(domain);
+	if (s && type == SOCK_DGRAM && !pno_udp_new(s)) {
+		pno_sock_free(s);
+		return;
+	}
+	if (!s)
+		return;
+	s->own_file = true;
+	s->nfds = 1;
+	pno_share_recall(s, fd);
+	if (!s->udp)
+		pno_sock_recall_opts(s, fd);
+	pno_sock_refresh(s);
+	if (!pno_fd_set(fd, (struct pno_obj *)s))
+		pno_sock_free(s);
 }
 
 /* True if hostd was asked. */
@@ -166,7 +252,9 @@ static bool look_up(int fd)
 			    &ans, PNO_MSG_SOCKET, sizeof ans, NULL);
 	if (!err)
 		take_over(ses, fd, domain, &ans);
-	else if (err && err != ENOENT)
+	else if (err == ENOENT)
+		take_fresh(fd, domain, req.cookie);
+	else
 		pno_log(PNO_ERROR, "inherited socket %d stays with the kernel: %s", fd, strerror(err));
 	return true;
 }

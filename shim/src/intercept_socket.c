@@ -248,6 +248,8 @@ static int wait_connection(struct pno_sock *l, bool *looked, int64_t *deadline)
 
 	if (unlikely(l->listener->lost))
 		return wait_revival(l);
+	if (unlikely(l->common) && !*looked)
+		pno_share_attune(l);
 	if (!l->nonblock || !subscribed(l))
 		pno_listener_want(l, l->qp->chan, 0, true);
 	if (!*looked) {
@@ -372,10 +374,10 @@ PNO_EXPORT int shutdown(int fd, int how)
 		s->connect_told = true; /* the next connect is EISCONN */
 		/* Reading alone is shut on this side only: what comes later can
 		 * still be read. With both shut the DPU answers data with RST. */
-		if (s->shut_wr)
+		if (s->shut_wr || s->shared)
 			pno_sock_record(s, s->qp, (struct pno_record){
-				.op = PNO_OP_SHUTDOWN, .flags = s->shut_rd ? 2 : 1, .sock = s->handle,
-				.seq = s->tx_sent, .ack = s->rx_read }, NULL);
+				.op = PNO_OP_SHUTDOWN, .sock = s->handle, .seq = s->tx_sent, .ack = s->rx_read,
+				.flags = !s->shut_wr ? PNO_FLAG_SHUT_NOTED : s->shut_rd ? 2 : 1 }, NULL);
 		pno_sock_event(s, PNO_STATE_CHANGE);
 	}
 	pno_sock_unlock(s);

@@ -121,7 +121,7 @@ void pno_listener_pass(struct pno_sock *s, int fd)
 
 	if (l->passed || l->lost || getrandom(req.token, sizeof req.token, 0) != sizeof req.token)
 		return;
-	l->passed = true;
+	l->passed = s->common = true;
 	for (unsigned i = 0; i < s->ses->shards; i++) {
 		int err = 0;
 

@@ -146,15 +146,21 @@ static int set_and_read(int file, const struct row *r, const void *val, socklen_
 	return 0;
 }
 
+/* The placeholder of a connection that was passed on is no TCP socket. */
+static bool file_knows(const struct pno_sock *s, int level)
+{
+	return s->own_file && (!s->pair || level == SOL_SOCKET);
+}
+
 /* The value as getsockopt will give it: 0 or an errno. */
 static int kernel_reading(const struct pno_sock *s, int fd, const struct row *r, const void *val, socklen_t len,
 			  struct value *out)
 {
 	int err = own_reading(s, r, val, len, out), file;
 
-	if (s->own_file && err >= 0)
+	if (file_knows(s, r->level) && err >= 0)
 		return real.setsockopt(fd, r->level, r->name, val, len) < 0 ? errno : err;
-	if (s->own_file)
+	if (file_knows(s, r->level))
 		return set_and_read(fd, r, val, len, out);
 	if (err >= 0)
 		return err;
@@ -284,6 +290,27 @@ int pno_sock_setopt(struct pno_sock *s, int fd, int level, int name, const void 
 	if (pno_sock_offloaded(s) && s->ses && (r.how == FORWARD || (r.how == ASK && s->state == PNO_CONNECTING)))
 		pno_opt_tell(s, o);
 	return 0;
+}
+
+/* What differs from a socket that nobody has touched has been set. */
+void pno_sock_recall_opts(struct pno_sock *s, int fd)
+{
+	int file = like(s);
+
+	for (size_t i = 0; file >= 0 && i < sizeof table / sizeof table[0]; i++) {
+		const struct row *r = &table[i];
+		struct value v = { .len = sizeof v.b }, untouched = { .len = sizeof v.b };
+
+		if (r->how == READ || r->how == REFUSE ||
+		    real.getsockopt(fd, r->level, r->name, v.b, &v.len) < 0 ||
+		    real.getsockopt(file, r->level, r->name, untouched.b, &untouched.len) < 0 ||
+		    (v.len == untouched.len && !memcmp(v.b, untouched.b, v.len)))
+			continue;
+		if (pno_opt_keep(s, r->level, r->name, v.b, v.len, r->how != KEEP))
+			act(s, r, &v);
+	}
+	if (file >= 0)
+		pno_fd_disown(file);
 }
 
 static int answer(void *val, socklen_t *len, const void *from, socklen_t size)
@@ -436,9 +463,18 @@ static int window_clamp(struct pno_sock *s, void *val, socklen_t *len)
 	return err ? err : answer_int(val, len, n / 2);
 }
 
+/* What another process may have set, and the placeholder does not keep. */
+static bool set_elsewhere(const struct pno_sock *s, int level, int name)
+{
+	enum how how = row_of(level, name).how;
+
+	return s->pair && (how == FORWARD || how == ASK) && s->state == PNO_OPEN && s->ses;
+}
+
 int pno_sock_getopt(struct pno_sock *s, int level, int name, void *val, socklen_t *len)
 {
 	struct pno_opt *o;
+	bool own;
 	int rc;
 
 	if (!pno_sock_offloaded(s))
@@ -460,8 +496,15 @@ int pno_sock_getopt(struct pno_sock *s, int level, int name, void *val, socklen_
 		return ENOENT;
 	if (level == IPPROTO_TCP && name == TCP_WINDOW_CLAMP && s->state == PNO_OPEN)
 		return window_clamp(s, val, len);
-	if (s->own_file)
+	own = level == SOL_SOCKET && name == SO_COOKIE; /* it had one before it had a file */
+	if (file_knows(s, level) && !own)
 		return -1;
 	o = pno_opt_find(s, level, name);
-	return o ? answer(val, len, o->val, o->len) : default_of(s, level, name, val, len);
+	if (o)
+		return answer(val, len, o->val, o->len);
+	if (file_knows(s, level))
+		return -1;
+	if (set_elsewhere(s, level, name) && ask_dpu(s, level, name, val, len) == 0)
+		return 0;
+	return default_of(s, level, name, val, len);
 }

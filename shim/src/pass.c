@@ -16,7 +16,8 @@
  * so that each ends where the one before it begins.
  *
  * A socket that is bound only, and a datagram socket, keep their placeholders,
- * and are found by their cookies like a listener.
+ * and are found by their cookies like a listener. The DPU keeps them, and what
+ * is unread of them, in the same way.
  */
 #include "pass.h"
 
@@ -37,6 +38,7 @@
 #include "udp.h"
 
 #define NAME "pno-connection-"
+#define UNDER_WAY 1 /* no socket's cookie */
 
 bool pno_pass_marked(int fd)
 {
@@ -87,13 +89,33 @@ static bool copy_out(const struct pno_sock *s, uint64_t from, uint8_t *to, size_
 	return done == n;
 }
 
+/* [from, end) of what was received, from the last block to the first. */
+static int send_back(struct pno_sock *s, struct pno_qp *q, uint32_t handle, const uint8_t *all, uint64_t from,
+		     uint64_t end)
+{
+	struct pno_call call;
+	int err = 0;
+
+	while (!err && end > from) {
+		uint32_t n = end - from < PNO_MAX_PAYLOAD ? end - from : PNO_MAX_PAYLOAD;
+		struct pno_record r = { .op = PNO_OP_UNREAD, .len = n, .sock = handle };
+
+		end -= n;
+		r.ack = end;
+		if (end > from)
+			err = pno_sock_record(s, q, r, all + (end - from)) ? 0 : ENETDOWN;
+		else
+			err = pno_sock_ask(s, q, r, all, &call);
+	}
+	return err;
+}
+
 /* The DPU keeps what it sent from kept on; before that, it is ours to give. */
 static int give_back(struct pno_sock *s, uint32_t kept)
 {
 	uint64_t from = s->rx_read, end = from + (int32_t)(kept - (uint32_t)from);
-	struct pno_call call;
 	uint8_t *all;
-	int err = 0;
+	int err;
 
 	if ((int64_t)(end - from) <= 0)
 		return 0;
@@ -102,17 +124,8 @@ static int give_back(struct pno_sock *s, uint32_t kept)
 		return ENOMEM;
 	if (end > s->rx_next || !copy_out(s, from, all, end - from))
 		err = EAGAIN;
-	while (!err && end > from) {
-		uint32_t n = end - from < PNO_MAX_PAYLOAD ? end - from : PNO_MAX_PAYLOAD;
-		struct pno_record r = { .op = PNO_OP_UNREAD, .len = n, .sock = s->handle };
-
-		end -= n;
-		r.ack = end;
-		if (end > from)
-			err = pno_sock_record(s, s->qp, r, all + (end - from)) ? 0 : ENETDOWN;
-		else
-			err = pno_sock_ask(s, s->qp, r, all, &call);
-	}
+	else
+		err = send_back(s, s->qp, s->handle, all, from, end);
 	free(all);
 	return err;
 }
@@ -131,7 +144,7 @@ static int keep(struct pno_sock *s, const uint8_t *token)
 		.op = PNO_OP_SHARED, .len = sizeof req, .sock = s->handle, .ack = s->rx_read }, &req, &call);
 	if (err)
 		return err;
-	s->shared = true; /* it was told that it is alone, before */
+	s->shared = s->common = true; /* it was told that it is alone, before */
 	if (call.len < sizeof kept)
 		return EPROTO;
 	memcpy(&kept, call.payload, sizeof kept);
@@ -163,21 +176,24 @@ static int enrol(struct pno_sock *s, const uint8_t *token, const int end[2], uin
 	return err ? err : ack.err ? ack.err : s->generation != generation ? EBADF : 0;
 }
 
-/* Every descriptor of the socket gets the new file. */
-static void replace(struct pno_sock *s, int file)
+void pno_pass_replace(struct pno_sock *s, int first, int file)
 {
-	for (unsigned fd = 0; fd < atomic_load(&pno_fd_top); fd++) {
+	int left = s->nfds;
+
+	for (unsigned fd = first; left && fd < atomic_load(&pno_fd_top); fd++) {
 		int flags;
 
 		if (pno_fd_obj(fd) != (struct pno_obj *)s)
 			continue;
+		left--;
 		flags = real.fcntl(fd, F_GETFD);
 		real.dup3(file, fd, flags & FD_CLOEXEC ? O_CLOEXEC : 0);
 	}
 	s->own_file = true;
+	s->pair = false;
 }
 
-static int pass_connection(struct pno_sock *s)
+static int pass_connection(struct pno_sock *s, int fd)
 {
 	uint8_t token[PNO_TOKEN_LEN];
 	uint64_t cookie = 0;
@@ -185,21 +201,84 @@ static int pass_connection(struct pno_sock *s)
 
 	if (getrandom(token, sizeof token, 0) != sizeof token || !make_pair(end, token, s->nonblock))
 		return errno ? errno : EIO;
-	s->cookie = 1; /* under way */
+	pno_share_furnish(s, fd, end[0]);
+	s->cookie = UNDER_WAY;
+	if (s->shut_rd && !s->shut_wr)
+		pno_sock_record(s, s->qp, (struct pno_record){
+			.op = PNO_OP_SHUTDOWN, .flags = PNO_FLAG_SHUT_NOTED, .sock = s->handle,
+			.seq = s->tx_sent, .ack = s->rx_read }, NULL);
 	err = keep(s, token);
 	if (!err)
 		err = enrol(s, token, end, &cookie);
 	if (err != EBADF) {
 		s->cookie = err ? 0 : cookie;
-		if (!err)
-			replace(s, end[0]);
+		if (!err) {
+			pno_pass_replace(s, 0, end[0]);
+			s->pair = true;
+		}
 	}
 	real.close(end[0]);
 	real.close(end[1]);
 	return err == EBADF ? 0 : err;
 }
 
-static int pass_bound(struct pno_sock *s, int fd)
+/* The datagrams of a shard that came here before the DPU kept any are given
+ * back, as a connection's bytes are. */
+static int give_back_leg(struct pno_sock *s, unsigned i, uint32_t kept)
+{
+	struct pno_leg *l = &s->udp->leg[i];
+	uint64_t from = l->rx_read, end = from + (int32_t)(kept - (uint32_t)from);
+	size_t n = (int64_t)(end - from) > 0 ? end - from : 0, have = 0;
+	uint8_t *all = n ? malloc(n) : NULL;
+	int err = 0;
+
+	if (!n)
+		return 0;
+	if (!all)
+		return ENOMEM;
+	for (const struct pno_seg *g = s->rx_head; g && have < n; g = g->next) {
+		if (g->shard != i)
+			continue;
+		if (g->off != from + have || g->len > n - have)
+			break;
+		memcpy(all + have, g->data, g->len);
+		have += g->len;
+	}
+	err = have == n ? send_back(s, pno_udp_qp(s, i), l->handle, all, from, end) : EAGAIN;
+	free(all);
+	return err;
+}
+
+/* The DPU keeps the socket on every shard where it is. */
+static int keep_bound(struct pno_sock *s, struct pno_msg_register_socket *m)
+{
+	unsigned legs = s->udp ? s->udp->legs : 1;
+	struct pno_fork_req req;
+	int err = 0;
+
+	if (getrandom(req.token, sizeof req.token, 0) != sizeof req.token)
+		return EIO;
+	for (unsigned i = 0; i < legs && !err; i++) {
+		struct pno_leg *l = s->udp ? &s->udp->leg[i] : NULL;
+		struct pno_record r = { .op = PNO_OP_SHARED, .len = sizeof req, .sock = m->handle[i] };
+		struct pno_call call;
+		uint32_t kept;
+
+		if (l) {
+			l->rx_told = l->rx_read;
+			r.ack = l->rx_read;
+		}
+		err = pno_sock_ask(s, &s->qp->chan->qp[i], r, &req, &call);
+		if (err || !l || l->away)
+			continue;
+		memcpy(&kept, call.payload, sizeof kept);
+		err = call.len < sizeof kept ? EPROTO : give_back_leg(s, i, kept);
+	}
+	memcpy(m->token, req.token, sizeof m->token);
+	return err;
+}
+
+static int pass_bound(struct pno_sock *s, int fd, bool in_message)
 {
 	struct pno_msg_register_socket m = {
 		.kind = PNO_SOCK_BOUND, .proto = PNO_PROTO_TCP, .domain = s->domain, .local = s->local,
@@ -218,9 +297,17 @@ static int pass_bound(struct pno_sock *s, int fd)
 	if (s->udp) {
 		m.proto = PNO_PROTO_UDP;
 		m.peer = s->peer;
-		s->shared = true;
+		s->shared = s->common = true;
 	}
 	s->cookie = m.cookie;
+	if (in_message || s->udp) { /* what is unread is kept for a new image, too */
+		s->kept = true;
+		err = keep_bound(s, &m);
+		if (s->generation != generation)
+			return 0;
+		if (err)
+			pno_log(PNO_ERROR, "a socket that is passed on is lost if this process ends first: %s", strerror(err));
+	}
 	pno_sock_unlock(s);
 	err = pno_hostd_ask(ses, &m, PNO_MSG_REGISTER_SOCKET, sizeof m, fd, &ack, PNO_MSG_ACK, sizeof ack, NULL);
 	pno_lock(&s->lock);
@@ -256,12 +343,12 @@ static void pass(int fd, bool in_message)
 	s = pno_sock_peek(fd);
 	if (!s)
 		return;
-	if (ses && s->ses == ses && !s->cookie) {
-		if (s->state == PNO_OPEN)
-			err = pass_connection(s);
+	if (ses && s->ses == ses && s->cookie != UNDER_WAY) {
+		if (s->state == PNO_OPEN && !s->pair)
+			err = pass_connection(s, fd);
 		else if (s->state == PNO_BOUND || s->state == PNO_DGRAM)
-			err = pass_bound(s, fd);
-		else if (s->state == PNO_DEAD)
+			err = s->cookie && (s->kept || !in_message) ? 0 : pass_bound(s, fd, in_message);
+		else if (s->state == PNO_DEAD && !s->cookie)
 			err = pass_dead(s, fd);
 		else if (s->state == PNO_LISTENING && in_message)
 			pno_listener_pass(s, fd); /* over exec the session lasts */
@@ -283,7 +370,7 @@ bool pno_pass_end(struct pno_sock *s)
 
 	if (fd < 0)
 		return false;
-	replace(s, fd);
+	pno_pass_replace(s, 0, fd);
 	real.close(fd);
 	s->cookie = 0;
 	return true;

@@ -21,6 +21,9 @@ void pno_pass_exec(void);
 /* The socket will be another: gives it a file of its own, which nobody knows.
  * False, with errno. Socket locked. */
 bool pno_pass_end(struct pno_sock *s);
+/* Every descriptor of the socket, of which first is the first, gets another
+ * file. Socket locked. */
+void pno_pass_replace(struct pno_sock *s, int first, int file);
 /* True for the placeholder of such a connection. */
 bool pno_pass_marked(int fd);
 

@@ -104,7 +104,7 @@ static int instead(struct pno_sock *s)
 {
 	int err = s->err;
 
-	if (pno_sock_ended(s))
+	if (pno_sock_ended(s) && !s->unconnected)
 		return 0; /* an error after that is for who writes */
 	switch (s->state) {
 	case PNO_OPEN:
@@ -137,14 +137,16 @@ static size_t capacity(const struct iovec *iov, size_t n)
 }
 
 /* Not enough there: looks at the ring once more, then waits. 0 or -errno. */
-static int wait_data(struct pno_sock *s, bool nowait, bool *looked, int64_t *deadline)
+static int wait_data(struct pno_sock *s, int flags, bool *looked, int64_t *deadline)
 {
-	if (!*looked || nowait) {
-		if (*looked)
-			return -EAGAIN;
+	if (!*looked) {
 		*looked = true;
+		if (unlikely(s->common))
+			pno_share_attune(s);
 		return pno_sock_look(s) ? 0 : -EBADF;
 	}
+	if (s->nonblock || (flags & MSG_DONTWAIT))
+		return -EAGAIN;
 	if (!*deadline) {
 		*deadline = recv_deadline(s);
 		pno_interrupts_begin();
@@ -195,7 +197,7 @@ static __attribute__((noinline)) ssize_t recv_nothing(struct pno_sock *s, bool n
 	while (!rc && !pno_sock_unread(s) && (rc = instead(s)) > 0) {
 		bool slept = looked && !nowait;
 
-		rc = wait_data(s, nowait, &looked, &deadline);
+		rc = wait_data(s, flags, &looked, &deadline);
 		if (slept && rc != -EBADF)
 			rc = 0;
 		if (slept || rc < 0)
@@ -254,7 +256,7 @@ ssize_t pno_sock_recv(struct pno_sock *s, const struct iovec *iov, size_t n, int
 			break;
 		if (got && !(flags & MSG_PEEK))
 			consumed(s, 0);
-		rc = wait_data(s, nowait, &looked, &deadline);
+		rc = wait_data(s, flags, &looked, &deadline);
 		if (rc < 0 && (got || !pno_wait_again(rc, deadline)))
 			break;
 	}

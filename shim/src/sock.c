@@ -171,14 +171,32 @@ static uint32_t open_mask(const struct pno_sock *s)
 	return m;
 }
 
+/* What its home knows better. Who sends or receives brings it home, and then
+ * has a window of its own. */
+static uint32_t away_mask(const struct pno_sock *s)
+{
+	bool end = s->shut_rd || (s->standing & PNO_STANDING_ENDED);
+	uint32_t m = EPOLLOUT | EPOLLWRNORM;
+
+	if (end || (s->standing & PNO_STANDING_READABLE))
+		m |= EPOLLIN | EPOLLRDNORM;
+	if (end)
+		m |= EPOLLRDHUP;
+	if (end && s->shut_wr)
+		m |= EPOLLHUP;
+	return m;
+}
+
 void pno_sock_refresh(struct pno_sock *s)
 {
 	uint32_t m = 0;
 
 	switch (s->state) {
 	case PNO_OPEN:
-		if (!s->away)
+		if (likely(!s->away))
 			m = open_mask(s);
+		else if (s->ses)
+			m = away_mask(s);
 		break;
 	case PNO_DGRAM:
 		m = pno_udp_mask(s);

@@ -109,6 +109,9 @@ struct pno_sock {
 	uint8_t shard;
 	bool nonblock;
 	bool own_file;    /* the placeholder is not a copy of the template */
+	bool pair;        /* it is one end of a Unix socket pair: pass.c */
+	bool common;      /* others may have set something on it since it was looked at */
+	bool kept;        /* the DPU keeps it for whom it was sent to */
 	bool kernel_bound;
 	bool made_here;   /* by socket(): what was set on it is in opts */
 	bool late_bound;  /* so is the placeholder, in the DPU's stead until connect */
@@ -127,6 +130,7 @@ struct pno_sock {
 	bool unconnected;  /* DEAD, and connect() has said why: as before it */
 	bool stranger;     /* from another process, and never at home here */
 	bool frozen;       /* locked for the time of a fork */
+	uint8_t standing;  /* away: PNO_STANDING_…, as last told */
 	pno_lock_t lock;
 	_Atomic uint32_t mask; /* EPOLL…, read without the lock */
 	_Atomic uint32_t arrivals; /* Data records, likewise */
@@ -135,6 +139,8 @@ struct pno_sock {
 	uint32_t waiters; /* threads blocked on it outside epoll */
 	int err;          /* SO_ERROR */
 	int nfds;         /* descriptors */
+	int via;          /* shared: the descriptor that a call last used */
+	uint32_t stood;   /* received when its standing was told */
 	_Atomic uint32_t generation; /* read without the lock */
 
 	struct pno_qp *qp; /* of its home channel; NULL: not on the DPU */
@@ -273,7 +279,8 @@ static inline uint64_t pno_sock_unread(const struct pno_sock *s)
 /*
  * A connection that is open, at home here, writable, and of which neither an
  * error nor an end is known to poll: mask says all that in one load. While it
- * is so, what data changes is one bit, and pno_sock_refresh can be spared.
+ * is so, what data changes is one bit, and pno_sock_refresh can be spared. (One
+ * that is away may look alike, but a call has brought it home by then.)
  */
 static inline bool pno_sock_flows(const struct pno_sock *s)
 {
@@ -434,6 +441,20 @@ bool pno_listener_inherit(struct pno_sock *s, const struct pno_msg_socket *m);
 void pno_listener_child(struct pno_sock *s);
 void pno_listener_adopted(struct pno_sock *s);
 
+/* share.c: the placeholder as what several processes know of a socket. Socket
+ * locked. */
+/* Gives a connection that is about to be shared a file of its own. */
+void pno_share_file(struct pno_sock *s, int fd);
+/* The settings that others may have changed, before a call waits or says that
+ * it would. */
+void pno_share_attune(struct pno_sock *s);
+/* All that the placeholder of a socket from elsewhere says. */
+void pno_share_recall(struct pno_sock *s, int fd);
+/* A new placeholder gets what the present one has of SOL_SOCKET. */
+void pno_share_furnish(const struct pno_sock *s, int fd, int file);
+/* Another process tells: the connection's standing. */
+void pno_share_standing(struct pno_sock *s, const struct pno_record *r);
+
 /* close.c: a descriptor goes; with the last one the socket does. Socket locked
  * on entry, unlocked on return. */
 void pno_sock_close_fd(struct pno_sock *s, int fd);
@@ -493,6 +514,8 @@ void pno_opt_tell(struct pno_sock *s, const struct pno_opt *o);
 int pno_opt_ask(struct pno_sock *s, int level, int name, const void *val, socklen_t len);
 /* options.c: socket locked; 0, an errno, or -1: ask the placeholder. */
 int pno_sock_setopt(struct pno_sock *s, int fd, int level, int name, const void *val, socklen_t len);
+/* What was set on a fresh socket's placeholder by another process. */
+void pno_sock_recall_opts(struct pno_sock *s, int fd);
 /* True: hostd has a say in who may set it, so there must be a session. */
 bool pno_option_is_granted(int level, int name);
 int pno_sock_getopt(struct pno_sock *s, int level, int name, void *val, socklen_t *len);

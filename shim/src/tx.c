@@ -147,10 +147,11 @@ static size_t push(struct pno_sock *s, struct source *src, size_t want, bool *dr
 	return sent;
 }
 
-static ssize_t send_all(struct pno_sock *s, struct source *src, size_t want, bool nowait)
+static ssize_t send_all(struct pno_sock *s, struct source *src, size_t want, int flags)
 {
+	bool nowait = s->nonblock || (flags & MSG_DONTWAIT);
+	bool looked = false, dry = false, tuned = false;
 	int64_t deadline = 0;
-	bool looked = false, dry = false;
 	size_t sent = 0;
 	int rc;
 
@@ -168,6 +169,11 @@ static ssize_t send_all(struct pno_sock *s, struct source *src, size_t want, boo
 			sent += push(s, src, want - sent, &dry);
 			if (sent == want || dry)
 				break;
+		}
+		if (unlikely(s->common) && !tuned) {
+			tuned = true;
+			pno_share_attune(s);
+			nowait = s->nonblock || (flags & MSG_DONTWAIT);
 		}
 		if (nowait) {
 			rc = -EAGAIN;
@@ -263,7 +269,7 @@ ssize_t pno_sock_send(struct pno_sock *s, const struct iovec *iov, size_t n, int
 		return want;
 	}
 	src = (struct source){ .iov = iov, .n = n, .more = flags & MSG_MORE };
-	rc = send_all(s, &src, want, s->nonblock || (flags & MSG_DONTWAIT));
+	rc = send_all(s, &src, want, flags);
 	if (rc == 0 && src.err)
 		rc = src.err;
 	if (rc == -EPIPE && !(flags & MSG_NOSIGNAL))
@@ -305,7 +311,7 @@ ssize_t pno_sock_sendfile(struct pno_sock *s, int in, off_t *offset, size_t coun
 	/* Longer transfers are cut like the kernel's. */
 	if (count > 0x7ffff000)
 		count = 0x7ffff000;
-	rc = send_all(s, &src, count, s->nonblock);
+	rc = send_all(s, &src, count, 0);
 	if (rc == 0 && src.err)
 		rc = src.err == -EISDIR ? -EINVAL : src.err;
 	if (rc > 0 && offset && !pno_copy(offset, &src.offset, sizeof *offset))
@@ -320,7 +326,7 @@ ssize_t pno_sock_sendfile(struct pno_sock *s, int in, off_t *offset, size_t coun
 ssize_t pno_sock_from_pipe(struct pno_sock *s, int in, size_t count)
 {
 	struct source src = { .fd = in };
-	ssize_t rc = send_all(s, &src, count, s->nonblock);
+	ssize_t rc = send_all(s, &src, count, 0);
 
 	if (rc == 0 && src.err)
 		rc = src.err;

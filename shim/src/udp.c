@@ -238,6 +238,8 @@ void pno_udp_lose(struct pno_sock *s)
 	forget_legs(s);
 	s->peer = peer;
 	s->udp->lost = true;
+	s->kept = false;
+	s->cookie = 0;
 	pno_sock_event(s, EPOLLOUT | EPOLLWRNORM);
 }
 

@@ -136,6 +136,8 @@ void pno_udp_adopted(struct pno_sock *s);
 /* udp_options.c: 0, an errno, or -1: ask the placeholder. */
 int pno_udp_setopt(struct pno_sock *s, int fd, int level, int name, const void *val, socklen_t len);
 int pno_udp_getopt(struct pno_sock *s, int level, int name, void *val, socklen_t *len);
+/* What was set by another process: the placeholder knows. */
+void pno_udp_recall(struct pno_sock *s, int fd);
 /* Tells the DPU what was set before it had the socket. */
 void pno_udp_send_opts(struct pno_sock *s, int fd);
 

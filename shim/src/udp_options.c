@@ -113,6 +113,20 @@ static void act(struct pno_sock *s, int level, int name, const void *val, sockle
 		s->udp->df = v == IP_PMTUDISC_DO || v == IP_PMTUDISC_PROBE;
 }
 
+void pno_udp_recall(struct pno_sock *s, int fd)
+{
+	for (unsigned i = 0; i < COUNT; i++) {
+		uint8_t val[sizeof(struct timeval)];
+		socklen_t len = sizeof val;
+
+		if (table[i].how == FORWARD)
+			s->udp->set |= 1ull << i;
+		if (table[i].how != REFUSE && table[i].how != GROUP &&
+		    real.getsockopt(fd, table[i].level, table[i].name, val, &len) == 0)
+			act(s, table[i].level, table[i].name, val, len);
+	}
+}
+
 /* Saying yes to what nobody does would be a lie. A socket that is not decided
  * yet counts as the DPU's, if most of this process's are. */
 static bool unserved(const struct pno_sock *s, enum how how)

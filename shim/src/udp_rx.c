@@ -432,6 +432,10 @@ ssize_t pno_udp_recv(struct pno_sock *s, int fd, struct msghdr *m, int flags)
 			m->msg_namelen = m->msg_controllen = m->msg_flags = 0;
 			break;
 		}
+		if (unlikely(s->common) && !looked) {
+			pno_share_attune(s);
+			nowait = s->nonblock || (flags & MSG_DONTWAIT);
+		}
 		rc = wait_dgram(s, nowait, &looked, &deadline);
 		if (rc < 0)
 			break;

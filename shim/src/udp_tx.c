@@ -359,8 +359,9 @@ static void find_out(struct pno_sock *s, unsigned leg)
 		s->udp->doubt = s->err;
 }
 
-static ssize_t send_frame(struct pno_sock *s, unsigned leg, const struct pno_dgram *h, const struct msghdr *m, bool nowait)
+static ssize_t send_frame(struct pno_sock *s, unsigned leg, const struct pno_dgram *h, const struct msghdr *m, int flags)
 {
+	bool nowait = s->nonblock || (flags & MSG_DONTWAIT);
 	struct pno_leg *l = &s->udp->leg[leg];
 	bool looked = false;
 	int64_t deadline = 0;
@@ -386,6 +387,10 @@ static ssize_t send_frame(struct pno_sock *s, unsigned leg, const struct pno_dgr
 				return -EFAULT;
 		}
 		pno_sock_refresh(s);
+		if (unlikely(s->common) && !looked) {
+			pno_share_attune(s);
+			nowait = s->nonblock || (flags & MSG_DONTWAIT);
+		}
 		rc = wait_room(s, nowait, &looked, &deadline);
 		if (rc < 0)
 			return rc;
@@ -432,7 +437,6 @@ static ssize_t finish(struct pno_sock *s, struct pno_dgram *h, const struct pno_
 	struct iovec whole;
 	struct msghdr all = { .msg_iov = &whole, .msg_iovlen = 1 };
 	struct pno_cork *cork = NULL;
-	bool nowait = s->nonblock || (flags & MSG_DONTWAIT);
 	int err = check_length(s, h, to, corked + len);
 	ssize_t rc;
 
@@ -453,7 +457,7 @@ static ssize_t finish(struct pno_sock *s, struct pno_dgram *h, const struct pno_
 		m = &all;
 	}
 	h->len = corked + len;
-	rc = send_frame(s, leg_of(s, to), h, m, nowait);
+	rc = send_frame(s, leg_of(s, to), h, m, flags);
 	pno_free(cork);
 	return rc < 0 ? rc : (ssize_t)len;
 }

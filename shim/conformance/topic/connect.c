@@ -161,6 +161,39 @@ static void mistakes(void)
 	close(l);
 }
 
+/* A connection that was made, used and lost before connect() was asked how it
+ * went; and then another one. */
+static void after_loss(void)
+{
+	struct sockaddr_storage at;
+	int l = listener(AF_INET, &at), c = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), s;
+	char b[8];
+
+	R(connect(c, SA(at), addr_len(&at)));
+	AWAIT(l, POLLIN);
+	close(accept(l, NULL, NULL));
+	await_events(c, POLLRDHUP);
+	R(recv(c, b, 8, 0));
+	R(send(c, "nobody", 6, 0));
+	await_events(c, POLLERR);
+	R(connect(c, SA(at), addr_len(&at)));
+	R(recv(c, b, 8, 0));
+	R(connect(c, SA(at), addr_len(&at)));
+	AWAIT(l, POLLIN);
+	s = FD(accept(l, NULL, NULL));
+	await_events(c, POLLOUT);
+	R(connect(c, SA(at), addr_len(&at)));
+	R(send(c, "again", 5, 0));
+	R(recv(s, b, 8, 0));
+	R(send(s, "yes", 3, 0));
+	await_bytes(c, 3);
+	R(recv(c, b, 8, 0));
+	R(recv(c, b, 8, 0));
+	R(close(c));
+	R(recv(s, b, 8, 0));
+	close(s), close(l);
+}
+
 int main(void)
 {
 	SECTION("blocking, IPv4");
@@ -175,6 +208,8 @@ int main(void)
 	refused(AF_INET6);
 	SECTION("another attempt after a refusal");
 	after_refusal();
+	SECTION("another after a loss");
+	after_loss();
 	SECTION("bound first");
 	bound_first();
 	SECTION("mistakes");
