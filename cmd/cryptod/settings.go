@@ -82,6 +82,7 @@ type engineSettings struct {
 	Queue     int                    `yaml:"queue"`
 	Provider  string                 `yaml:"provider"`
 	PropQuery string                 `yaml:"propquery"`
+	Heap      config.Size            `yaml:"heap"`
 	Latency   config.Duration        `yaml:"latency"`
 	Rate      float64                `yaml:"rate"`
 	Cluster   *agent.ClusterSettings `yaml:"cluster"`
@@ -181,6 +182,9 @@ func (e *engineSettings) Validate() error {
 	if e.Queue < 0 || e.Queue > 1<<20 {
 		return config.At("queue", fmt.Errorf("%d operations, want 0 (the default) to 1048576", e.Queue))
 	}
+	if n := uint64(e.Heap); n > 0 && (n < libcrypto.MinHeap || n > libcrypto.MaxHeap || n&(n-1) != 0) {
+		return config.At("heap", fmt.Errorf("%d bytes, want 0 (what the limits suggest) or a power of two from 1MiB to 128MiB", n))
+	}
 	return nil
 }
 
@@ -188,7 +192,7 @@ func (e *engineSettings) Validate() error {
 func (e *engineSettings) opener(id *mtls.Identity) func(engine.Sink) (engine.Engine, error) {
 	software := func(sink engine.Sink) (engine.Engine, error) {
 		if libcrypto.Available && e.Kind != "go" {
-			return libcrypto.New(libcrypto.Config{Threads: e.Threads, Queue: e.Queue, Provider: e.Provider, PropQuery: e.PropQuery}, sink)
+			return libcrypto.New(libcrypto.Config{Threads: e.Threads, Queue: e.Queue, Provider: e.Provider, PropQuery: e.PropQuery, Heap: int(e.Heap)}, sink)
 		}
 		return gosoft.New(gosoft.Config{Threads: e.Threads, Queue: e.Queue}, sink), nil
 	}

@@ -239,6 +239,13 @@ func (w *worker) registry() *prometheus.Registry {
 	r := w.srv.Registry()
 	r.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Namespace: "pno", Subsystem: "crypto", Name: "audit_lost_total",
 		Help: "Audit records that were lost because the disk did not keep up."}, func() float64 { return float64(w.audit.Lost()) }))
+	gauge := func(name, help string, value func() int) {
+		r.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "pno", Subsystem: "crypto", Name: name, Help: help},
+			func() float64 { return float64(value()) }))
+	}
+	gauge("heap_used_bytes", "Of the locked memory for keys of the libcrypto engine, what is used; keys are refused beyond seven eighths.",
+		func() int { used, _ := libcrypto.Heap(); return used })
+	gauge("heap_bytes", "Locked memory for keys of the libcrypto engine.", func() int { _, size := libcrypto.Heap(); return size })
 	return r
 }
 

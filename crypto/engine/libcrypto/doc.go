@@ -12,6 +12,12 @@
 // may call its methods; see package engine for who owns what.
 package libcrypto
 
+// Bounds of Config.Heap.
+const (
+	MinHeap = 1 << 20
+	MaxHeap = 128 << 20 // the arena ends with about as many keys
+)
+
 // Config sizes the engine; zero values mean one worker a processor and 1024
 // operations.
 type Config struct {
@@ -21,4 +27,10 @@ type Config struct {
 	// "?provider=qatprovider", makes it the preferred one.
 	Provider  string
 	PropQuery string
+	// Heap is the locked memory for the numbers of keys, a power of two of bytes,
+	// of which an RSA-2048 key takes about 900. The first engine makes it, for the
+	// whole process; one that asks for more later fails. 0: up to 32 MiB, but half
+	// of what the process may lock. Load refuses keys beyond seven eighths of it,
+	// which leaves operations the rest.
+	Heap int
 }

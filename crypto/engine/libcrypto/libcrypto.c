@@ -52,7 +52,7 @@ static void explain(char *err, const char *what)
 	ERR_clear_error();
 }
 
-struct pno_lc *pno_lc_new(const char *provider, const char *propquery, char *err)
+struct pno_lc *pno_lc_new(const char *provider, const char *propquery, size_t heap, char *err)
 {
 	struct pno_lc *lc = calloc(1, sizeof(*lc));
 
@@ -65,7 +65,10 @@ struct pno_lc *pno_lc_new(const char *provider, const char *propquery, char *err
 		snprintf(err, PNO_LC_ERR, "out of memory");
 		goto fail;
 	}
-	pno_secure_heap();
+	if (!pno_secure_heap(heap)) {
+		snprintf(err, PNO_LC_ERR, "a heap for keys is there already and is smaller; set heap at the first engine");
+		goto fail;
+	}
 	if (!OSSL_PROVIDER_load(NULL, "default")) {
 		explain(err, "load the default provider");
 		goto fail;
@@ -127,8 +130,19 @@ static EVP_PKEY *read_key(struct pno_lc *lc, struct pno_lc_der pkcs8, struct pno
 
 struct pno_lc_key *pno_lc_load(struct pno_lc *lc, struct pno_lc_der pkcs8, struct pno_lc_der spki, int workers, char *err)
 {
-	struct pno_lc_key *key = calloc(1, sizeof(*key) + (size_t)workers * sizeof(struct slot));
+	struct pno_lc_key *key;
 
+	if (!pno_room()) {
+		size_t in_use, size;
+
+		pno_heap(&in_use, &size);
+		snprintf(err, PNO_LC_ERR,
+			 "no room: keys have %zu of %zu KiB of locked memory, operations need the rest; "
+			 "set heap of the engine to %zuMiB",
+			 in_use >> 10, size >> 10, size >> 19);
+		return NULL;
+	}
+	key = calloc(1, sizeof(*key) + (size_t)workers * sizeof(struct slot));
 	if (!key) {
 		snprintf(err, PNO_LC_ERR, "out of memory");
 		return NULL;

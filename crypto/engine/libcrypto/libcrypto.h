@@ -14,7 +14,7 @@
 
 #define PNO_LC_IN  2048
 #define PNO_LC_OUT 1024
-#define PNO_LC_ERR 160
+#define PNO_LC_ERR 192
 
 enum {
 	PNO_LC_PKCS1 = 0,
@@ -40,7 +40,7 @@ struct pno_lc_op {
 };
 
 /* NULL, with the reason in err (PNO_LC_ERR bytes), when a provider is missing. */
-struct pno_lc *pno_lc_new(const char *provider, const char *propquery, char *err);
+struct pno_lc *pno_lc_new(const char *provider, const char *propquery, size_t heap, char *err);
 void pno_lc_free(struct pno_lc *lc);
 
 struct pno_lc_der {

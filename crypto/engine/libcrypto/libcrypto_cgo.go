@@ -18,6 +18,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"math/bits"
 	"runtime"
 	"unsafe"
 
@@ -49,6 +50,13 @@ func Unlocked() error {
 	return nil
 }
 
+// Heap is how much of the locked memory for keys is used, and its size.
+func Heap() (used, size int) {
+	var u, s C.size_t
+	C.pno_heap(&u, &s)
+	return int(u), int(s)
+}
+
 type key struct {
 	c      *C.struct_pno_lc_key
 	public crypto.PublicKey
@@ -69,11 +77,14 @@ func New(cfg Config, sink engine.Sink) (engine.Engine, error) {
 	if cfg.Queue == 0 {
 		cfg.Queue = 1024
 	}
+	if cfg.Heap < 0 || cfg.Heap > 0 && (cfg.Heap < MinHeap || cfg.Heap > MaxHeap || bits.OnesCount(uint(cfg.Heap)) != 1) {
+		return nil, fmt.Errorf("start libcrypto engine: a heap of %d bytes, want a power of two from %d to %d", cfg.Heap, MinHeap, MaxHeap)
+	}
 	provider, query := C.CString(cfg.Provider), C.CString(cfg.PropQuery)
 	defer C.free(unsafe.Pointer(provider))
 	defer C.free(unsafe.Pointer(query))
 	var why [C.PNO_LC_ERR]C.char
-	lc := C.pno_lc_new(provider, query, &why[0])
+	lc := C.pno_lc_new(provider, query, C.size_t(cfg.Heap), &why[0])
 	if lc == nil {
 		return nil, fmt.Errorf("start libcrypto engine with provider %q: %s", cfg.Provider, C.GoString(&why[0]))
 	}

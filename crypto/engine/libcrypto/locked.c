@@ -14,6 +14,10 @@
  * tells whose a block is, and made usable piece by piece, from the bottom. Blocks
  * have sizes that are powers of two, and a list of free ones for each. Keys are
  * loaded rarely: one lock does.
+ *
+ * libcrypto's heap has a fixed size and serves operations as well: a key that
+ * took its last bytes would end the signatures of all keys. So a part of it is
+ * left to operations, and a key that would reach into that is not loaded.
  */
 #include "locked.h"
 
@@ -24,13 +28,15 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 
 #define RESERVED (1ul << 30)
 #define PIECE    (256ul << 10) /* at least, that becomes usable at once */
 #define SMALLEST 6             /* blocks of 64 bytes, of which HEAD are ours */
 #define CLASSES  24
 #define HEAD     16 /* keeps the alignment that malloc gives */
-#define HEAP     (4ul << 20)
+#define LEAST    (4ul << 20)  /* of libcrypto's heap, unless less is asked for */
+#define MOST     (32ul << 20) /* unless more is asked for */
 
 struct block {
 	uint64_t class;
@@ -39,7 +45,8 @@ struct block {
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static uint8_t *base; /* of the range; NULL: there is none */
-static size_t used, usable;
+static size_t used, usable, held; /* held: by blocks in use */
+static size_t heap; /* of libcrypto */
 static struct block *spare[CLASSES];
 static const char *unlocked;
 static _Thread_local bool confined;
@@ -83,6 +90,8 @@ static void *take(size_t size)
 		b = (struct block *)(base + used);
 		used += size;
 	}
+	if (b)
+		held += size;
 	pthread_mutex_unlock(&lock);
 	if (!b)
 		return NULL;
@@ -102,6 +111,7 @@ static void give(void *p)
 
 	OPENSSL_cleanse(p, room(p));
 	pthread_mutex_lock(&lock);
+	held -= 1ul << (b->class + SMALLEST);
 	b->next = spare[b->class];
 	spare[b->class] = b;
 	pthread_mutex_unlock(&lock);
@@ -174,13 +184,62 @@ const char *pno_unlocked(void)
 	return why;
 }
 
-void pno_secure_heap(void)
+/* Half of what may be locked, for the arena needs as much again. */
+static size_t default_heap(void)
 {
-	if (CRYPTO_secure_malloc_initialized())
-		return;
-	if (CRYPTO_secure_malloc_init(HEAP, 16) == 1)
-		return;
+	struct rlimit limit;
+	size_t size = MOST;
+
+	if (getrlimit(RLIMIT_MEMLOCK, &limit))
+		return LEAST;
+	while (size > LEAST && size > limit.rlim_cur / 2)
+		size /= 2;
+	return size;
+}
+
+bool pno_secure_heap(size_t size)
+{
+	bool there;
+
 	pthread_mutex_lock(&lock);
-	unlocked = "libcrypto's heap for private keys cannot be locked; raise LimitMEMLOCK (ulimit -l)";
+	if (!heap && !CRYPTO_secure_malloc_initialized()) {
+		heap = size ? size : default_heap();
+		switch (CRYPTO_secure_malloc_init(heap, 16)) {
+		case 1:
+			break;
+		case 0:
+			heap = 0;
+			/* fall through */
+		default:
+			unlocked = "libcrypto's heap for private keys cannot be locked; raise LimitMEMLOCK (ulimit -l)";
+		}
+	}
+	there = heap >= size;
 	pthread_mutex_unlock(&lock);
+	return there;
+}
+
+/* What operations may need: of libcrypto's heap each thread has a generator of
+ * random numbers in it, and what it computes with. */
+static size_t headroom(void)
+{
+	return heap / 8;
+}
+
+bool pno_room(void)
+{
+	bool room;
+
+	pthread_mutex_lock(&lock);
+	room = (!heap || CRYPTO_secure_used() + headroom() <= heap) && (!base || held + headroom() <= RESERVED);
+	pthread_mutex_unlock(&lock);
+	return room;
+}
+
+void pno_heap(size_t *in_use, size_t *size)
+{
+	pthread_mutex_lock(&lock);
+	*size = heap;
+	pthread_mutex_unlock(&lock);
+	*in_use = *size ? CRYPTO_secure_used() : 0;
 }
