@@ -3,12 +3,11 @@
 package server
 
 import (
+	"container/list"
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net"
-	"slices"
 	"sync"
 	"time"
 
@@ -38,64 +37,111 @@ func (l *Limits) complete() {
 }
 
 // Who has not shown a certificate yet may have a part of the connections only,
-// and one address a part of that, or strangers could keep clients out.
+// and one address a part of that. Beyond that the oldest of them is closed for the
+// newest: a client shows its certificate at once, and gets in however many say
+// nothing.
 func (l *Limits) strangers() int   { return max(16, l.Connections/4) }
 func (l *Limits) oneStranger() int { return max(16, l.Connections/16) }
+
+// errMadeRoom is why a connection is closed whose place another one needs.
+var errMadeRoom = errors.New("its handshake was not done when newer connections needed the room")
 
 // doors counts connections and streams.
 type doors struct {
 	limits Limits
 
 	mu        sync.Mutex
-	open      int            // connections
-	strange   int            // of those, without a certificate
-	addresses map[string]int // of those, by address
-	clients   map[string]int // connections with one, by client
-	strangers map[*conn]struct{}
-	all       int            // streams
-	streams   map[string]int // by client
+	open      int                   // connections
+	arrivals  uint64                // of connections, since the start
+	strange   int                   // connections without a certificate
+	strangers map[string]*list.List // of those, *conn by address, in the order of arrival
+	clients   map[string]int        // connections with one, by client
+	all       int                   // streams
+	streams   map[string]int        // by client
 }
 
 func newDoors(l Limits) *doors {
-	return &doors{limits: l, addresses: map[string]int{}, clients: map[string]int{}, strangers: map[*conn]struct{}{}, streams: map[string]int{}}
+	return &doors{limits: l, strangers: map[string]*list.List{}, clients: map[string]int{}, streams: map[string]int{}}
 }
 
-// enter counts a new connection, unless there are too many.
-func (d *doors) enter(address string) error {
+// enter counts a new connection, unless clients have them all. Somebody may have
+// to go for it, whom the caller closes.
+func (d *doors) enter(c *conn) (instead *conn, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	mine := d.strangers[c.address]
 	switch {
+	case mine != nil && mine.Len() >= d.limits.oneStranger():
+		instead = mine.Front().Value.(*conn)
+	case d.strange >= d.limits.strangers(), d.open >= d.limits.Connections && d.strange > 0:
+		instead = d.oldest()
 	case d.open >= d.limits.Connections:
-		return fmt.Errorf("there are %d connections", d.open)
-	case d.strange >= d.limits.strangers():
-		return fmt.Errorf("there are %d connections whose handshake is not done", d.strange)
-	case d.addresses[address] >= d.limits.oneStranger():
-		return fmt.Errorf("there are %d connections of this address whose handshake is not done", d.addresses[address])
+		return nil, fmt.Errorf("there are %d connections", d.open)
+	}
+	if instead != nil {
+		instead.evicted = true
+		d.remove(instead)
+	}
+	if mine = d.strangers[c.address]; mine == nil {
+		mine = list.New()
+		d.strangers[c.address] = mine
 	}
 	d.open++
 	d.strange++
-	d.addresses[address]++
-	return nil
+	d.arrivals++
+	c.arrival, c.place = d.arrivals, mine.PushBack(c)
+	return instead, nil
 }
 
-// watch remembers a connection until it is one of a client, or closed.
-func (d *doors) watch(c *conn) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.strangers[c] = struct{}{}
+// oldest is that of the address which has most strangers: one that sends many is
+// not to drive out those of others. Locked.
+func (d *doors) oldest() *conn {
+	var at *conn
+	most := 0
+	for _, l := range d.strangers {
+		c := l.Front().Value.(*conn)
+		if l.Len() > most || l.Len() == most && c.arrival < at.arrival {
+			at, most = c, l.Len()
+		}
+	}
+	return at
 }
 
-func (d *doors) forget(c *conn) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	delete(d.strangers, c)
+// unstrange takes a connection out of those without a certificate; locked.
+func (d *doors) unstrange(c *conn) {
+	l := d.strangers[c.address]
+	l.Remove(c.place)
+	if l.Len() == 0 {
+		delete(d.strangers, c.address)
+	}
+	c.place = nil
+	d.strange--
+}
+
+// remove ends a connection, once; locked.
+func (d *doors) remove(c *conn) {
+	switch {
+	case c.place != nil:
+		d.unstrange(c)
+	case c.client != "":
+		drop(d.clients, c.client)
+		c.client = ""
+	default:
+		return
+	}
+	d.open--
 }
 
 // expel closes the connections whose handshake is not done: the end of a worker
 // would wait for them.
 func (d *doors) expel() {
 	d.mu.Lock()
-	all := slices.Collect(maps.Keys(d.strangers))
+	var all []*conn
+	for _, l := range d.strangers {
+		for e := l.Front(); e != nil; e = e.Next() {
+			all = append(all, e.Value.(*conn))
+		}
+	}
 	d.mu.Unlock()
 	for _, c := range all {
 		_ = c.Close() // nothing was said on it
@@ -103,29 +149,21 @@ func (d *doors) expel() {
 }
 
 // known makes a connection one of a client, unless it has too many.
-func (d *doors) known(address, client string) error {
+func (d *doors) known(c *conn, client string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.clients[client] >= d.limits.ClientConnections {
+	switch {
+	case c.evicted:
+		return errMadeRoom
+	case c.place == nil:
+		return net.ErrClosed
+	case d.clients[client] >= d.limits.ClientConnections:
 		return fmt.Errorf("the client has %d connections", d.clients[client])
 	}
-	d.strange--
-	drop(d.addresses, address)
+	d.unstrange(c)
+	c.client = client
 	d.clients[client]++
 	return nil
-}
-
-// leave ends one; client is empty if it never was one of a client.
-func (d *doors) leave(address, client string) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.open--
-	if client != "" {
-		drop(d.clients, client)
-		return
-	}
-	d.strange--
-	drop(d.addresses, address)
 }
 
 func (d *doors) enterStream(client string) error {
@@ -167,15 +205,18 @@ func (l listener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		address := addressOf(c.RemoteAddr())
-		if err := l.s.doors.enter(address); err != nil {
+		counted := &conn{Conn: c, doors: l.s.doors, address: addressOf(c.RemoteAddr())}
+		instead, err := l.s.doors.enter(counted)
+		if err != nil {
 			_ = c.Close() // nothing was said on it
 			l.s.metrics.limited.WithLabelValues("connections").Inc()
 			l.s.refuseStranger(c.RemoteAddr(), signing.Overloaded, "connection refused", err)
 			continue
 		}
-		counted := &conn{Conn: c, doors: l.s.doors, address: address}
-		l.s.doors.watch(counted)
+		if instead != nil {
+			_ = instead.Close() // its handshake fails, and is recorded
+			l.s.metrics.limited.WithLabelValues("strangers").Inc()
+		}
 		if l.s.draining.Load() {
 			_ = counted.Close() // expel may have been before
 		}
@@ -189,34 +230,31 @@ type conn struct {
 	doors   *doors
 	address string
 
-	mu     sync.Mutex
-	client string
-	over   bool
+	// Of the doors.
+	arrival uint64
+	place   *list.Element // among the strangers
+	client  string        // whose it is; neither: it is not counted any more
+	evicted bool
 }
 
-func (c *conn) known(client string) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.over {
-		return net.ErrClosed
+// Read implements net.Conn.
+func (c *conn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if err != nil && errors.Is(err, net.ErrClosed) {
+		c.doors.mu.Lock()
+		if c.evicted {
+			err = errMadeRoom
+		}
+		c.doors.mu.Unlock()
 	}
-	if err := c.doors.known(c.address, client); err != nil {
-		return err
-	}
-	c.client = client
-	c.doors.forget(c)
-	return nil
+	return n, err
 }
 
 // Close implements net.Conn.
 func (c *conn) Close() error {
-	c.mu.Lock()
-	if !c.over {
-		c.over = true
-		c.doors.leave(c.address, c.client)
-		c.doors.forget(c)
-	}
-	c.mu.Unlock()
+	c.doors.mu.Lock()
+	c.doors.remove(c)
+	c.doors.mu.Unlock()
 	return c.Conn.Close()
 }
 
@@ -240,7 +278,11 @@ func (d doorCreds) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo
 	if !counted {
 		return secure, info, nil
 	}
-	if err := c.known(client); err != nil {
+	switch err := c.doors.known(c, client); {
+	case errors.Is(err, errMadeRoom):
+		d.s.refuseStranger(raw.RemoteAddr(), signing.Overloaded, "connection refused", err)
+		return nil, nil, errors.Join(err, secure.Close())
+	case err != nil:
 		d.s.metrics.limited.WithLabelValues("client_connections").Inc()
 		d.s.refuseClient(audit.Record{Time: time.Now(), Client: client, Status: signing.Overloaded}, "connection refused", err.Error())
 		return nil, nil, errors.Join(err, secure.Close())

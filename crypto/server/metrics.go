@@ -50,7 +50,7 @@ func newMetrics(id *mtls.Identity) *metrics {
 			Help: "Operations that an engine failed, or answered with a signature that does not verify."}, []string{"engine"}),
 	}
 	m.limited = prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "pno", Subsystem: "crypto", Name: "limited_total",
-		Help: "Connections and streams refused because there were too many: connections, client_connections, streams."}, []string{"what"})
+		Help: "Connections and streams refused because there were too many: connections, client_connections, streams; strangers: closed for newer ones before they had shown a certificate."}, []string{"what"})
 	vec := prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "pno", Subsystem: "crypto", Name: "operations_total",
 		Help: "Operations by how they ended."}, []string{"status"})
 	for _, s := range signing.Statuses {
