@@ -156,14 +156,14 @@ func (l *Log) resume(f *os.File) (torn int64, err error) {
 	return torn, nil
 }
 
-// Add queues a record, or counts it as lost.
+// Add queues a record, or counts it and those that it stands for as lost.
 func (l *Log) Add(r Record) {
 	l.mu.Lock()
 	if len(l.waiting) < l.cfg.Buffer {
 		l.waiting = append(l.waiting, r)
 	} else {
-		l.dropped++
-		l.lost.Add(1)
+		l.dropped += 1 + r.More
+		l.lost.Add(1 + r.More)
 	}
 	l.mu.Unlock()
 }

@@ -133,13 +133,16 @@ func TestLossIsCounted(t *testing.T) {
 	for range 25 {
 		l.Add(sample("x"))
 	}
-	if l.Lost() != 15 {
+	many := sample("x")
+	many.More = 99 // one that stands for others
+	l.Add(many)
+	if l.Lost() != 115 {
 		t.Errorf("%d lost", l.Lost())
 	}
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if s, err := verify(t, path); err != nil || s.Records != 10 || s.Lost != 15 {
+	if s, err := verify(t, path); err != nil || s.Records != 10 || s.Lost != 115 {
 		t.Errorf("%v, %+v", err, s)
 	}
 }
