@@ -230,23 +230,31 @@ func TestFairShare(t *testing.T) {
 }
 
 // Whoever says nothing does not hold up the end of a worker.
-func TestCloseWithStrangers(t *testing.T) {
-	c := cryptotest.New(t, 1, cryptotest.AllowAll, "P-256")
-	w := c.Workers[0]
-	for range 3 {
-		raw, err := net.Dial("tcp", w.Addr)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer raw.Close()
-	}
-	open(t, w, cryptotest.Identity(t, c.CA, cryptotest.ProxyURI)) // they were accepted before
-	start := time.Now()
-	if err := w.Server.Close(); err != nil {
-		t.Error(err)
-	}
-	if took := time.Since(start); took > 8*time.Second { // a handshake has ten
-		t.Errorf("it took %v", took)
+func TestEndWithStrangers(t *testing.T) {
+	for name, end := range map[string]func(*server.Server) error{
+		"close": (*server.Server).Close,
+		"drain": func(s *server.Server) error {
+			ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+			defer cancel()
+			return s.Drain(ctx)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := cryptotest.New(t, 1, cryptotest.AllowAll, "P-256")
+			w := c.Workers[0]
+			strangers(t, w, "127.0.0.1", 3)
+			good := open(t, w, cryptotest.Identity(t, c.CA, cryptotest.ProxyURI)) // they were accepted before
+			if err := good.CloseSend(); err != nil {
+				t.Fatal(err)
+			}
+			start := time.Now()
+			if err := end(w.Server); err != nil {
+				t.Error(err)
+			}
+			if took := time.Since(start); took > 8*time.Second { // a handshake has ten
+				t.Errorf("it took %v", took)
+			}
+		})
 	}
 }
 

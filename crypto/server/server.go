@@ -209,6 +209,7 @@ func (s *Server) info() *cryptov1.WorkerInfo {
 // answered, and closes the worker.
 func (s *Server) Drain(ctx context.Context) error {
 	s.draining.Store(true)
+	s.doors.expel()
 	s.health.Shutdown()
 	s.mu.Lock()
 	for st := range s.streams {
