@@ -39,9 +39,17 @@ func (s *Server) complete(i int, done []*engine.Op) {
 		if !ok {
 			e = signing.Errorf(signing.Internal, "%v", op.Err)
 		}
-		if e.Status == signing.Internal {
-			s.metrics.faults.WithLabelValues(s.infos[i].Kind).Inc()
-			s.cfg.Log.Error("engine failed", "engine", s.infos[i].Kind, "key", p.key.name, "reason", e.Text)
+		// The engine's fault and not the request's: the next one may do it, as when
+		// the cluster behind a remote engine is gone.
+		if e.Status.Elsewhere() {
+			counter := s.metrics.undone
+			if e.Status == signing.Internal {
+				counter = s.metrics.faults
+			}
+			counter.WithLabelValues(s.infos[i].Kind).Inc()
+			if more, tell := s.told[i].again(time.Now()); tell {
+				s.cfg.Log.Error("engine failed", "engine", s.infos[i].Kind, "key", p.key.name, "status", e.Status.String(), "reason", e.Text, "before", more)
+			}
 			if s.choose(p) {
 				op.Err, op.Out = nil, nil
 				s.elsewhere(s.lanes[p.engine].put(p.st.client, []*engine.Op{op}))
@@ -50,6 +58,25 @@ func (s *Server) complete(i int, done []*engine.Op) {
 		}
 		s.answer(p, e)
 	}
+}
+
+// told bounds what is logged of an engine: one fault a second, with the number of
+// those since the last one that were not.
+type told struct {
+	mu   sync.Mutex
+	next time.Time
+	more int
+}
+
+func (t *told) again(now time.Time) (more int, tell bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if now.Before(t.next) {
+		t.more++
+		return 0, false
+	}
+	more, t.more, t.next = t.more, 0, now.Add(time.Second)
+	return more, true
 }
 
 // answer ends an operation: it is counted, recorded, and its result queued.

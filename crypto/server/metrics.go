@@ -16,6 +16,7 @@ type metrics struct {
 	queue      prometheus.Histogram
 	exec       prometheus.Histogram
 	faults     *prometheus.CounterVec
+	undone     *prometheus.CounterVec
 	handshakes prometheus.Counter
 	malformed  prometheus.Counter
 	ended      prometheus.Counter
@@ -48,6 +49,8 @@ func newMetrics(id *mtls.Identity) *metrics {
 		badKeys:    gauge("key_errors", "Keys of the store that could not be read or loaded at the last look."),
 		faults: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "pno", Subsystem: "crypto", Name: "engine_faults_total",
 			Help: "Operations that an engine failed, or answered with a signature that does not verify."}, []string{"engine"}),
+		undone: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "pno", Subsystem: "crypto", Name: "engine_undone_total",
+			Help: "Operations that an engine could not do, as when the cluster behind it is gone or lacks the key; the next engine is asked."}, []string{"engine"}),
 	}
 	m.limited = prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "pno", Subsystem: "crypto", Name: "limited_total",
 		Help: "Connections and streams refused because there were too many: connections, client_connections, streams; strangers: closed for newer ones before they had shown a certificate."}, []string{"what"})
@@ -58,7 +61,7 @@ func newMetrics(id *mtls.Identity) *metrics {
 	}
 	expiry := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "pno", Subsystem: "crypto", Name: "certificate_expiry_timestamp_seconds",
 		Help: "When the worker's own certificate expires."}, func() float64 { return float64(id.Expires().Unix()) })
-	m.registry.MustRegister(vec, expiry, m.limited, m.queue, m.exec, m.faults, m.handshakes, m.malformed, m.ended, m.streams, m.keys, m.badKeys)
+	m.registry.MustRegister(vec, expiry, m.limited, m.queue, m.exec, m.faults, m.undone, m.handshakes, m.malformed, m.ended, m.streams, m.keys, m.badKeys)
 	return m
 }
 

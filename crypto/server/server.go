@@ -55,6 +55,7 @@ type Server struct {
 	engines []engine.Engine
 	infos   []engine.Info
 	lanes   []*lane // before each engine
+	told    []told  // of each engine's faults
 	rules   atomic.Pointer[acl.Rules]
 	table   atomic.Pointer[table]
 	loading sync.Mutex // one LoadKeys at a time
@@ -97,6 +98,7 @@ func New(cfg Config) (*Server, error) {
 	cfg.Limits.complete()
 	s := &Server{cfg: cfg, doors: newDoors(cfg.Limits), strangers: newRefusals(cfg.Summary, 16, 256), clients: newRefusals(cfg.Summary, 64, 4096),
 		metrics: newMetrics(cfg.Identity), streams: map[*stream]struct{}{}, health: health.NewServer(), lookups: lookups{due: map[string]time.Time{}}}
+	s.told = make([]told, len(cfg.Engines))
 	s.rules.Store(cfg.Rules)
 	s.table.Store(&table{})
 	for i, open := range cfg.Engines {
