@@ -202,6 +202,8 @@ static int block(struct nest *nest, struct pollfd *fds, nfds_t n, const sigset_t
 
 	if (!n && deadline == PNO_NEVER) {
 		rc = pno_sleep_epoll(nest->fd, stale, 2, -1, sigmask);
+		if (rc == -EINTR && !pno_handled)
+			return 0; /* by a signal without handler, which ends no call but epoll_wait */
 		if (rc <= 0)
 			return rc;
 		pno_count(wakeups);

@@ -101,6 +101,43 @@ static void reads(void)
 	close(fd);
 }
 
+static void *receiver(void *arg)
+{
+	struct pollfd p = { .fd = *(int *)arg, .events = POLLIN };
+	sigset_t set;
+	char c;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGWINCH);
+	pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+	CHECK(recv(p.fd, &c, 1, 0) == 1);
+	CHECK(poll(&p, 1, -1) == 1);
+	return NULL;
+}
+
+/* A signal that nobody handles comes to a thread if the first one, to which
+ * the kernel would give it, blocks it. It ends no call. */
+static void unhandled(void)
+{
+	int fd = dial(PORT_ECHO);
+	sigset_t set;
+	pthread_t t;
+	char c;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGWINCH);
+	CHECK(!pthread_sigmask(SIG_BLOCK, &set, NULL) && !pthread_create(&t, NULL, receiver, &fd));
+	for (int i = 0; i < 2; i++) {
+		usleep(30000);
+		kill(getpid(), SIGWINCH);
+		usleep(30000);
+		CHECK(send(fd, "x", 1, 0) == 1);
+	}
+	pthread_join(t, NULL);
+	CHECK(recv(fd, &c, 1, 0) == 1 && !pthread_sigmask(SIG_UNBLOCK, &set, NULL));
+	close(fd);
+}
+
 static void waits_all(void)
 {
 	int fd = dial(PORT_ECHO);
@@ -340,6 +377,7 @@ int main(void)
 	handle(SIGUSR1, SA_RESTART);
 	handle(SIGUSR2, 0);
 	reads();
+	unhandled();
 	waits_all();
 	accepts();
 	readiness();
