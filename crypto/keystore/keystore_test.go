@@ -404,13 +404,3 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
-
-func FuzzDecode(f *testing.F) {
-	f.Add(enginetest.Key(f, "P-256").PKCS8)
-	f.Add(pem.EncodeToMemory(&pem.Block{Type: "ENCRYPTED PRIVATE KEY", Bytes: []byte{0x30, 0}}))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		if key, err := Decode(data, nil); err == nil {
-			key.Close()
-		}
-	})
-}

@@ -66,8 +66,9 @@ var blockModes = map[string]blockMode{
 	"1.2.840.113549.3.7":      {24, des.NewTripleDESCipher},
 }
 
-// maxIterations bounds the work that a file can ask for to some seconds.
-const maxIterations = 10_000_000
+// maxIterations bounds the work that a file can ask for to some seconds; the
+// fuzzer has less time.
+var maxIterations = 10_000_000
 
 var errEncrypted = errors.New("read private key: not an encrypted key in a form that is known; convert it with: openssl pkcs8 -topk8 -v2 aes-256-cbc")
 
