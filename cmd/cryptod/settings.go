@@ -183,7 +183,7 @@ func (e *engineSettings) Validate() error {
 		return config.At("queue", fmt.Errorf("%d operations, want 0 (the default) to 1048576", e.Queue))
 	}
 	if n := uint64(e.Heap); n > 0 && (n < libcrypto.MinHeap || n > libcrypto.MaxHeap || n&(n-1) != 0) {
-		return config.At("heap", fmt.Errorf("%d bytes, want 0 (what the limits suggest) or a power of two from 1MiB to 128MiB", n))
+		return config.At("heap", fmt.Errorf("a heap of %d bytes, want 0 (what the limits suggest) or a power of two from 1MiB to 128MiB", n))
 	}
 	return nil
 }
