@@ -177,8 +177,9 @@ func newRules(f file) *Rules {
 	return &Rules{rules: f.Rules, revoked: f.Revoked, buckets: map[bucketKey]*bucket{}}
 }
 
-// Inherit takes over how much of each limit is used up.
-func (r *Rules) Inherit(from *Rules) {
+// Inherit takes over how much of each limit is used up. A limit of which nothing
+// is used is like one that is new, and is forgotten: clients and keys come and go.
+func (r *Rules) Inherit(from *Rules, now time.Time) {
 	if from == nil {
 		return
 	}
@@ -187,7 +188,9 @@ func (r *Rules) Inherit(from *Rules) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for k, b := range from.buckets {
-		r.buckets[k] = b
+		if !b.full(now) {
+			r.buckets[k] = b
+		}
 	}
 }
 
@@ -283,6 +286,12 @@ type bucket struct {
 	burst  float64
 	tokens float64
 	last   time.Time
+}
+
+func (b *bucket) full(now time.Time) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.last.IsZero() || b.tokens+now.Sub(b.last).Seconds()*b.rate >= b.burst
 }
 
 func (b *bucket) take(now time.Time) bool {

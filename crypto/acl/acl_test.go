@@ -112,13 +112,26 @@ func TestRate(t *testing.T) {
 	}
 	now = now.Add(200 * time.Millisecond)
 	again := parse(t, text)
-	again.Inherit(rules)
+	again.Inherit(rules, now)
 	if n := allowed(again, key1, 5); n != 2 {
 		t.Errorf("%d after 200 ms and a reload", n)
 	}
 	now = now.Add(-time.Hour)
 	if n := allowed(again, key1, 5); n != 0 {
 		t.Errorf("%d after the clock went back", n)
+	}
+	// Limits at rest are forgotten, those in use not.
+	now = now.Add(10 * time.Hour)
+	if n := allowed(again, key2, 1); n != 1 {
+		t.Errorf("%d after hours", n)
+	}
+	third := parse(t, text)
+	third.Inherit(again, now)
+	if len(again.buckets) != 2 || len(third.buckets) != 1 {
+		t.Errorf("%d limits, of which %d are inherited", len(again.buckets), len(third.buckets))
+	}
+	if n := allowed(third, key2, 5); n != 2 {
+		t.Errorf("%d of what was left of a burst", n)
 	}
 }
 

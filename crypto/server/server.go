@@ -137,7 +137,7 @@ func (s *Server) Serve(lis net.Listener) error {
 
 // SetRules puts access rules in force, for open streams at once.
 func (s *Server) SetRules(r *acl.Rules) {
-	r.Inherit(s.rules.Load())
+	r.Inherit(s.rules.Load(), time.Now())
 	s.rules.Store(r)
 	s.CheckPeers()
 }
