@@ -140,6 +140,10 @@ static void *reallocate(void *p, size_t size, const char *file, int line)
 
 	if (!mine && (!confined || p))
 		return realloc(p, size);
+	if (mine && !size) {
+		give(p);
+		return NULL;
+	}
 	if (mine && size <= room(p))
 		return p;
 	to = take(size);
