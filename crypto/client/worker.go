@@ -101,7 +101,8 @@ func (w *worker) keep(ctx context.Context, i int) {
 
 // stalled keeps a worker out that did not answer in time, and gives up its other
 // streams unless they were heard of meanwhile: what one learns by waiting, the
-// operations of the others need not.
+// operations of the others need not. That goes for those that are idle, too: what
+// is sent on them next would wait for nothing.
 func (w *worker) stalled() {
 	now, stall := time.Now(), w.cluster.cfg.Stall
 	w.breaker.trip(now, stall)
