@@ -131,7 +131,10 @@ void pno_channels_awake(struct pno_session *ses, uint64_t channels)
 }
 
 /* Kernel epoll sets that hold interrupts, lent to one sleeper at a time. */
-#define NESTS 64
+#define NESTS 1024
+
+/* How long a sleep without one is. */
+#define DOZE_NANOS 1000000
 
 static struct nest {
 	int fd;
@@ -231,6 +234,17 @@ static int block(struct nest *nest, struct pollfd *fds, nfds_t n, const sigset_t
 	return rc;
 }
 
+/* No descriptor is left to sleep on well: a short turn. 0: look again. */
+static int doze(struct pollfd *fds, nfds_t n, const sigset_t *sigmask, int64_t deadline)
+{
+	int64_t left = deadline == PNO_NEVER ? DOZE_NANOS : deadline - pno_now();
+	struct timespec turn = { .tv_nsec = left < DOZE_NANOS ? left : DOZE_NANOS };
+
+	if (left <= 0)
+		return -ETIMEDOUT;
+	return pno_sleep_ppoll(fds, n, &turn, sigmask);
+}
+
 int pno_sleep(struct pno_session *ses, uint64_t channels, bool (*cond)(void *), void *arg,
 	      struct pollfd *fds, nfds_t n, const sigset_t *sigmask, int64_t deadline)
 {
@@ -243,13 +257,9 @@ int pno_sleep(struct pno_session *ses, uint64_t channels, bool (*cond)(void *), 
 		pno_listener_yield();
 	channels = live(ses, channels);
 	if (!nest || !watch(nest, channels)) {
-		/* No descriptor left for sleeping well: sleep in short turns. */
-		struct timespec turn = { .tv_nsec = 1000000 };
-
 		if (nest)
 			give_back(nest);
-		rc = real.ppoll(fds, n, &turn, sigmask);
-		return rc < 0 ? -errno : rc;
+		return doze(fds, n, sigmask, deadline);
 	}
 	if (pno_channels_arm(ses, channels, cond, arg)) {
 		rc = block(nest, fds ? fds : &one, n, sigmask, deadline);

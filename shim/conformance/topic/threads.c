@@ -341,10 +341,42 @@ static void busy(void)
 		close(c[i]), close(s[i]);
 }
 
+/* A thread for each connection: many sleep, and the deadlines of one hold. */
+static void many_wait(void)
+{
+	static struct job many[100];
+	struct timeval tv = { .tv_usec = 200000 };
+	int peers[100], c, s, woken = 0;
+	struct pollfd p;
+
+	for (int i = 0; i < 100; i++) {
+		pair(AF_INET, &peers[i], &s);
+		many[i] = (struct job){ .fn = do_recv, .fd = s };
+		if (pthread_create(&many[i].thread, NULL, work, &many[i]))
+			exit(1);
+	}
+	pair(AF_INET, &c, &s);
+	setsockopt(c, SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof tv);
+	R(recv(c, &p, sizeof p, 0));
+	p = (struct pollfd){ .fd = c, .events = POLLIN };
+	R(poll(&p, 1, 200));
+	for (int i = 0; i < 100; i++)
+		write_all(peers[i], "x", 1);
+	for (int i = 0; i < 100; i++) {
+		pthread_join(many[i].thread, NULL);
+		woken += many[i].result == 1;
+		close(peers[i]), close(many[i].fd);
+	}
+	R(woken);
+	close(c), close(s);
+}
+
 int main(void)
 {
 	SECTION("moves");
 	moves();
+	SECTION("many wait");
+	many_wait();
 	SECTION("shut while waiting");
 	shut_while_waiting();
 	SECTION("connects meet accepts");
