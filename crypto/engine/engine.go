@@ -29,7 +29,7 @@ type Info struct {
 	Kind      string   // go, libcrypto, remote, simcard
 	Detail    string   // what exactly
 	Capacity  int      // operations it holds at once
-	Window    int      // operations that keep it busy: more only wait; 0: Capacity
+	Window    int      // operations that keep it busy: more only wait, in no fair order; 0: Capacity
 	Batch     int      // operations it likes to get together
 	Simulated bool     // models hardware that is not there
 	Verifies  bool     // checks RSA signatures before it lets them out

@@ -245,6 +245,9 @@ func testBounded(t *testing.T, open Opener) {
 	if most < 1 {
 		t.Fatalf("capacity %d", most)
 	}
+	if w := e.Info().Window; w < 1 {
+		t.Errorf("a window of %d: everybody would wait behind all that one client asks for", w)
+	}
 	ops := make([]*engine.Op, 4*most+100)
 	for i := range ops {
 		ops[i] = &engine.Op{Key: k, Task: signing.Task{Scheme: signing.ECDSAP256SHA256, Data: make([]byte, 32)}}

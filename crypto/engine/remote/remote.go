@@ -52,8 +52,13 @@ func New(c *client.Client, capacity int, sink engine.Sink) engine.Engine {
 
 func (r *remote) Info() engine.Info {
 	return engine.Info{Kind: "remote", Detail: fmt.Sprintf("%d tiers, %s first", len(r.client.Tiers()), r.client.Tiers()[0].Name()),
-		Capacity: r.capacity, Batch: 1}
+		Capacity: r.capacity, Window: window(r.capacity), Batch: 1}
 }
+
+// window is how many operations keep the inner cluster busy. It knows nothing of
+// whose they are, so what waits for their turns must not all be there; but they
+// are on the way for most of their time, so a few are not enough.
+func window(capacity int) int { return max(min(capacity, 16), capacity/4) }
 
 func (r *remote) Load(m engine.Material) (engine.Key, error) {
 	if m.Public == nil {

@@ -27,3 +27,26 @@ func TestConformance(t *testing.T) {
 		return remote.New(cl, 256, sink)
 	})
 }
+
+// What keeps the inner cluster busy leaves most of the queue to who shares it out,
+// but where there is hardly any.
+func TestWindow(t *testing.T) {
+	c := cryptotest.New(t, 1, cryptotest.AllowAll, enginetest.Kinds...)
+	for _, tt := range []struct{ capacity, want int }{{0, 256}, {4096, 1024}, {64, 16}, {40, 16}, {5, 5}, {1, 1}} {
+		cluster, err := client.NewCluster(client.Config{Identity: cryptotest.Identity(t, c.CA, cryptotest.ProxyURI), Workers: c.Addrs(), WorkerIdentity: cryptotest.WorkerURI})
+		if err != nil {
+			t.Fatal(err)
+		}
+		cl, err := client.New(10*time.Second, cluster)
+		if err != nil {
+			t.Fatal(err)
+		}
+		e := remote.New(cl, tt.capacity, func([]*engine.Op) {})
+		if i := e.Info(); i.Window != tt.want {
+			t.Errorf("%d: a window of %d of %d, want %d", tt.capacity, i.Window, i.Capacity, tt.want)
+		}
+		if err := e.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}

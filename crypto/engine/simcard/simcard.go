@@ -37,6 +37,9 @@ type Config struct {
 	Rate    float64
 }
 
+// batch is what drivers put on the ring at once.
+const batch = 16
+
 // memory bounds how many signatures are remembered.
 const memory = 4096
 
@@ -93,9 +96,17 @@ func New(cfg Config, open func(engine.Sink) (engine.Engine, error), sink engine.
 	}
 	c.behind = behind
 	c.info = engine.Info{Kind: "simcard", Detail: fmt.Sprintf("simulated card: ring of %d, %v, %.0f operations/s; signatures by %s", cfg.Ring, cfg.Latency, cfg.Rate, behind.Info().Kind),
-		Capacity: min(cfg.Ring, behind.Info().Capacity), Batch: 16, Simulated: true, Verifies: behind.Info().Verifies, Features: behind.Info().Features}
+		Capacity: min(cfg.Ring, behind.Info().Capacity), Batch: batch, Simulated: true, Verifies: behind.Info().Verifies, Features: behind.Info().Features}
+	c.info.Window = cfg.window(c.info.Capacity)
 	go c.run()
 	return c, nil
+}
+
+// window is what keeps the card busy: what it does while results are on their way,
+// and while its driver is late by some milliseconds.
+func (cfg *Config) window(capacity int) int {
+	away := cfg.Latency + cfg.Poll + 4*time.Millisecond
+	return int(min(float64(batch)+cfg.Rate*away.Seconds(), float64(capacity)))
 }
 
 func (c *card) Info() engine.Info { return c.info }

@@ -61,3 +61,31 @@ func TestModel(t *testing.T) {
 		t.Errorf("500 operations in %v: faster than the card", d)
 	}
 }
+
+// What keeps the card busy is a few milliseconds of work, not its whole ring.
+func TestWindow(t *testing.T) {
+	for _, tt := range []struct {
+		cfg  Config
+		want int
+	}{
+		{Config{}, 184},
+		{Config{Rate: 100}, 16},
+		{Config{Rate: 1e12}, 512},
+		{Config{Ring: 8}, 8},
+		{Config{Latency: 10 * time.Millisecond}, 512},
+		{Config{Latency: 10 * time.Millisecond, Ring: 2048}, 580},
+	} {
+		e, err := New(tt.cfg, func(sink engine.Sink) (engine.Engine, error) {
+			return gosoft.New(gosoft.Config{Threads: 1, Queue: 4096}, sink), nil
+		}, func([]*engine.Op) {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i := e.Info(); i.Window != tt.want {
+			t.Errorf("%+v: a window of %d of %d, want %d", tt.cfg, i.Window, i.Capacity, tt.want)
+		}
+		if err := e.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
