@@ -22,7 +22,7 @@ func (s *Server) complete(i int, done []*engine.Op) {
 			op.Owner.(*pending).key.learn(op.Exec)
 		}
 	}
-	s.elsewhere(s.lanes[i].took(len(done)))
+	s.elsewhere(s.lanes[i].took(done))
 	for _, op := range done {
 		p := op.Owner.(*pending)
 		if op.Err == nil && op.Task.Scheme.RSA() && !s.infos[i].Verifies {
