@@ -97,4 +97,8 @@ void nap(int ms);
 
 #define SA(ss) ((struct sockaddr *)&(ss))
 
+/* A descriptor in a message of a Unix socket; -1 if none came with it. */
+void pass_fd(int over, int fd);
+int take_fd(int over);
+
 #endif

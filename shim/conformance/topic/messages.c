@@ -11,36 +11,13 @@
 
 static int up[2]; /* to the parent, which receives; and back */
 
-static void pass(int fd)
-{
-	union {
-		char buf[CMSG_SPACE(sizeof(int))];
-		struct cmsghdr align;
-	} u = { 0 };
-	struct iovec iov = { "x", 1 };
-	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = u.buf, .msg_controllen = sizeof u.buf };
-	struct cmsghdr *c = CMSG_FIRSTHDR(&m);
-
-	c->cmsg_level = SOL_SOCKET;
-	c->cmsg_type = SCM_RIGHTS;
-	c->cmsg_len = CMSG_LEN(sizeof(int));
-	memcpy(CMSG_DATA(c), &fd, sizeof fd);
-	need(sendmsg(up[1], &m, 0) == 1, "sendmsg");
-}
+static void pass(int fd) { pass_fd(up[1], fd); }
 
 static int take(void)
 {
-	union {
-		char buf[CMSG_SPACE(sizeof(int))];
-		struct cmsghdr align;
-	} u = { 0 };
-	char byte;
-	struct iovec iov = { &byte, 1 };
-	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = u.buf, .msg_controllen = sizeof u.buf };
-	int fd = -1;
+	int fd = take_fd(up[0]);
 
-	need(recvmsg(up[0], &m, 0) == 1 && CMSG_FIRSTHDR(&m), "recvmsg");
-	memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&m)), sizeof fd);
+	need(fd >= 0, "recvmsg");
 	return fd;
 }
 

@@ -284,47 +284,13 @@ static void over_exec(enum how how)
 	connection_over_exec(how);
 }
 
-static void pass(int over, int fd)
-{
-	union {
-		char buf[CMSG_SPACE(sizeof(int))];
-		struct cmsghdr align;
-	} u = { 0 };
-	struct iovec iov = { "x", 1 };
-	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = u.buf, .msg_controllen = sizeof u.buf };
-	struct cmsghdr *c = CMSG_FIRSTHDR(&m);
-
-	c->cmsg_level = SOL_SOCKET;
-	c->cmsg_type = SCM_RIGHTS;
-	c->cmsg_len = CMSG_LEN(sizeof(int));
-	memcpy(CMSG_DATA(c), &fd, sizeof fd);
-	need(sendmsg(over, &m, 0) == 1, "sendmsg");
-}
-
-static int take(int over)
-{
-	union {
-		char buf[CMSG_SPACE(sizeof(int))];
-		struct cmsghdr align;
-	} u = { 0 };
-	char byte;
-	struct iovec iov = { &byte, 1 };
-	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = u.buf, .msg_controllen = sizeof u.buf };
-	int fd = -1;
-
-	need(recvmsg(over, &m, 0) == 1, "recvmsg");
-	if (CMSG_FIRSTHDR(&m))
-		memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&m)), sizeof fd);
-	return fd;
-}
-
 /* A child makes a connection or a listener, and sends it up. */
 static void sends_listener(int over)
 {
 	struct sockaddr_storage at;
 	int l = listener(AF_INET, &at);
 
-	pass(over, l);
+	pass_fd(over, l);
 	write_all(over, &at, sizeof at);
 	read_all(over, &at, 1); /* it has arrived */
 }
@@ -343,7 +309,7 @@ static void over_unix(void)
 		fflush(stdout);
 		_exit(0);
 	}
-	l = FD(take(ends[0]));
+	l = FD(take_fd(ends[0]));
 	read_all(ends[0], &at, sizeof at);
 	write_all(ends[0], "x", 1);
 	waitpid(pid, NULL, 0);
@@ -367,7 +333,7 @@ static void in_message_only(bool exits)
 	pid = fork();
 	if (pid == 0) {
 		l = listener(AF_INET, &at);
-		pass(ends[1], l);
+		pass_fd(ends[1], l);
 		write_all(ends[1], &at, sizeof at);
 		if (!exits) {
 			close(l);
@@ -379,7 +345,7 @@ static void in_message_only(bool exits)
 	if (exits)
 		waitpid(pid, NULL, 0);
 	usleep(100000);
-	l = FD(take(ends[0]));
+	l = FD(take_fd(ends[0]));
 	read_all(ends[0], &at, sizeof at);
 	c = dial(&at);
 	s = FD(accept(l, NULL, NULL));
