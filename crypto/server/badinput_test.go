@@ -182,6 +182,13 @@ func garbage(addr string) error {
 
 func operations(t *testing.T, w *cryptotest.Worker, status string) float64 {
 	t.Helper()
+	n, _ := operationsOf(t, w, status)
+	return n
+}
+
+// operationsOf also tells whether any operation has ended in the status.
+func operationsOf(t *testing.T, w *cryptotest.Worker, status string) (float64, bool) {
+	t.Helper()
 	families, err := w.Server.Registry().Gather()
 	if err != nil {
 		t.Fatal(err)
@@ -189,11 +196,11 @@ func operations(t *testing.T, w *cryptotest.Worker, status string) float64 {
 	for _, f := range families {
 		for _, m := range f.Metric {
 			if f.GetName() == "pno_crypto_operations_total" && m.Label[0].GetValue() == status {
-				return m.GetCounter().GetValue()
+				return m.GetCounter().GetValue(), true
 			}
 		}
 	}
-	return 0
+	return 0, false
 }
 
 // statuses are those of the worker's audit log, which verifies.

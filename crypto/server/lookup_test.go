@@ -18,16 +18,8 @@ import (
 // ended is how many operations ended in a status.
 func ended(t *testing.T, w *cryptotest.Worker, status string) float64 {
 	t.Helper()
-	families, err := w.Server.Registry().Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range families {
-		for _, m := range f.Metric {
-			if f.GetName() == "pno_crypto_operations_total" && m.Label[0].GetValue() == status {
-				return m.GetCounter().GetValue()
-			}
-		}
+	if n, ok := operationsOf(t, w, status); ok {
+		return n
 	}
 	t.Fatalf("no operations of status %s", status)
 	return 0
