@@ -67,7 +67,7 @@ func (t *Table) emitted(q *queue) {
 	t.stats.recordsD2H++
 	q.s.stats.recordsD2H++
 	q.events++
-	q.lastWork = t.now
+	q.lastWork, t.owed = t.now, true
 	t.soil(q)
 }
 

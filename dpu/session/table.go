@@ -63,6 +63,7 @@ type Table struct {
 	spareAgain []*socket
 	grants     map[Token]*grant
 	orphans    map[*socket]struct{}
+	owed       bool  // see Owed
 	now        int64 // monotonic nanoseconds, set at the start of each turn
 	in         source
 	blocks     []*block // free
@@ -239,3 +240,7 @@ func (t *Table) CloseAll() {
 
 // Ready tells whether a socket has news that Turn has not looked at.
 func (t *Table) Ready() bool { return !t.ready.empty() }
+
+// Owed tells whether a host may be about to say something: none has since one
+// was last sent something.
+func (t *Table) Owed() bool { return t.owed }

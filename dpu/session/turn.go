@@ -70,7 +70,7 @@ func (t *Table) pump(q *queue) (busy bool) {
 	}
 	if q.held != nil {
 		r := q.held
-		q.held = nil
+		q.held, t.owed = nil, false
 		if !t.execute(q, r.Record, r.payload) {
 			q.held = r
 			return false
@@ -86,7 +86,7 @@ func (t *Table) pump(q *queue) (busy bool) {
 		if !ok {
 			break
 		}
-		busy = true
+		busy, t.owed = true, false
 		q.h2d++
 		t.stats.recordsH2D++
 		q.s.stats.recordsH2D++

@@ -32,8 +32,9 @@ import (
 
 // Poll bounds what a shard spends on looking for work before it sleeps.
 type Poll struct {
-	// Spin is the longest time that an idle shard polls. It adapts: a shard
-	// whose sleeps are long soon does not poll at all.
+	// Spin is the longest time that an idle shard polls for frames; for the
+	// answer of a host it is twice that. It adapts: a shard whose sleeps are
+	// long soon does not poll at all.
 	Spin time.Duration
 }
 
@@ -75,8 +76,7 @@ type Shard struct {
 	sleeper *sleeper
 	base    time.Time
 	frames  [rxBatch][]byte
-	spin    int64 // current polling budget, nanoseconds
-	spinMax int64
+	idle    idler
 	ackDue  int64 // when a held acknowledgement must go, 0 if none is held
 
 	mu      sync.Mutex
@@ -107,7 +107,7 @@ func New(c Config) (*Shard, error) {
 	}
 	s := &Shard{
 		Index: c.Index, log: c.Log, rss: c.RSS, sleeper: sl, base: time.Now(),
-		spinMax: int64(c.Poll.Spin), poke: make([]bool, c.Shards), doneCh: make(chan struct{}),
+		idle: newIdler(int64(c.Poll.Spin)), poke: make([]bool, c.Shards), doneCh: make(chan struct{}),
 	}
 	s.stats.Index = c.Index
 	return s, nil
@@ -237,7 +237,6 @@ func (s *Shard) Run(ctx context.Context) {
 	defer close(s.doneCh)
 	defer context.AfterFunc(ctx, func() { s.stop.Store(true); s.Wake() })()
 	s.log.Debug("shard started", "shard", s.Index)
-	idleSince := int64(-1)
 	polled := int64(0)
 	for !s.stop.Load() {
 		now := s.now()
@@ -245,7 +244,7 @@ func (s *Shard) Run(ctx context.Context) {
 		s.stats.Loops++
 		if busy {
 			s.stats.BusyLoops++
-			idleSince = -1
+			s.idle.found()
 			if now-polled > pollEvery {
 				// Doorbells of silent channels are seen while others keep
 				// the loop busy.
@@ -255,15 +254,13 @@ func (s *Shard) Run(ctx context.Context) {
 			}
 			continue
 		}
-		if idleSince < 0 {
-			idleSince = now
-		}
-		if now-idleSince < s.spin {
+		if s.idle.polls(now, s.Table.Owed()) {
 			s.stats.Spins++
+			yield()
 			continue
 		}
 		if s.sleep() {
-			idleSince = -1
+			s.idle.slept()
 		}
 	}
 	s.shutdown()
@@ -325,15 +322,8 @@ func (s *Shard) sleep() bool {
 	s.stats.Parks++
 	s.Stack.ReleaseClock()
 	rung := s.sleeper.park(again)
-	slept := s.now() - now
-	s.stats.ParkedNS += uint64(slept)
+	s.stats.ParkedNS += uint64(s.now() - now)
 	s.rung(rung)
-	// Polling pays when sleeps are about as short as it.
-	if slept < s.spinMax {
-		s.spin = min(2*s.spin+1000, s.spinMax)
-	} else {
-		s.spin /= 2
-	}
 	return true
 }
 

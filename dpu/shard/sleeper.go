@@ -170,6 +170,10 @@ func (s *sleeper) nap(nanos int64) bool {
 	}
 }
 
+// yield lets other threads of the core have their turn, of which one may be
+// about to send what a polling loop waits for.
+func yield() { _, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }
+
 // poll looks without sleeping.
 func (s *sleeper) poll() []uint64 {
 	s.rung = s.rung[:0]

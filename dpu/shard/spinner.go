@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package shard
+
+// A wait is polled through, rather than slept through, if that is the cheaper
+// way: if what is waited for comes about as soon as falling asleep and waking
+// up would take. Whether it does, the last waits of its kind tell.
+
+// spinner is for waits of one kind. Failures halve its budget until there is
+// none, so that polling for what takes long costs nothing but an attempt now
+// and then; a success restores it.
+type spinner struct {
+	most   int64 // nanoseconds
+	budget int64
+	rest   int // waits since the last attempt
+}
+
+const (
+	leastSpin  = 1_000 // a shorter attempt sees nothing
+	spinsAgain = 64    // waits after which an attempt is made again
+)
+
+// next is how long the next wait may poll.
+func (s *spinner) next() int64 {
+	if s.budget >= leastSpin {
+		return s.budget
+	}
+	if s.rest++; s.rest < spinsAgain {
+		return 0
+	}
+	s.rest = 0
+	return s.most
+}
+
+// idler decides whether the idle loop polls on or sleeps.
+//
+// It tells two kinds of waits apart, for they take turns and differ: the next
+// frame comes when it comes, but a host that was just given something to do
+// answers soon. There, polling saves the host a doorbell as well, hence its
+// share of the costs: it may last twice as long.
+type idler struct {
+	frame, answer spinner
+	wait          *spinner // the kind of the wait under way, nil if there is none
+	since, limit  int64
+}
+
+func newIdler(most int64) idler {
+	return idler{frame: spinner{most: most}, answer: spinner{most: 2 * most}}
+}
+
+// polls reports whether the loop, which has found nothing to do, looks again.
+// owed: a host may be about to answer.
+func (i *idler) polls(now int64, owed bool) bool {
+	if i.wait == nil {
+		i.wait, i.since = &i.frame, now
+		if owed {
+			i.wait = &i.answer
+		}
+		i.limit = i.wait.next()
+	}
+	return now-i.since < i.limit
+}
+
+// found notes that there is work.
+func (i *idler) found() {
+	if i.wait != nil && i.limit > 0 {
+		i.wait.budget = i.wait.most
+	}
+	i.wait = nil
+}
+
+// slept notes that polling, if there was any, did not help.
+func (i *idler) slept() {
+	if i.wait != nil && i.limit > 0 {
+		i.wait.budget /= 2
+	}
+	i.wait = nil
+}

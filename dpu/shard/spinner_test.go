@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package shard
+
+import "testing"
+
+// wait plays one wait: what is waited for comes after the given time. It
+// returns how long the loop polled, and whether it found it so.
+func wait(i *idler, owed bool, after int64) (polled int64, found bool) {
+	for now := int64(0); i.polls(now, owed); now += 100 {
+		if now >= after {
+			i.found()
+			return now, true
+		}
+		polled = now + 100
+	}
+	i.slept()
+	return polled, false
+}
+
+func TestIdlerPollsForWhatComesSoon(t *testing.T) {
+	i := newIdler(20_000)
+	for range spinsAgain {
+		wait(&i, false, 15_000)
+	}
+	for range 100 {
+		if _, found := wait(&i, false, 15_000); !found {
+			t.Fatal("slept for less than polling may take")
+		}
+	}
+}
+
+// A host's answer may take twice as long, and what comes late of one kind does
+// not spoil polling for the other.
+func TestIdlerTellsFramesFromAnswers(t *testing.T) {
+	i := newIdler(20_000)
+	frames, answers := int64(0), 0
+	for n := range 10 * spinsAgain {
+		polled, _ := wait(&i, false, 100_000)
+		_, found := wait(&i, true, 30_000)
+		if n < 2*spinsAgain {
+			continue
+		}
+		frames += polled
+		if found {
+			answers++
+		}
+	}
+	if answers != 8*spinsAgain {
+		t.Errorf("%d of %d answers were polled for", answers, 8*spinsAgain)
+	}
+	if most := int64(8 * 20_000); frames > most {
+		t.Errorf("polled %d ns for frames that come late, want no more than %d", frames, most)
+	}
+}
+
+// What never comes soon costs one attempt in spinsAgain waits, also after it
+// has come soon for long.
+func TestIdlerGivesUp(t *testing.T) {
+	i := newIdler(20_000)
+	for range 2 * spinsAgain {
+		wait(&i, true, 1_000)
+	}
+	var last int64
+	for range 10 * spinsAgain {
+		polled, _ := wait(&i, true, 1_000_000)
+		last += polled
+	}
+	if most := int64(2*40_000 + 10*40_000); last > most || last == 0 {
+		t.Errorf("polled %d ns, want some, and no more than %d", last, most)
+	}
+}
