@@ -2,7 +2,7 @@
 
 /*
  * Sockets that came from elsewhere: over exec (the image that made them is
- * gone, its descriptors are not) or by SCM_RIGHTS. The kernel knows such a
+ * gone, its descriptors are not), by SCM_RIGHTS or pidfd_getfd. The kernel knows such a
  * socket by its SO_COOKIE, and so does hostd if an offloaded listener was
  * registered under it, or what pass.c has made ready. Then dpud gives this
  * session a share of it.
@@ -274,6 +274,18 @@ void pno_inherit_message(struct msghdr *m)
 		}
 	}
 	errno = saved;
+}
+
+bool pno_inherit_fetched(int fd)
+{
+	struct pno_obj *o;
+	int saved = errno;
+
+	look_up(fd);
+	errno = saved;
+	o = pno_fd_obj(fd);
+	return !o || o->kind != PNO_KIND_SOCK || ((struct pno_sock *)o)->state != PNO_FRESH ||
+	       ((struct pno_sock *)o)->nfds > 1;
 }
 
 void pno_inherit_all(void)

@@ -12,10 +12,14 @@
 #include <linux/sockios.h>
 #include <stdarg.h>
 #include <sys/ioctl.h>
+#include <sys/pidfd.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "epoll.h"
 #include "fault.h"
 #include "filestream.h"
+#include "log.h"
 #include "real.h"
 #include "stats.h"
 #include "wait.h"
@@ -215,6 +219,20 @@ PNO_EXPORT int fcntl64(int fd, int cmd, ...)
 	arg = va_arg(args, void *);
 	va_end(args);
 	return do_fcntl(fd, cmd, arg);
+}
+
+PNO_EXPORT int pidfd_getfd(int pidfd, int target, unsigned flags)
+{
+	int fd;
+
+	PNO_ENTER();
+	fd = (int)real.syscall(SYS_pidfd_getfd, pidfd, target, flags);
+	if (fd < 0 || pno_inherit_fetched(fd))
+		return fd;
+	close(fd);
+	pno_count(calls_refused);
+	pno_log_once("pidfd_getfd of a connection, or of a socket without name, is refused: send it by SCM_RIGHTS");
+	return bad(EOPNOTSUPP);
 }
 
 static int answer(int *arg, uint64_t v)

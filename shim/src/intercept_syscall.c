@@ -18,6 +18,7 @@
 #include <sched.h>
 #include <stdarg.h>
 #include <sys/ioctl.h>
+#include <sys/pidfd.h>
 #include <sys/prctl.h>
 #include <sys/sendfile.h>
 #include <sys/syscall.h>
@@ -165,6 +166,8 @@ PNO_EXPORT __attribute__((no_sanitize("address"))) long syscall(long number, ...
 		return prctl(a, b, c, d, e);
 	case SYS_seccomp:
 		return pno_seccomp(a, b, (const struct sock_fprog *)c);
+	case SYS_pidfd_getfd:
+		return pidfd_getfd(a, b, c);
 	case SYS_io_uring_setup:
 		return refuse_uring();
 #ifdef SYS_poll /* not on machines that came after ppoll and the like */

@@ -523,5 +523,8 @@ int pno_sock_getopt(struct pno_sock *s, int level, int name, void *val, socklen_
 /* inherit.c: descriptors that came by exec or SCM_RIGHTS. */
 void pno_inherit_all(void);
 void pno_inherit_message(struct msghdr *m);
+/* The descriptor was taken from another process, which did nothing to hand it
+ * over. False: it may stand for a connection, of which this one has nothing. */
+bool pno_inherit_fetched(int fd);
 
 #endif
