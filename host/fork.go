@@ -142,13 +142,18 @@ func (s *Server) adopt(ctx context.Context, x *session, token string) error {
 	return nil
 }
 
-// inherit copies registered sockets to a child's session. Called with mu held.
+// inherit copies registered sockets to a child's session, once: what the parent
+// registers later is not the child's. Called with mu held.
 func (s *Server) inherit(x *session, rows map[uint64]*attach.SocketInfo) {
+	if x.heir {
+		return
+	}
 	for cookie, row := range rows {
-		if x.sockets[cookie] == nil {
+		if _, closed := x.early[cookie]; !closed && x.sockets[cookie] == nil {
 			s.addHolder(cookie, x, row)
 		}
 	}
+	x.heir, x.early = true, nil
 }
 
 // leaveGrants is for a process that forked off, never attached, and called

@@ -65,6 +65,39 @@ func TestForkedChildAttaches(t *testing.T) {
 	}
 }
 
+// What the child closes, it has no more, whenever hostd hears of the fork; nor
+// has it what its parent registers later.
+func TestForkedChildUnregisters(t *testing.T) {
+	for _, steps := range []string{
+		"forked=T attach=T unregister=50 unregister=51",
+		"attach=T unregister=50 unregister=51 forked=T",
+	} {
+		t.Run(steps, func(t *testing.T) {
+			b := newBench(t, nil)
+			parent := b.attachAs(t, hello("master"))
+			parent.register(50)
+			parent.register(52)
+			b.dpu.Grant(tokenHex("T"))
+			child := b.start(parent, steps)
+			child.session()
+			child.says("unregistered")
+			eventually(t, "the child holds what it has not closed", func() bool {
+				b.mu.Lock()
+				defer b.mu.Unlock()
+				return len(b.holders[52]) == 2
+			})
+			parent.register(53)
+			parent.forked("T", child.cmd.Process.Pid)
+			parent.register(54) // after it, on the same connection
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			if a, b := len(b.holders[50]), len(b.holders[53]); a != 1 || b != 1 {
+				t.Errorf("%d hold what the child has closed, %d what is the parent's alone", a, b)
+			}
+		})
+	}
+}
+
 func TestForkedChildNeverAttaches(t *testing.T) {
 	b := newBench(t, nil)
 	parent := b.attachAs(t, hello("master"))

@@ -52,6 +52,11 @@ func TestHelper(t *testing.T) {
 			m := &attach.LookupSocket{}
 			_, _ = fmt.Sscan(arg, &m.Cookie)
 			fmt.Printf("lookup %s\n", lookupText(c.ask(m)))
+		case "unregister":
+			m := &attach.UnregisterSocket{}
+			_, _ = fmt.Sscan(arg, &m.Cookie)
+			c.ask(m)
+			fmt.Println("unregistered")
 		case "ready":
 			c.ask(&attach.Ready{})
 			fmt.Println("ready")

@@ -72,6 +72,12 @@ func rowOf(x *session, m *attach.RegisterSocket) attach.SocketInfo {
 func (s *Server) unregister(x *session, cookie uint64) unix.Errno {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if x.token != "" && !x.heir && len(x.early) < maxRegistered {
+		if x.early == nil {
+			x.early = make(map[uint64]struct{}, 1)
+		}
+		x.early[cookie] = struct{}{}
+	}
 	if x.sockets[cookie] == nil {
 		return unix.ENOENT
 	}

@@ -41,6 +41,11 @@ type session struct {
 	sockets map[uint64]*attach.SocketInfo // registered, by cookie
 	ngrants int
 
+	// Of a fork: heir says that it has its parent's rows. Until then, early are
+	// those that it has unregistered already.
+	heir  bool
+	early map[uint64]struct{}
+
 	unclaimed bool // recovered from a former hostd, the DPU was not asked yet
 	claim     int  // session memory, while unclaimed
 

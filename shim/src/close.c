@@ -9,7 +9,9 @@
  *
  * The child of a fork that has not needed the DPU yet has no session to send
  * Close in. What it closes before is kept as an orphan and closed when it
- * attaches; if it never does, hostd drops everything at its end.
+ * attaches, at hostd too: it may get the same socket again in a message, and
+ * needs a new share of it then. If it never attaches, hostd drops everything at
+ * its end.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -22,6 +24,7 @@
 #include "udp.h"
 
 struct orphan {
+	uint64_t cookie; /* registered with hostd; 0: not */
 	uint32_t handle, sent, read;
 	uint8_t shard;
 };
@@ -30,35 +33,49 @@ static struct orphan *orphans;
 static size_t norphans;
 static pno_lock_t orphan_lock; /* a leaf */
 
-static void add_orphan(uint32_t handle, unsigned shard, uint32_t sent, uint32_t read)
+static void add_orphan(struct orphan o)
 {
 	struct orphan *more;
 
-	if (!handle)
+	if (!o.handle)
 		return;
 	pno_lock(&orphan_lock);
 	more = realloc(orphans, (norphans + 1) * sizeof *more);
 	if (more) {
 		orphans = more;
-		orphans[norphans++] = (struct orphan){ handle, sent, read, shard };
+		orphans[norphans++] = o;
 	}
 	pno_unlock(&orphan_lock);
+}
+
+static void unregister(struct pno_session *ses, uint64_t cookie)
+{
+	struct pno_msg_unregister_socket m = { .cookie = cookie };
+	struct pno_msg_ack ack;
+
+	pno_hostd_ask(ses, &m, PNO_MSG_UNREGISTER_SOCKET, sizeof m, -1, &ack, PNO_MSG_ACK, sizeof ack, NULL);
 }
 
 void pno_sock_close_orphans(struct pno_session *ses)
 {
 	struct pno_sock nobody = { .ses = ses };
+	struct orphan *all;
+	size_t n;
 
 	pno_lock(&orphan_lock);
-	for (size_t i = 0; i < norphans; i++)
-		if (orphans[i].shard < ses->shards)
-			pno_sock_record(&nobody, &ses->chan[0]->qp[orphans[i].shard], (struct pno_record){
-				.op = PNO_OP_CLOSE, .sock = orphans[i].handle,
-				.seq = orphans[i].sent, .ack = orphans[i].read }, NULL);
-	free(orphans);
+	all = orphans;
+	n = norphans;
 	orphans = NULL;
 	norphans = 0;
 	pno_unlock(&orphan_lock);
+	for (size_t i = 0; i < n; i++) {
+		if (all[i].shard < ses->shards)
+			pno_sock_record(&nobody, &ses->chan[0]->qp[all[i].shard], (struct pno_record){
+				.op = PNO_OP_CLOSE, .sock = all[i].handle, .seq = all[i].sent, .ack = all[i].read }, NULL);
+		if (all[i].cookie)
+			unregister(ses, all[i].cookie);
+	}
+	free(all);
 }
 
 static void close_connection(struct pno_sock *s)
@@ -78,19 +95,36 @@ static void close_connection(struct pno_sock *s)
 	pno_handle_drop(s->ses, s->shard, s->handle);
 }
 
-static void orphan(struct pno_sock *s)
+/* What hostd knows it by, other than a connection. */
+static uint64_t registered(const struct pno_sock *s)
 {
+	return s->listener ? s->listener->cookie : s->pair ? 0 : s->cookie;
+}
+
+void pno_sock_orphan(struct pno_sock *s)
+{
+	struct orphan o = { .handle = s->handle, .shard = s->shard, .sent = s->tx_sent, .read = s->rx_read,
+			    .cookie = registered(s) };
+
 	if (s->udp) {
-		for (unsigned i = 0; i < s->udp->legs; i++)
-			add_orphan(s->udp->leg[i].handle, i, s->udp->leg[i].tx_sent, s->udp->leg[i].rx_read);
+		for (o.shard = 0; o.shard < s->udp->legs; o.shard++, o.cookie = 0) {
+			const struct pno_leg *l = &s->udp->leg[o.shard];
+
+			o.handle = l->handle;
+			o.sent = l->tx_sent;
+			o.read = l->rx_read;
+			add_orphan(o);
+		}
 		return;
 	}
 	if (s->state != PNO_LISTENING) {
-		add_orphan(s->handle, s->shard, s->tx_sent, s->rx_read);
+		add_orphan(o);
 		return;
 	}
-	for (unsigned i = 0; i < PNO_MAX_SHARDS; i++)
-		add_orphan(s->listener->handle[i], i, 0, 0);
+	for (o.shard = 0; o.shard < PNO_MAX_SHARDS; o.shard++, o.cookie = 0) {
+		o.handle = s->listener->handle[o.shard];
+		add_orphan(o);
+	}
 }
 
 void pno_sock_release(struct pno_sock *s)
@@ -100,7 +134,7 @@ void pno_sock_release(struct pno_sock *s)
 	if (!pno_sock_offloaded(s) || (s->state == PNO_DEAD && !s->handle))
 		return;
 	if (!s->ses)
-		orphan(s);
+		pno_sock_orphan(s);
 	if (s->udp)
 		pno_udp_release(s);
 	else if (s->state == PNO_LISTENING)
@@ -111,18 +145,10 @@ void pno_sock_release(struct pno_sock *s)
 	pno_count(sockets_closed);
 }
 
-static void unregister(struct pno_session *ses, uint64_t cookie)
-{
-	struct pno_msg_unregister_socket m = { .cookie = cookie };
-	struct pno_msg_ack ack;
-
-	pno_hostd_ask(ses, &m, PNO_MSG_UNREGISTER_SOCKET, sizeof m, -1, &ack, PNO_MSG_ACK, sizeof ack, NULL);
-}
-
 void pno_sock_close_fd(struct pno_sock *s, int fd)
 {
 	struct pno_session *ses = s->ses;
-	uint64_t cookie = 0;
+	uint64_t cookie;
 
 	pno_fd_set(fd, NULL);
 	if (--s->nfds > 0) {
@@ -131,10 +157,7 @@ void pno_sock_close_fd(struct pno_sock *s, int fd)
 	}
 	while (s->items)
 		pno_epoll_remove(s->items);
-	if (s->listener)
-		cookie = s->listener->cookie;
-	else if (!s->pair)
-		cookie = s->cookie;
+	cookie = registered(s);
 	pno_sock_release(s);
 	pno_sock_unlock(s);
 	pno_sock_free(s);
@@ -155,11 +178,6 @@ void pno_sock_to_kernel(struct pno_sock *s, int first)
 	}
 	pno_sock_unlock(s);
 	pno_sock_free(s);
-}
-
-void pno_sock_orphan(struct pno_sock *s)
-{
-	add_orphan(s->handle, s->shard, s->tx_sent, s->rx_read);
 }
 
 void pno_close_child_locks(void)
