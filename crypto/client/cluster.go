@@ -3,18 +3,12 @@
 package client
 
 import (
-	"context"
-	"crypto"
-	"crypto/x509"
 	"errors"
 	"math/rand/v2"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"pno/crypto/signing"
-	cryptov1 "pno/proto/pno/crypto/v1"
 )
 
 // Cluster is a set of workers that hold the same keys.
@@ -34,8 +28,7 @@ type Cluster struct {
 	closed  bool
 	gone    sync.WaitGroup // workers that left the list
 
-	keysMu sync.Mutex
-	keys   map[signing.KeyID]crypto.PublicKey
+	keys publicKeys
 }
 
 // NewCluster begins to connect, and returns at once.
@@ -43,7 +36,7 @@ func NewCluster(cfg Config) (*Cluster, error) {
 	if err := cfg.complete(); err != nil {
 		return nil, err
 	}
-	c := &Cluster{cfg: cfg, budget: newBudget(), changed: make(chan struct{}), keys: map[signing.KeyID]crypto.PublicKey{}}
+	c := &Cluster{cfg: cfg, budget: newBudget(), changed: make(chan struct{})}
 	c.workers.Store(&[]*worker{})
 	c.down.Store(time.Now().UnixNano())
 	f, err := follow(cfg.Workers, c.setWorkers, func(err error) {
@@ -177,11 +170,19 @@ func (c *Cluster) lost() {
 }
 
 // patience is until when an operation waits for a worker. When there is another
-// tier, an outage is waited for once, not by every operation.
+// tier, an outage is waited for once, not by every operation. When there is none,
+// and nobody has said how long, an outage no older than operations may take is
+// waited for as long as they may: there is nothing better to do, and workers that
+// start again are back by then.
 func (c *Cluster) patience(now, deadline time.Time) time.Time {
-	until := now.Add(c.cfg.Wait)
-	if down := c.down.Load(); down != 0 && c.next.Load() {
-		until = time.Unix(0, down).Add(c.cfg.Wait)
+	until := now.Add(orDefault(c.cfg.Wait, DefaultWait))
+	if down := c.down.Load(); down != 0 {
+		began := time.Unix(0, down)
+		if c.next.Load() {
+			until = began.Add(orDefault(c.cfg.Wait, DefaultWait))
+		} else if last := began.Add(deadline.Sub(now)); c.cfg.Wait == 0 && last.After(until) {
+			until = last
+		}
 	}
 	if until.After(deadline) {
 		return deadline
@@ -214,50 +215,4 @@ func (c *Cluster) ready(until time.Time) bool {
 // verifies tells whether signatures of this kind are verified here.
 func (c *Cluster) verifies(op *Op) bool {
 	return c.cfg.Verify == VerifyAll || c.cfg.Verify == VerifyRSA && op.Scheme.RSA()
-}
-
-// Public asks the cluster for the public half of a key, once.
-func (c *Cluster) Public(ctx context.Context, id signing.KeyID) (crypto.PublicKey, error) {
-	c.keysMu.Lock()
-	pub := c.keys[id]
-	c.keysMu.Unlock()
-	if pub != nil {
-		return pub, nil
-	}
-	last := error(signing.Errorf(signing.Unavailable, "no worker is reached"))
-	var tried []*worker
-	for {
-		w := c.pick(tried, time.Now())
-		if w == nil || ctx.Err() != nil {
-			return nil, last
-		}
-		tried = append(tried, w)
-		one, cancel := context.WithTimeout(ctx, c.cfg.Stall)
-		resp, err := cryptov1.NewCryptoServiceClient(w.conn).GetKey(one, &cryptov1.GetKeyRequest{KeyId: id[:]})
-		late := one.Err() != nil && ctx.Err() == nil
-		cancel()
-		if err != nil {
-			refused := statusError(err)
-			if late {
-				w.stalled()
-			}
-			if ctx.Err() == nil && !refused.Status.Elsewhere() && refused.Status != signing.DeadlineExceeded {
-				return nil, refused // another worker would say the same, and record it
-			}
-			last = refused
-			continue
-		}
-		if signing.IDOf(resp.Spki) != id {
-			last = signing.Errorf(signing.Internal, "worker %s sent the public half of another key", w.addr)
-			continue
-		}
-		if pub, err = x509.ParsePKIXPublicKey(resp.Spki); err != nil {
-			last = signing.Errorf(signing.Internal, "public key from worker %s: %v", w.addr, err)
-			continue
-		}
-		c.keysMu.Lock()
-		c.keys[id] = pub
-		c.keysMu.Unlock()
-		return pub, nil
-	}
 }

@@ -59,12 +59,23 @@ type Config struct {
 	// HedgeAfter is when a second worker is asked; 0: when the answer is later
 	// than answers use to be.
 	HedgeAfter time.Duration
-	Attempts   int           // in all; 4
-	Wait       time.Duration // for a worker while none is connected; 500 ms
+	Attempts   int           // in all; one more than there are workers, 4 to 16
+	Wait       time.Duration // for a worker while none is connected; DefaultWait, which see
 	Stall      time.Duration // a stream without any answer for that long is broken; 1 s
 	Eject      time.Duration // a worker that signed wrongly; 30 s
 	Log        *slog.Logger
 }
+
+// DefaultWait is how long an operation waits for a worker while none is connected.
+// When there is no tier after the cluster, that goes for outages only which have
+// lasted for as long as operations may take; before that, it waits as long as it
+// may.
+const DefaultWait = 500 * time.Millisecond
+
+const (
+	leastAttempts = 4
+	mostAttempts  = 16
+)
 
 func (c *Config) complete() error {
 	if c.Name == "" {
@@ -84,8 +95,6 @@ func (c *Config) complete() error {
 	}
 	c.Verify = orDefault(c.Verify, VerifyAll)
 	c.Streams = orDefault(c.Streams, 2)
-	c.Attempts = orDefault(c.Attempts, 4)
-	c.Wait = orDefault(c.Wait, 500*time.Millisecond)
 	c.Stall = orDefault(c.Stall, time.Second)
 	c.Eject = orDefault(c.Eject, 30*time.Second)
 	if c.Log == nil {

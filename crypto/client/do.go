@@ -3,33 +3,11 @@
 package client
 
 import (
-	"context"
 	"errors"
 	"time"
 
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
-
 	"pno/crypto/signing"
 )
-
-// statusError turns an error of a unary call into one of ours.
-func statusError(err error) *signing.Error {
-	to := signing.Unavailable
-	switch status.Code(err) {
-	case codes.NotFound:
-		to = signing.UnknownKey
-	case codes.PermissionDenied, codes.Unauthenticated:
-		to = signing.Denied
-	case codes.InvalidArgument:
-		to = signing.BadInput
-	case codes.ResourceExhausted:
-		to = signing.RateLimited
-	case codes.DeadlineExceeded:
-		to = signing.DeadlineExceeded
-	}
-	return signing.Errorf(to, "%s", status.Convert(err).Message())
-}
 
 // try is one operation on its way. It is used again for another when no attempt
 // of it can be answered any more.
@@ -48,7 +26,6 @@ type try struct {
 	rounds  int // that had tried every worker
 	open    int
 	hedged  bool
-	free    bool // the failover that a broken stream grants is used up
 	last    *signing.Error
 }
 
@@ -56,7 +33,7 @@ type try struct {
 func (c *Cluster) Do(deadline time.Time, op *Op) ([]byte, error) {
 	t, ok := c.tries.Get().(*try)
 	if !ok {
-		t = &try{timer: time.NewTimer(time.Hour), answers: make(chan answer, c.cfg.Attempts)}
+		t = &try{timer: time.NewTimer(time.Hour), answers: make(chan answer, max(c.cfg.Attempts, mostAttempts))}
 	}
 	*t = try{c: c, timer: t.timer, op: op, deadline: deadline, start: time.Now(), answers: t.answers, tried: t.tried[:0]}
 	c.stats.operations.Add(1)
@@ -76,14 +53,15 @@ func (c *Cluster) Do(deadline time.Time, op *Op) ([]byte, error) {
 // prepare makes what is needed to verify, which checks the request as well.
 func (t *try) prepare() *signing.Error {
 	pub := t.op.Public
-	if pub == nil && t.c.verifies(t.op) {
-		ctx, cancel := context.WithDeadline(context.Background(), t.deadline)
-		defer cancel()
-		got, err := t.c.Public(ctx, t.op.Key)
-		if err != nil {
-			return asError(err)
+	for pause := time.Millisecond; pub == nil && t.c.verifies(t.op); pause = min(2*pause, pauseRound) {
+		pub, t.last = t.c.public(t.op.Key, t.deadline)
+		if t.last == nil {
+			break
 		}
-		pub = got
+		gone := t.last.Status == signing.Unavailable || t.last.Status == signing.DeadlineExceeded
+		if !gone || t.c.next.Load() || !t.again(pause) {
+			return t.last
+		}
 	}
 	if pub == nil {
 		return nil
@@ -126,7 +104,7 @@ func (t *try) run() ([]byte, error) {
 			if out, done := t.take(a); done {
 				return out, nil
 			}
-			if t.last != nil && !t.last.Status.Elsewhere() {
+			if t.final() {
 				return nil, t.last
 			}
 			if t.repeat(a) {
@@ -140,9 +118,18 @@ func (t *try) run() ([]byte, error) {
 				return nil, signing.Errorf(signing.DeadlineExceeded, "cluster %s: no answer in %v", t.c.cfg.Name, time.Since(t.start).Round(time.Millisecond))
 			}
 			t.hedge()
-			t.timer.Reset(time.Until(t.deadline))
+			t.timer.Reset(t.nextHedge())
 		}
 	}
+}
+
+// final tells whether the last answer ends it: another worker would say the same.
+// A worker that had no time for the operation, while there is some, is not that.
+func (t *try) final() bool {
+	if t.last == nil || t.last.Status.Elsewhere() {
+		return false
+	}
+	return t.last.Status != signing.DeadlineExceeded || !time.Now().Before(t.deadline)
 }
 
 // failure is what to say when nothing more is tried.
@@ -153,20 +140,34 @@ func (t *try) failure() *signing.Error {
 	return signing.Errorf(signing.Overloaded, "cluster %s: every worker is busy", t.c.cfg.Name)
 }
 
-// send asks one more worker. When all were tried, it begins anew after a moment.
+// pauseRound is the longest pause before all workers are tried anew.
+const pauseRound = 50 * time.Millisecond
+
+// attempts is how many workers one operation may be sent to: enough that one good
+// one among them is found.
+func (c *Cluster) attempts() int {
+	if c.cfg.Attempts > 0 {
+		return c.cfg.Attempts
+	}
+	return min(max(leastAttempts, len(*c.workers.Load())+1), mostAttempts)
+}
+
+// send asks one more worker. When all were tried, it begins anew after a moment:
+// some times while there is another tier, or else as long as there is time.
 func (t *try) send(now time.Time) bool {
 	pause := time.Millisecond
-	for ; t.sent < t.c.cfg.Attempts; now = time.Now() {
+	for ; t.sent < t.c.attempts(); now = time.Now() {
 		left := t.deadline.Sub(now)
 		if left <= 0 {
 			return false
 		}
 		w := t.c.pick(t.tried, now)
 		if w == nil {
-			if t.rounds++; t.open > 0 || t.rounds > t.c.cfg.Attempts || !t.again(pause) {
+			if t.open > 0 || t.rounds >= leastAttempts && t.c.next.Load() || !t.again(pause) {
 				return false
 			}
-			t.tried, pause = t.tried[:0], 2*pause
+			t.rounds++
+			t.tried, pause = t.tried[:0], min(2*pause, pauseRound)
 			continue
 		}
 		t.tried = append(t.tried, w)
@@ -184,9 +185,8 @@ func (t *try) again(pause time.Duration) bool {
 	if t.last != nil && t.last.Status == signing.UnknownKey {
 		return false
 	}
-	until := time.Now().Add(min(pause, time.Until(t.deadline)))
-	time.Sleep(time.Until(until))
-	return t.c.ready(t.c.patience(time.Now(), t.deadline))
+	time.Sleep(min(pause, time.Until(t.deadline)))
+	return time.Now().Before(t.deadline) && t.c.ready(t.c.patience(time.Now(), t.deadline))
 }
 
 // take judges an answer.
@@ -222,12 +222,13 @@ func (t *try) take(a answer) (out []byte, done bool) {
 	return nil, false
 }
 
-// repeat asks another worker after a bad answer. The first broken stream costs
-// nothing of the budget: it is not the operation's fault, and cannot multiply.
+// repeat asks another worker after a bad answer. What breaks with a stream, or was
+// under way when its worker began to be kept out, costs nothing of the budget the
+// first time at that worker: however much it is, it cannot go on, and that worker
+// does none of it any more.
 func (t *try) repeat(a answer) bool {
-	if a.broken && !t.free {
-		t.free = true
-	} else if !t.c.budget.spend(time.Now()) {
+	free := t.rounds == 0 && (a.broken || a.w.breaker.openedAfter(a.sent))
+	if !free && !t.c.budget.spend(time.Now()) {
 		t.c.stats.overBudget.Add(1)
 		return false
 	}
@@ -244,12 +245,21 @@ func (t *try) hedge() {
 	if t.hedged || t.c.pick(t.tried, now) == nil {
 		return
 	}
-	t.hedged = true
 	if !t.c.budget.spend(now) {
 		t.c.stats.overBudget.Add(1)
 		return
 	}
-	if t.send(now) {
+	if t.hedged = t.send(now); t.hedged {
 		t.c.stats.hedges.Add(1)
 	}
+}
+
+// nextHedge is when to look again: there may be another worker by then, or
+// something in the budget.
+func (t *try) nextHedge() time.Duration {
+	left := time.Until(t.deadline)
+	if t.hedged {
+		return left
+	}
+	return min(left, max(left/2, hedgeFirst))
 }

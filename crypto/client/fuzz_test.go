@@ -46,6 +46,7 @@ func FuzzResponse(f *testing.F) {
 		f.Add(b)
 	}
 	c := &Cluster{cfg: Config{Log: slog.New(slog.DiscardHandler)}}
+	c.workers.Store(&[]*worker{})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		resp := &cryptov1.OperateResponse{}
 		if len(b) > wire.MaxMessage || proto.Unmarshal(b, resp) != nil {

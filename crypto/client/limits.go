@@ -48,6 +48,7 @@ func (b *budget) spend(now time.Time) bool {
 type breaker struct {
 	mu       sync.Mutex
 	failures int // in a row
+	opened   time.Time
 	until    time.Time
 	pause    time.Duration // 0: closed, operations pass
 }
@@ -63,6 +64,13 @@ func (b *breaker) ready(now time.Time) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.pause == 0 || now.After(b.until)
+}
+
+// openedAfter tells whether the worker is kept out, and was not yet at that time.
+func (b *breaker) openedAfter(t time.Time) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.pause > 0 && b.opened.After(t)
 }
 
 // asked notes that an operation went there: the next may when this one has had
@@ -90,6 +98,9 @@ func (b *breaker) bad(now time.Time) bool {
 		return false
 	}
 	opened := b.pause == 0
+	if opened {
+		b.opened = now
+	}
 	b.pause = min(max(2*b.pause, pauseFirst), max(b.pause, pauseMost))
 	b.until = now.Add(b.pause)
 	return opened
@@ -98,6 +109,9 @@ func (b *breaker) bad(now time.Time) bool {
 // trip opens the circuit at once.
 func (b *breaker) trip(now time.Time, pause time.Duration) {
 	b.mu.Lock()
+	if b.pause == 0 {
+		b.opened = now
+	}
 	b.pause = max(b.pause, pause)
 	b.until = now.Add(b.pause)
 	b.mu.Unlock()

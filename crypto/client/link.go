@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/grpc"
+
 	"pno/crypto/signing"
 	"pno/crypto/wire"
 	cryptov1 "pno/proto/pno/crypto/v1"
@@ -20,6 +22,7 @@ type answer struct {
 	w      *worker
 	status signing.Status
 	data   []byte
+	sent   time.Time
 	took   time.Duration // since it was sent
 	exec   time.Duration // of the computation, as the worker says
 	text   string
@@ -56,12 +59,13 @@ var (
 	errDraining = errors.New("the worker drains")
 )
 
-// dial opens a stream and waits for the worker's description.
+// dial opens a stream, when there is a connection, and waits for the worker's
+// description.
 func dial(ctx context.Context, w *worker) (*link, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	timer := time.AfterFunc(connectTimeout, cancel)
 	defer timer.Stop()
-	stream, err := cryptov1.NewCryptoServiceClient(w.conn).Operate(ctx)
+	stream, err := cryptov1.NewCryptoServiceClient(w.conn).Operate(ctx, grpc.WaitForReady(true))
 	if err != nil {
 		cancel()
 		return nil, err
@@ -149,13 +153,10 @@ func (l *link) write(ops []*cryptov1.Operation) error {
 	return nil
 }
 
-// check finds a worker that hangs, and ends a link that has drained.
+// check finds a worker that hangs.
 func (l *link) check() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.draining && len(l.open) == 0 {
-		return errDraining
-	}
 	if len(l.open) > 0 && time.Since(l.heard) > l.w.cluster.cfg.Stall {
 		return errStalled
 	}
@@ -180,6 +181,7 @@ func (l *link) receive() error {
 			l.mu.Lock()
 			l.draining = true
 			l.mu.Unlock()
+			l.w.withdraw(l)
 			l.w.cluster.cfg.Log.Info("worker drains", "worker", l.w.addr)
 		}
 		for _, r := range resp.Results {
@@ -196,9 +198,18 @@ func (l *link) receive() error {
 				return errSchema
 			}
 			l.w.outstanding.Add(-1)
-			a.to <- answer{w: l.w, status: signing.Status(r.Status), data: r.Data, took: now.Sub(a.sent), exec: time.Duration(r.ExecMicros) * time.Microsecond, text: r.Text}
+			a.to <- answer{w: l.w, status: signing.Status(r.Status), data: r.Data, sent: a.sent, took: now.Sub(a.sent), exec: time.Duration(r.ExecMicros) * time.Microsecond, text: r.Text}
+		}
+		if l.drained() {
+			return errDraining
 		}
 	}
+}
+
+func (l *link) drained() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.draining && len(l.open) == 0
 }
 
 // fail ends every attempt that is open.

@@ -22,7 +22,8 @@ import (
 const (
 	connectTimeout = 3 * time.Second
 	retryFirst     = 50 * time.Millisecond
-	retryMost      = 2 * time.Second
+	reconnectMost  = 500 * time.Millisecond // between attempts to connect: a worker that is back is not to be missed for long
+	retryMost      = 2 * time.Second        // between streams that a worker refuses
 )
 
 // worker is one address of the cluster: a connection with some streams.
@@ -42,7 +43,7 @@ func newWorker(c *Cluster, addr string) (*worker, error) {
 		grpc.WithTransportCredentials(c.cfg.Identity.Client(c.cfg.WorkerIdentity)),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: wire.ClientPing, Timeout: wire.ClientTimeout, PermitWithoutStream: true}),
 		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: connectTimeout,
-			Backoff: backoff.Config{BaseDelay: retryFirst, Multiplier: 1.6, Jitter: 0.2, MaxDelay: retryMost}}),
+			Backoff: backoff.Config{BaseDelay: retryFirst, Multiplier: 1.6, Jitter: 0.2, MaxDelay: reconnectMost}}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(wire.MaxMessage)),
 		grpc.WithInitialWindowSize(wire.Window),
 		grpc.WithInitialConnWindowSize(wire.ConnWindow),
@@ -68,6 +69,7 @@ func (w *worker) keep(ctx context.Context, i int) {
 	log := w.cluster.cfg.Log
 	wait := retryFirst
 	for ctx.Err() == nil {
+		began := time.Now()
 		l, err := dial(ctx, w)
 		if err == nil {
 			wait = retryFirst
@@ -88,12 +90,13 @@ func (w *worker) keep(ctx context.Context, i int) {
 				log.Warn("stream to worker broke", "worker", w.addr, "open", lost, "reason", err)
 			}
 			w.cluster.again()
+			began = time.Now()
 		} else if ctx.Err() == nil {
 			log.Debug("worker not reached", "worker", w.addr, "reason", err)
 		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(time.Duration(float64(wait) * (0.5 + rand.Float64()))):
+		case <-time.After(time.Until(began.Add(time.Duration(float64(wait) * (0.5 + rand.Float64()))))):
 		}
 		wait = min(2*wait, retryMost)
 	}
@@ -111,6 +114,15 @@ func (w *worker) stalled() {
 			l.cancel()
 		}
 	}
+}
+
+// withdraw takes a stream out that takes no more operations, but still answers:
+// a worker of which there are only such is not one that is connected.
+func (w *worker) withdraw(l *link) {
+	for i := range w.links {
+		w.links[i].CompareAndSwap(l, nil)
+	}
+	w.cluster.lost()
 }
 
 func (w *worker) bad() {

@@ -31,18 +31,26 @@ func (f *Fault) Wrong(on bool) { f.mu.Lock(); f.wrong = on; f.mu.Unlock() }
 // Stall keeps every completion back until Clear.
 func (f *Fault) Stall() { f.mu.Lock(); f.stall = true; f.mu.Unlock() }
 
+// Resume ends a stall, and no other fault.
+func (f *Fault) Resume() {
+	f.mu.Lock()
+	held := f.held
+	f.stall, f.held = false, nil
+	f.mu.Unlock()
+	for _, release := range held {
+		release()
+	}
+}
+
 // Held is how many completions are kept back.
 func (f *Fault) Held() int { f.mu.Lock(); defer f.mu.Unlock(); return len(f.held) }
 
 // Clear ends all of that, and waits for what was held back.
 func (f *Fault) Clear() {
 	f.mu.Lock()
-	held := f.held
-	f.delay, f.wrong, f.stall, f.held = 0, false, false, nil
+	f.delay, f.wrong = 0, false
 	f.mu.Unlock()
-	for _, release := range held {
-		release()
-	}
+	f.Resume()
 	f.late.Wait()
 }
 

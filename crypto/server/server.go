@@ -207,8 +207,9 @@ func (s *Server) info() *cryptov1.WorkerInfo {
 	return w
 }
 
-// Drain sends clients away, waits until ctx ends for what is open to be
-// answered, and closes the worker.
+// Drain sends clients away, waits until ctx ends for their streams to end, and
+// closes the worker. What they ask before they know of it is done like anything
+// else: were it refused, all of it would have to be asked again at once.
 func (s *Server) Drain(ctx context.Context) error {
 	s.draining.Store(true)
 	s.doors.expel()

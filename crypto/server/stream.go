@@ -217,9 +217,6 @@ func (s *Server) prepare(p *pending, in *cryptov1.Operation, now time.Time) *sig
 		return signing.Errorf(signing.BadInput, "a key id of %d bytes, want %d", len(in.KeyId), len(p.req.Key))
 	}
 	copy(p.req.Key[:], in.KeyId)
-	if s.draining.Load() {
-		return signing.Errorf(signing.Unavailable, "the worker is draining")
-	}
 	if p.key = s.lookup(p.req.Key); p.key == nil {
 		return signing.Errorf(signing.UnknownKey, "")
 	}
