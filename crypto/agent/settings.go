@@ -108,6 +108,26 @@ func (s *ClusterSettings) Validate() error {
 	case s.Attempts < 0 || s.Attempts > 16:
 		return config.At("attempts", fmt.Errorf("%d attempts, want up to 16", s.Attempts))
 	}
+	return checkTimes(
+		setTime{"hedge_after", s.HedgeAfter, 0, time.Minute},
+		setTime{"wait", s.Wait, 0, time.Minute},
+		setTime{"stall", s.Stall, 10 * time.Millisecond, time.Minute},
+		setTime{"eject", s.Eject, 0, time.Hour})
+}
+
+// setTime is a time that a file may set, or leave at 0 for the default.
+type setTime struct {
+	key         string
+	value       config.Duration
+	least, most time.Duration
+}
+
+func checkTimes(times ...setTime) error {
+	for _, t := range times {
+		if d := t.value.Std(); d != 0 && (d < t.least || d > t.most) {
+			return config.At(t.key, fmt.Errorf("%v, want %v to %v", d, t.least, t.most))
+		}
+	}
 	return nil
 }
 
@@ -123,7 +143,7 @@ func (s *LocalSettings) Validate() error {
 	if s.Dir == "" || s.KEK == "" {
 		return errors.New("local needs dir and kek; the kek must come from elsewhere than this disk")
 	}
-	return nil
+	return checkTimes(setTime{"idle", s.Idle, 10 * time.Millisecond, 24 * time.Hour})
 }
 
 // uid is that of a user by name or number; -1 for none.
