@@ -316,6 +316,12 @@ func TestAgentRestart(t *testing.T) {
 	if err := s.get(clientConfig(k, tls.VersionTLS13)); err == nil {
 		t.Fatal("a handshake without an agent works")
 	}
+	// The first operation after that waits for an attempt to connect, and finds it.
+	a.Start()
+	if err := s.get(clientConfig(k, tls.VersionTLS13)); err != nil {
+		t.Errorf("with an agent at last: %v", err)
+	}
+	a.Stop()
 	for round := range 5 {
 		a.Faults.Latency = 50 * time.Millisecond
 		a.Start()

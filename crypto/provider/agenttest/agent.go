@@ -47,6 +47,7 @@ type Agent struct {
 	ln    *net.UnixListener
 	wg    sync.WaitGroup
 	mu    sync.Mutex
+	ended bool // by Stop
 	conns map[*net.UnixConn]bool
 
 	Hellos, Ops, Peak atomic.Int64 // HELLOs, operations, the most of them at once
@@ -70,7 +71,7 @@ func (a *Agent) Start() *Agent {
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	a.ln, a.conns = ln, map[*net.UnixConn]bool{}
+	a.ln, a.ended, a.conns = ln, false, map[*net.UnixConn]bool{}
 	a.wg.Add(1)
 	go a.accept(ln)
 	a.t.Cleanup(a.Stop)
@@ -80,6 +81,7 @@ func (a *Agent) Start() *Agent {
 // Stop is what SIGKILL does to an agent: everything ends at once.
 func (a *Agent) Stop() {
 	a.mu.Lock()
+	a.ended = true
 	_ = a.ln.Close()
 	for c := range a.conns {
 		_ = c.Close()
@@ -96,10 +98,14 @@ func (a *Agent) accept(ln *net.UnixListener) {
 			return
 		}
 		a.mu.Lock()
-		a.conns[c] = true
+		if a.ended {
+			_ = c.Close() // it came while Stop ran
+		} else {
+			a.conns[c] = true
+			a.wg.Add(1)
+			go a.serve(c)
+		}
 		a.mu.Unlock()
-		a.wg.Add(1)
-		go a.serve(c)
 	}
 }
 

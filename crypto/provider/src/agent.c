@@ -400,6 +400,13 @@ bool pno_agent_result(struct pno_agent *a, const struct pno_message *m)
 	return true;
 }
 
+/* A call waits for one attempt to connect at least, however late the thread comes
+ * to it. */
+static bool awaits_attempt(const struct pno_agent *a, const struct pno_call *c, uint64_t now)
+{
+	return a->fd < 0 && c->started >= a->tried && now < c->started + a->patience;
+}
+
 /* Ends calls whose time is over. False: the agent owes an answer for too long. */
 bool pno_agent_expire(struct pno_agent *a, uint64_t now)
 {
@@ -408,7 +415,7 @@ bool pno_agent_expire(struct pno_agent *a, uint64_t now)
 
 	for (c = TAILQ_FIRST(&a->queued); c; c = next) {
 		next = TAILQ_NEXT(c, at);
-		if (c->status == PNO_CALL_PENDING && now < c->deadline)
+		if (c->status == PNO_CALL_PENDING && (now < c->deadline || awaits_attempt(a, c, now)))
 			continue;
 		pno_call_complete(c, a->fd < 0 ? PNO_CALL_GONE : PNO_CALL_TIMEOUT, a->why);
 		TAILQ_REMOVE(&a->queued, c, at);

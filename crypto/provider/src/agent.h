@@ -89,6 +89,7 @@ struct pno_agent {
 	uint32_t max_inflight, max_timeout_us;
 	uint64_t gone_since; /* when the agent was lost or first not found; 0: it is there */
 	uint64_t retry_at;
+	uint64_t tried;      /* when the last attempt to connect that is over began */
 	uint64_t looked;     /* at deadlines, last */
 	uint32_t backoff_ms;
 	char why[PNO_AGENT_TEXT + 1]; /* what went wrong last */

@@ -111,6 +111,7 @@ static const char *greet(struct pno_agent *a, int fd, struct pno_message *m)
 static void dial(struct pno_agent *a)
 {
 	struct pno_message m;
+	uint64_t begun = pno_now();
 	const char *why;
 	int fd;
 
@@ -118,6 +119,7 @@ static void dial(struct pno_agent *a)
 	fd = connect_socket(a);
 	why = fd < 0 ? strerrordesc_np(errno) : greet(a, fd, &m);
 	pthread_mutex_lock(&a->lock);
+	a->tried = begun;
 	if (why) {
 		if (fd >= 0)
 			close(fd);
