@@ -86,8 +86,8 @@ func suits(d *desc, addr string) bool {
 
 func doBind(t *turn, op Op) bool {
 	d := t.at(op, 1)
-	if d != nil && d.kind == connected && (d.reset || d.eof && d.shutWrite) {
-		return false // over: the kernel may have given the port back: docs/compat.notes.md
+	if d != nil && unseen(d) {
+		return false // over, or about to be
 	}
 	if d != nil && d.kind == datagram {
 		return op.word(3) == "" && bindDatagram(t, op, d)
@@ -98,10 +98,12 @@ func doBind(t *turn, op Op) bool {
 		return p != nil && p.refs > 0 && p.kind == listening && p.addr == op.word(2) &&
 			d != nil && !d.reuse && suits(d, op.word(2))
 	}
-	if d == nil || d.kind != fresh || d.bound || !suits(d, op.word(2)) {
+	// A connection that is over has given its port back.
+	gone := d != nil && d.kind == connected && !d.rebound && (d.reset || d.eof && d.shutWrite)
+	if d == nil || !gone && (d.kind != fresh || d.bound) || !suits(d, op.word(2)) {
 		return true
 	}
-	d.bound = true
+	d.bound, d.rebound = true, gone
 	d.addr = op.word(2)
 	t.slots[op.num(1)].port = d
 	return true
@@ -163,8 +165,12 @@ func doConnect(t *turn, op Op) bool {
 		// Not a new attempt: how the one before went.
 		d.untold = false
 		if d.kind == connected && d.reset {
+			old := *d
 			*d = desc{kind: fresh, v6: d.v6, refs: d.refs, nonblock: d.nonblock, linger0: d.linger0, slow: d.slow,
 				reuse: d.reuse, edgeWanted: d.edgeWanted, passed: d.passed, reset: true}
+			if old.rebound {
+				d.bound, d.addr = true, old.addr
+			}
 		}
 		return true
 	}
@@ -322,6 +328,9 @@ func doSetsockopt(t *turn, op Op) bool {
 	if d.kind == listening && len(d.pending) > 0 {
 		return false // those have, or have not, come under the option before: who takes them out decides
 	}
+	if len(d.datagrams) > 0 && (op.word(2) == "IP_PKTINFO" || op.word(2) == "IPV6_RECVPKTINFO") {
+		return false // the kernel has not kept the interface of what had come before
+	}
 	v := op.num(3)
 	switch op.word(2) {
 	case "SO_LINGER":
@@ -437,7 +446,7 @@ func (t *turn) sendTCP(d *desc, n int) bool {
 		t.kill(d)
 		return true
 	case p.shutRead && p.shutWrite:
-		return false // the kernel answers with a reset, the DPU takes it and drops it: docs/compat.notes.md
+		return false // the reset that it is answered with may be spared what comes at once: docs/compat.notes.md
 	case p.unread+n > maxUnread:
 		return false
 	}

@@ -34,6 +34,7 @@ type desc struct {
 	refs     int
 	nonblock bool
 	bound    bool
+	rebound  bool   // it was bound when its connection was over
 	addr     string // that it is bound to
 	reuse    bool
 

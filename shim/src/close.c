@@ -83,7 +83,8 @@ static void close_connection(struct pno_sock *s)
 	/* Who closes a shared one last, and what it has unread, the DPU knows. */
 	bool reset = !s->shared && (s->linger_reset || pno_sock_unread(s));
 	struct pno_record r = {
-		.op = PNO_OP_CLOSE, .sock = s->handle, .seq = s->tx_sent, .ack = s->rx_read,
+		.op = PNO_OP_CLOSE, .sock = s->handle,
+		.seq = s->rebound ? 0 : s->tx_sent, .ack = s->rebound ? 0 : s->rx_read, /* its streams were another's */
 		.flags = (reset && s->state == PNO_OPEN ? PNO_FLAG_CLOSE_RESET : 0) |
 			 (s->stranger ? PNO_FLAG_CLOSE_AWAY : 0),
 	};

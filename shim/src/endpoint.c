@@ -96,33 +96,48 @@ static void count_kernel(const struct pno_session *ses)
 		pno_count(sockets_kernel_no_hostd);
 }
 
-/* Bind on shard 0, which owns ports. */
-static int bind_on_dpu(struct pno_sock *s, int fd, struct pno_session *ses, const struct pno_addr *a)
+/* Bind on shard 0, which owns ports: under a new handle, which is 0 on failure.
+ * *a becomes the address that it is. */
+static int ask_bind(struct pno_sock *s, int fd, struct pno_session *ses, struct pno_addr *a, uint32_t *handle)
 {
 	struct pno_bind_req req = { .local = *a, .proto = PNO_PROTO_TCP, .flags = pno_sock_bind_flags(s, fd) };
+	uint32_t h = *handle = pno_handle_new(ses, s);
 	struct pno_call call;
 	int err;
 
-	s->handle = pno_handle_new(ses, s);
-	if (!s->handle)
+	if (!h)
 		return ENOBUFS;
-	s->ses = ses;
-	s->qp = &ses->chan[0]->qp[0];
-	s->shard = 0;
-	err = pno_sock_ask(s, s->qp, (struct pno_record){
-		.op = PNO_OP_BIND, .len = sizeof req, .sock = s->handle }, &req, &call);
+	err = pno_sock_ask(s, &ses->chan[0]->qp[0], (struct pno_record){
+		.op = PNO_OP_BIND, .len = sizeof req, .sock = h }, &req, &call);
 	if (err == EBADF)
 		return err;
 	if (err) {
-		pno_handle_drop(ses, 0, s->handle);
-		s->handle = 0;
+		pno_handle_drop(ses, 0, h);
+		*handle = 0;
+		return err;
+	}
+	if (call.len >= sizeof *a)
+		memcpy(a, call.payload, sizeof *a);
+	return 0;
+}
+
+static int bind_on_dpu(struct pno_sock *s, int fd, struct pno_session *ses, const struct pno_addr *a)
+{
+	struct pno_addr local = *a;
+	int err;
+
+	s->ses = ses;
+	s->qp = &ses->chan[0]->qp[0];
+	s->shard = 0;
+	err = ask_bind(s, fd, ses, &local, &s->handle);
+	if (err == EBADF)
+		return err;
+	if (err) {
 		s->ses = NULL;
 		s->qp = NULL;
 		return err;
 	}
-	s->local = *a;
-	if (call.len >= sizeof s->local)
-		memcpy(&s->local, call.payload, sizeof s->local);
+	s->local = local;
 	s->state = PNO_BOUND;
 	s->bound = true;
 	s->any_port = !a->port;
@@ -164,6 +179,16 @@ static void anew(struct pno_sock *s)
 	s->state = PNO_FRESH;
 }
 
+/* The same of one that was bound meanwhile: it has its handle already. */
+static void bound_again(struct pno_sock *s)
+{
+	rewind_streams(s);
+	s->rebound = s->connect_told = false;
+	s->err = 0;
+	s->state = PNO_BOUND;
+	pno_sock_refresh(s);
+}
+
 /* What the kernel says of a peer's address before it looks for a way there. */
 static int mistake(const struct pno_sock *s, int fd, const struct sockaddr *sa, socklen_t len)
 {
@@ -179,6 +204,52 @@ static int mistake(const struct pno_sock *s, int fd, const struct sockaddr *sa, 
 	return 0;
 }
 
+/* A connection that is over has given its port back, unless bind had named it. */
+static bool gave_port_back(const struct pno_sock *s)
+{
+	return (s->state == PNO_DEAD || (s->state == PNO_OPEN && pno_sock_over(s))) && !s->shared && !s->kernel_bound &&
+	       !s->rebound && (!s->bound || s->any_port);
+}
+
+/*
+ * What is not fresh is bound already, but first the address is looked at. The
+ * socket of a connection that is over has no port any more, and may be bound
+ * again; it stays what it is, until connect has said how that one went.
+ */
+static int bind_used(struct pno_sock *s, int fd, struct pno_session *ses, const struct sockaddr *sa, socklen_t len)
+{
+	bool again = gave_port_back(s), any_port;
+	struct pno_addr a;
+	uint32_t handle;
+	int err;
+
+	if (!ses || s->ses != ses || pno_addr_from(sa, len, &a) || decide(ses, PNO_RULE_LISTEN, &a, &err) != OFFLOAD)
+		return EINVAL;
+	any_port = !a.port;
+	if (!again)
+		a.port = 0;
+	err = ask_bind(s, fd, ses, &a, &handle);
+	if (err == EADDRINUSE && again)
+		memset(s->local.ip, 0, sizeof s->local.ip); /* which the kernel gives up on the way */
+	if (err)
+		return again || err == EADDRNOTAVAIL || err == EBADF ? err : EINVAL;
+	if (!again || !gave_port_back(s)) {
+		pno_sock_record(s, &ses->chan[0]->qp[0], (struct pno_record){ .op = PNO_OP_CLOSE, .sock = handle }, NULL);
+		pno_handle_drop(ses, 0, handle);
+		return EINVAL;
+	}
+	pno_sock_release(s);
+	s->handle = handle;
+	s->shard = 0;
+	s->qp = &s->qp->chan->qp[0];
+	s->local = a;
+	s->state = PNO_DEAD;
+	s->bound = s->rebound = true;
+	s->any_port = any_port;
+	pno_sock_refresh(s);
+	return 0;
+}
+
 int pno_sock_bind(struct pno_sock *s, int fd, struct pno_session *ses, const struct sockaddr *sa, socklen_t len)
 {
 	struct pno_addr a;
@@ -186,10 +257,10 @@ int pno_sock_bind(struct pno_sock *s, int fd, struct pno_session *ses, const str
 
 	if (s->state != PNO_FRESH) {
 		err = mistake(s, fd, sa, len);
-		if (err == EAFNOSUPPORT || err == EINVAL)
-			return err;
+		if (err)
+			return err == EAFNOSUPPORT ? err : EINVAL;
 		if (s->state != PNO_DEAD || !s->unconnected)
-			return EINVAL;
+			return bind_used(s, fd, ses, sa, len);
 		anew(s);
 	}
 	err = s->kernel_bound ? EINVAL : mistake(s, fd, sa, len);
@@ -336,6 +407,10 @@ static int finish_connect(struct pno_sock *s)
 	}
 	err = s->err ? s->err : ECONNABORTED;
 	s->err = 0;
+	if (s->rebound) {
+		bound_again(s);
+		return err;
+	}
 	pno_sock_release(s);
 	rewind_streams(s);
 	s->unconnected = true;
@@ -412,6 +487,10 @@ int pno_sock_disconnect(struct pno_sock *s, int fd)
 	}
 	if ((!s->own_file || s->pair) && !pno_pass_end(s))
 		return errno;
+	if (s->rebound) {
+		bound_again(s);
+		return 0;
+	}
 	s->linger_reset = true;
 	pno_sock_release(s);
 	s->linger_reset = linger;

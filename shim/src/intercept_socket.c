@@ -326,12 +326,6 @@ PNO_EXPORT int accept(int fd, struct sockaddr *addr, socklen_t *len)
 	return ours(fd) ? do_accept(fd, addr, len, 0) : real.accept(fd, addr, len);
 }
 
-/* Both sides have ended: the kernel has forgotten the peer by then. */
-static bool over(const struct pno_sock *s)
-{
-	return s->shut_wr && (s->shut_rd ? s->fin : pno_sock_ended(s));
-}
-
 /* What the DPU has posted may change the answer to this. */
 static bool news(const struct pno_sock *s)
 {
@@ -365,7 +359,7 @@ PNO_EXPORT int shutdown(int fd, int how)
 			pno_sock_event(s, PNO_STATE_CHANGE);
 	} else if (s->state == PNO_CONNECTING) {
 		err = pno_sock_disconnect(s, fd);
-	} else if (s->state != PNO_OPEN || over(s)) {
+	} else if (s->state != PNO_OPEN || pno_sock_over(s)) {
 		err = ENOTCONN;
 		pno_sock_event(s, PNO_STATE_CHANGE); /* all the same */
 	} else {
@@ -417,7 +411,7 @@ PNO_EXPORT int getpeername(int fd, struct sockaddr *addr, socklen_t *len)
 	}
 	if (news(s) && !pno_sock_look(s))
 		err = EBADF;
-	else if (s->udp ? !s->peer.family : s->state != PNO_OPEN || over(s))
+	else if (s->udp ? !s->peer.family : s->state != PNO_OPEN || pno_sock_over(s))
 		err = ENOTCONN;
 	else
 		err = pno_addr_to(&s->peer, s->domain, addr, len);

@@ -128,6 +128,7 @@ struct pno_sock {
 	bool bound;        /* Bind holds the port on shard 0 */
 	bool any_port;     /* it has left the choice to the DPU */
 	bool unconnected;  /* DEAD, and connect() has said why: as before it */
+	bool rebound;      /* DEAD, and bound since */
 	bool stranger;     /* from another process, and never at home here */
 	bool frozen;       /* locked for the time of a fork */
 	uint8_t standing;  /* away: PNO_STANDING_…, as last told */
@@ -324,6 +325,12 @@ static inline uint64_t pno_sock_lowat(const struct pno_sock *s)
 static inline bool pno_sock_ended(const struct pno_sock *s)
 {
 	return s->fin && (s->rx_next == s->rx_fin || s->shut_rd);
+}
+
+/* Both ends have ended, and the kernel would have forgotten the peer. */
+static inline bool pno_sock_over(const struct pno_sock *s)
+{
+	return s->shut_wr && (s->shut_rd ? s->fin : pno_sock_ended(s));
 }
 
 static inline uint64_t pno_sock_window(const struct pno_sock *s)

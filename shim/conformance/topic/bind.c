@@ -195,6 +195,132 @@ static void mistakes(void)
 	R(bind(fd, SA(at), LEN));
 }
 
+static void reset_by(int peer)
+{
+	setsockopt(peer, SOL_SOCKET, SO_LINGER, &(struct linger){ 1, 0 }, sizeof(struct linger));
+	close(peer);
+}
+
+/* A connection that is over has given its port back: its socket can be bound,
+ * though it is of no use before connect has said what became of it. */
+static void after_reset(bool accepted)
+{
+	struct sockaddr_storage at, any = loopback(AF_INET, 0), mine;
+	int l = listener(AF_INET, &at), c = dial(&at), s = accept(l, NULL, NULL), other = fresh(AF_INET);
+	char b[1];
+
+	reset_by(accepted ? c : s);
+	if (accepted)
+		c = s;
+	await_events(c, POLLERR);
+	mine = bound_to(c);
+	name_port(&mine, "of the connection");
+	R(bind(c, SA(at), LEN));
+	WHERE(getsockname, c);
+	R(bind(c, SA(any), LEN));
+	R(bind(c, SA(any), LEN));
+	mine = bound_to(c);
+	name_port(&mine, "after a reset");
+	WHERE(getsockname, c);
+	WHERE(getpeername, c);
+	READY(c);
+	R(recv(c, b, 1, 0));
+	R(recv(c, b, 1, 0));
+	R(send(c, "x", 1, MSG_NOSIGNAL));
+	R(shutdown(c, SHUT_RDWR));
+	R(connect(c, SA(at), LEN));
+	R(listen(c, 1));
+	R(bind(other, SA(mine), LEN));
+	R(close(c));
+	R(bind(other, SA(mine), LEN));
+	close(other);
+	close(l);
+}
+
+static void after_both_ends(void)
+{
+	struct sockaddr_storage any = loopback(AF_INET, 0);
+	char b[4];
+	int c, s;
+
+	pair(AF_INET, &c, &s);
+	R(send(s, "left", 4, 0));
+	R(shutdown(s, SHUT_WR));
+	await_events(c, POLLRDHUP);
+	R(bind(c, SA(any), LEN));
+	R(shutdown(c, SHUT_WR));
+	await_events(s, POLLHUP);
+	R(bind(c, SA(any), LEN));
+	R(recv(c, b, 4, 0));
+	R(recv(c, b, 4, 0));
+	R(bind(c, SA(any), LEN));
+	close(c);
+	close(s);
+}
+
+/* What bind had named is kept. */
+static void after_named(void)
+{
+	struct sockaddr_storage at, named = loopback(AF_INET, 0), any = named;
+	int l = listener(AF_INET, &at), c = fresh(AF_INET), s;
+
+	s = fresh(AF_INET);
+	need(bind(s, SA(named), LEN) == 0, "bind");
+	named = bound_to(s);
+	close(s);
+	R(bind(c, SA(named), LEN));
+	R(connect(c, SA(at), LEN));
+	reset_by(accept(l, NULL, NULL));
+	await_events(c, POLLERR);
+	R(bind(c, SA(any), LEN));
+	close(c);
+	close(l);
+}
+
+/* An attempt that failed, and of which nobody was told. */
+static void after_refusal(void)
+{
+	struct sockaddr_storage at, no = loopback(AF_INET, 0), any = no, mine;
+	int l = listener(AF_INET, &at), holder = fresh(AF_INET), c = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+
+	need(bind(holder, SA(no), LEN) == 0, "bind");
+	no = bound_to(holder);
+	R(connect(c, SA(no), LEN));
+	await_events(c, POLLERR);
+	R(bind(c, SA(any), LEN));
+	mine = bound_to(c);
+	name_port(&mine, "after a refusal");
+	WHERE(getsockname, c);
+	R(connect(c, SA(at), LEN));
+	R(bind(c, SA(any), LEN));
+	WHERE(getsockname, c);
+	READY(c);
+	R(connect(c, SA(at), LEN));
+	AWAIT(c, POLLOUT);
+	WHERE(getsockname, c);
+	close(c);
+	close(holder);
+	close(l);
+}
+
+/* Nothing is bound twice; but first the address is looked at. */
+static void foreign(void)
+{
+	struct sockaddr_storage at, away = loopback(AF_INET, 0);
+	int l = listener(AF_INET, &at), c = dial(&at), s = accept(l, NULL, NULL);
+
+	inet_pton(AF_INET, "192.0.2.1", &((struct sockaddr_in *)&away)->sin_addr);
+	R(bind(l, SA(away), LEN));
+	R(bind(c, SA(away), LEN));
+	R(bind(s, SA(away), LEN));
+	R(bind(c, SA(at), LEN));
+	R(send(c, "x", 1, 0));
+	R(recv(s, &(char){ 0 }, 1, 0));
+	close(c);
+	close(s);
+	close(l);
+}
+
 static void listen_calls(void)
 {
 	struct sockaddr_storage at;
@@ -238,6 +364,18 @@ int main(void)
 	again();
 	SECTION("a connection that outlives its listener");
 	survivor();
+	SECTION("after a reset");
+	after_reset(false);
+	SECTION("after a reset, accepted");
+	after_reset(true);
+	SECTION("after both ends");
+	after_both_ends();
+	SECTION("after a reset, with a port of its own");
+	after_named();
+	SECTION("after a refusal");
+	after_refusal();
+	SECTION("bound already");
+	foreign();
 	SECTION("mistakes");
 	mistakes();
 	SECTION("listen");
