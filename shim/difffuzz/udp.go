@@ -73,6 +73,7 @@ func sendDatagram(t *turn, op Op, d *desc) bool {
 	case op[0] == "sendfile" || op[0] == "sendmmsg" || op.has(3, "more"):
 		return false
 	case d.udpPeer == nil:
+		autobind(d)
 		return true // EDESTADDRREQ
 	}
 	return datagramTo(t, d, d.udpPeer, d.udpAddr, op.num(2))

@@ -277,6 +277,38 @@ int pno_udp_revive(struct pno_sock *s, int fd)
 	return 0;
 }
 
+/* The port that the kernel has given a fresh socket, by a send that named
+ * nobody: the program may know it. 0: none. */
+static uint16_t kernel_port(const struct pno_sock *s, int fd)
+{
+	struct sockaddr_storage sa;
+	socklen_t len = sizeof sa;
+	struct pno_addr a;
+
+	if (likely(!s->kernel_bound) || real.getsockname(fd, (struct sockaddr *)&sa, &len) < 0 ||
+	    pno_addr_from((struct sockaddr *)&sa, len, &a))
+		return 0;
+	return a.port;
+}
+
+/* Bound by connect or a send: to that port, if it can be had. */
+static int offload_unbound(struct pno_sock *s, int fd, struct pno_session *ses, const struct pno_addr *peer)
+{
+	struct pno_addr any = { .family = peer ? peer->family : s->domain == AF_INET6 ? 6 : 4 };
+	int err = EADDRINUSE;
+
+	any.port = kernel_port(s, fd);
+	if (unlikely(any.port))
+		err = offload(s, fd, ses, &any, peer);
+	if (likely(err == EADDRINUSE)) {
+		any.port = 0;
+		err = offload(s, fd, ses, peer ? NULL : &any, peer);
+	}
+	if (!err)
+		s->udp->chosen = s->udp->loose = true;
+	return err;
+}
+
 /* An errno, or 0: unlocked, and the kernel's for good. */
 static int leave(struct pno_sock *s, int fd)
 {
@@ -307,7 +339,7 @@ int pno_udp_bind(struct pno_sock *s, int fd, struct pno_session *ses, const stru
 	struct pno_addr a;
 	int err = EINVAL;
 
-	if (s->state == PNO_FRESH && pno_addr_from(sa, len, &a) == 0 && sa->sa_family == s->domain) {
+	if (s->state == PNO_FRESH && !kernel_port(s, fd) && pno_addr_from(sa, len, &a) == 0 && sa->sa_family == s->domain) {
 		way = decide(ses, PNO_RULE_LISTEN, &a, &err);
 		if (way == PNO_WAY_DPU)
 			err = offload(s, fd, ses, &a, NULL);
@@ -361,12 +393,9 @@ static enum pno_way way_fresh(struct pno_sock *s, int fd, const struct pno_addr 
 		return pno_udp_way(s, fd, to, err);
 	way = decide(ses, PNO_RULE_CONNECT, to, err);
 	if (way == PNO_WAY_DPU) {
-		struct pno_addr any = { .family = s->domain == AF_INET6 ? 6 : 4 };
-
-		*err = offload(s, fd, ses, &any, NULL);
+		*err = offload_unbound(s, fd, ses, NULL);
 		if (*err)
 			return PNO_WAY_ERROR;
-		s->udp->chosen = true;
 	}
 	return way;
 }
@@ -426,6 +455,9 @@ static int disconnect(struct pno_sock *s, int fd, const struct sockaddr *sa, soc
 
 	if (s->state == PNO_DGRAM && (s->udp->loose || s->udp->lost)) {
 		/* The kernel gives up a port that nobody asked for. */
+		if (s->kernel_bound)
+			real.connect(fd, sa, len);
+		s->kernel_bound = false;
 		pno_udp_release(s);
 		pno_epoll_revert(s);
 		s->udp->lost = false;
@@ -466,7 +498,7 @@ int pno_udp_connect(struct pno_sock *s, int fd, struct pno_session *ses, const s
 		settle_peer(&to);
 		way = decide(ses, PNO_RULE_CONNECT, &to, &err);
 		if (way == PNO_WAY_DPU)
-			err = offload(s, fd, ses, NULL, &to);
+			err = offload_unbound(s, fd, ses, &to);
 		else if (way == PNO_WAY_KERNEL)
 			pno_sock_to_kernel(s, fd);
 	} else {

@@ -131,7 +131,8 @@ static void on_claimed(struct pno_sock *s, struct pno_qp *q, const struct pno_re
 {
 	unsigned leg = q->shard;
 	struct pno_leg *l = &s->udp->leg[leg];
-	bool away = false, claiming = false, asked = l->claiming;
+	bool away = false, claiming = false, asked = l->claiming, was_here = !l->stranger && !l->away;
+	uint32_t before = atomic_load_explicit(&s->mask, memory_order_relaxed), news;
 
 	if (l->stranger) {
 		l->rx_next = l->rx_read = l->rx_told = r->seq;
@@ -163,7 +164,9 @@ static void on_claimed(struct pno_sock *s, struct pno_qp *q, const struct pno_re
 	s->claiming = claiming;
 	if (unlikely(!asked && s->qp->chan != q->chan))
 		pno_udp_claim(s, s->qp->chan); /* here it is waited for */
-	pno_sock_event(s, EPOLLIN | EPOLLRDNORM | EPOLLOUT | EPOLLWRNORM);
+	pno_sock_refresh(s);
+	news = atomic_load_explicit(&s->mask, memory_order_relaxed) & ~before;
+	pno_sock_tell(s, was_here ? news : EPOLLIN | EPOLLRDNORM | EPOLLOUT | EPOLLWRNORM);
 }
 
 const char *pno_udp_record(struct pno_sock *s, struct pno_qp *q, const struct pno_record *r, const uint8_t *payload,

@@ -13,6 +13,7 @@
 #include <netinet/in.h>
 #include <netinet/udp.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -190,18 +191,28 @@ static int take_name(const struct pno_sock *s, struct pno_addr *to, const struct
 	struct sockaddr_in in;
 	int err;
 
-	if (s->domain == AF_INET && m->msg_namelen >= sizeof in && sa->sa_family == AF_UNSPEC) {
-		memcpy(&in, sa, sizeof in); /* the kernel takes it for IPv4 */
-		in.sin_family = AF_INET;
-		err = pno_addr_from((struct sockaddr *)&in, sizeof in, to);
-	} else {
+	if (s->domain == AF_INET6) {
 		err = pno_addr_from(sa, m->msg_namelen, to);
-		if (!err && s->domain == AF_INET && sa->sa_family != AF_INET)
-			err = EAFNOSUPPORT;
+		return err || !to->port ? EINVAL : 0;
 	}
-	if (!err && !to->port)
-		err = EINVAL;
-	return err;
+	if (m->msg_namelen < sizeof in)
+		return EINVAL;
+	memcpy(&in, sa, sizeof in);
+	if (in.sin_family == AF_UNSPEC)
+		in.sin_family = AF_INET; /* the kernel takes it for that */
+	if (in.sin_family != AF_INET)
+		return EAFNOSUPPORT;
+	err = pno_addr_from((struct sockaddr *)&in, sizeof in, to);
+	return err || !to->port ? EINVAL : 0;
+}
+
+/* IPv6 takes an address of no family for none. */
+static bool names_somebody(const struct pno_sock *s, const struct msghdr *m)
+{
+	const struct sockaddr *sa = m->msg_name;
+
+	return sa && m->msg_namelen &&
+	       (s->domain == AF_INET || m->msg_namelen < offsetof(struct sockaddr, sa_data) || sa->sa_family != AF_UNSPEC);
 }
 
 /* The last datagram to this destination could not be sent: 0, or why. Once, so
@@ -416,7 +427,7 @@ static int prepare(struct pno_sock *s, struct pno_dgram *h, const struct msghdr 
 		pno_count(calls_refused);
 		return EOPNOTSUPP;
 	}
-	if (m->msg_name && m->msg_namelen) {
+	if (names_somebody(s, m)) {
 		err = take_name(s, to, m);
 		if (err)
 			return err;
@@ -467,7 +478,7 @@ ssize_t pno_udp_send(struct pno_sock *s, int fd, const struct msghdr *m, int fla
 	struct pno_dgram h;
 	struct pno_addr to = { 0 };
 	size_t len = 0, corked = 0;
-	bool named = m->msg_name && m->msg_namelen;
+	bool named = names_somebody(s, m);
 	ssize_t rc;
 	int err = 0;
 
@@ -485,7 +496,8 @@ ssize_t pno_udp_send(struct pno_sock *s, int fd, const struct msghdr *m, int fla
 		err = s->state == PNO_FRESH && !named ? -1 : prepare(s, &h, m, &to, flags);
 	}
 	if (err && s->state == PNO_FRESH) {
-		/* What is wrong with it, the kernel knows best. */
+		/* What is wrong with it, the kernel knows best. It may bind first. */
+		s->kernel_bound = true;
 		pno_sock_unlock(s);
 		rc = real.sendmsg(fd, m, flags);
 		return rc < 0 ? -errno : rc;

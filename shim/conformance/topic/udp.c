@@ -71,6 +71,76 @@ static void names(int family)
 	close(to);
 }
 
+/* A send that names nobody fails, but the socket has a port then. */
+static void sent_to_nobody(int family)
+{
+	struct sockaddr_storage a = loopback(family, 0), there, mine, from;
+	int to = bound(family, &there), fd = socket(family, SOCK_DGRAM, 0);
+	socklen_t len = sizeof from;
+
+	R(send(fd, "x", 1, 0));
+	mine = bound_to(fd);
+	name_port(&mine, "mine");
+	name_port(&there, "there");
+	WHERE(getsockname, fd);
+	R(bind(fd, SA(a), addr_len(&a)));
+	R(sendto(fd, "y", 1, 0, SA(there), addr_len(&there)));
+	WHERE(getsockname, fd);
+	await_events(to, POLLIN);
+	R(recvfrom(to, b, 1, 0, SA(from), &len));
+	show_addr("from", &from, len);
+	R(bind(fd, SA(a), addr_len(&a)));
+	close(fd);
+
+	fd = socket(family, SOCK_DGRAM, 0);
+	R(write(fd, "x", 1));
+	mine = bound_to(fd);
+	name_port(&mine, "mine, too");
+	R(connect(fd, SA(there), addr_len(&there)));
+	WHERE(getsockname, fd);
+	R(send(fd, "z", 1, 0));
+	len = -1;
+	await_events(to, POLLIN);
+	R(recvfrom(to, b, 1, 0, SA(from), &len)); /* it is lost */
+	R(recv(to, b, 1, MSG_DONTWAIT));
+	R(connect(fd, &(struct sockaddr){ .sa_family = AF_UNSPEC }, sizeof(struct sockaddr)));
+	R(bind(fd, SA(a), addr_len(&a)));
+	close(fd);
+	close(to);
+}
+
+static void strange_names(int family)
+{
+	struct sockaddr_storage at;
+	struct sockaddr_un { sa_family_t family; char path[108]; } un = { AF_UNIX, "/nowhere" };
+	struct sockaddr_storage none = { .ss_family = AF_UNSPEC };
+	int to = bound(family, &at), fd = socket(family, SOCK_DGRAM, 0), bare = socket(family, SOCK_DGRAM, 0);
+
+	R(connect(fd, SA(at), addr_len(&at)));
+	for (int i = 0; i < 3; i++) {
+		int s = (int[]){ bare, to, fd }[i];
+
+		R(sendto(s, "x", 1, 0, SA(un), sizeof un));
+		R(sendto(s, "x", 1, 0, SA(un), 2));
+		R(sendto(s, "x", 1, 0, SA(un), 1));
+		R(sendto(s, "x", 1, 0, SA(un), -1));
+		R(sendto(s, "x", 1, 0, SA(un), 200));
+		R(sendto(s, "x", 1, 0, SA(none), 1));
+		R(sendto(s, "x", 1, 0, SA(none), 2));
+		R(sendto(s, "x", 1, 0, SA(none), sizeof(struct sockaddr_in)));
+		R(connect(s, SA(un), sizeof un));
+		R(connect(s, SA(un), 1));
+		R(bind(s, SA(un), sizeof un));
+	}
+	/* to IPv6, one of no family is none at all */
+	for (int i = 0; family == AF_INET6 && i < 2; i++)
+		R(recv(to, b, 10, 0));
+	READY(to);
+	close(bare);
+	close(fd);
+	close(to);
+}
+
 static void exchange(int family)
 {
 	struct sockaddr_storage from, a_at, b_at;
@@ -387,6 +457,14 @@ int main(void)
 	names(AF_INET);
 	SECTION("names, IPv6");
 	names(AF_INET6);
+	SECTION("sent to nobody, IPv4");
+	sent_to_nobody(AF_INET);
+	SECTION("sent to nobody, IPv6");
+	sent_to_nobody(AF_INET6);
+	SECTION("strange names, IPv4");
+	strange_names(AF_INET);
+	SECTION("strange names, IPv6");
+	strange_names(AF_INET6);
 	SECTION("exchange, IPv4");
 	exchange(AF_INET);
 	SECTION("exchange, IPv6");
