@@ -64,9 +64,11 @@ static ssize_t udp_from(struct pno_sock *s, int fd, struct iovec *v, int flags, 
 		pno_sock_unlock(s);
 		return give(-EFAULT);
 	}
+	if ((int)m.msg_namelen < 0)
+		m.msg_name = NULL; /* the datagram is lost */
 	n = pno_udp_recv(s, fd, &m, flags);
-	if (n >= 0 && addr && !pno_put32(alen, m.msg_namelen))
-		n = -EFAULT;
+	if (n >= 0 && addr)
+		n = !m.msg_name ? -EINVAL : pno_put32(alen, m.msg_namelen) ? n : -EFAULT;
 	return give(n);
 }
 
@@ -221,6 +223,19 @@ PNO_EXPORT ssize_t recv(int fd, void *buf, size_t len, int flags)
 	return likely(!s->udp) ? give(pno_sock_recv(s, &v, 1, flags)) : udp_in(s, fd, &v, 1, flags);
 }
 
+/* A stream names no sender. The kernel looks at the length when the data has
+ * been taken. */
+static ssize_t no_name(socklen_t *alen, ssize_t rc)
+{
+	socklen_t len;
+
+	if (!pno_get32(alen, &len))
+		return -EFAULT;
+	if ((int)len < 0)
+		return -EINVAL;
+	return pno_put32(alen, 0) ? rc : -EFAULT;
+}
+
 PNO_EXPORT ssize_t recvfrom(int fd, void *buf, size_t len, int flags, struct sockaddr *addr, socklen_t *alen)
 {
 	struct iovec v = { buf, len };
@@ -234,8 +249,8 @@ PNO_EXPORT ssize_t recvfrom(int fd, void *buf, size_t len, int flags, struct soc
 	if (unlikely(s->udp))
 		return udp_from(s, fd, &v, flags, addr, alen);
 	rc = pno_sock_recv(s, &v, 1, flags);
-	if (rc >= 0 && addr && !pno_put32(alen, 0)) /* a stream names no sender */
-		rc = -EFAULT;
+	if (unlikely(rc >= 0 && addr))
+		rc = no_name(alen, rc);
 	return give(rc);
 }
 

@@ -278,6 +278,8 @@ int pno_sock_setopt(struct pno_sock *s, int fd, int level, int name, const void 
 		err = ENOENT;
 	if (err || r.how == UNKNOWN || r.how == REFUSE || r.how == READ)
 		return err; /* the kernel's socket has it */
+	if (level == IPPROTO_TCP && name == TCP_MAXSEG && s->state == PNO_OPEN)
+		return 0; /* it was for the handshake */
 	if (r.how == ASK && s->ses && (s->state == PNO_OPEN || s->state == PNO_LISTENING)) {
 		err = pno_opt_ask(s, level, name, v.b, v.len);
 		if (err)

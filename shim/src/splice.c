@@ -19,6 +19,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include "fault.h"
 #include "real.h"
 #include "sock.h"
 
@@ -129,20 +130,23 @@ static bool offloaded(int fd, bool *dgram)
 	return yes;
 }
 
-/* The checks of the kernel on the pipe's end, in its order. 0 or -errno. */
+/* The checks of the kernel on the other end, in its order: 0 or -errno. One of
+ * the two must be a pipe. */
 static int check(int pipe, int mode, const off64_t *pipe_offset, const off64_t *socket_offset)
 {
 	int flags = real.fcntl(pipe, F_GETFL);
+	bool is_pipe = real.fcntl(pipe, F_GETPIPE_SZ) > 0;
 
 	if (flags < 0)
 		return -EBADF;
-	if (real.fcntl(pipe, F_GETPIPE_SZ) <= 0)
-		return -EINVAL; /* one of the two must be a pipe */
-	if (pipe_offset)
+	if (is_pipe && pipe_offset)
 		return -ESPIPE;
+	if (!pno_readable(pipe_offset, pipe_offset ? sizeof *pipe_offset : 0) ||
+	    !pno_readable(socket_offset, socket_offset ? sizeof *socket_offset : 0))
+		return -EFAULT;
 	if ((flags & O_ACCMODE) != mode && (flags & O_ACCMODE) != O_RDWR)
 		return -EBADF;
-	return socket_offset ? -EINVAL : 0;
+	return is_pipe && !socket_offset ? 0 : -EINVAL;
 }
 
 PNO_EXPORT ssize_t splice(int in, off64_t *off_in, int out, off64_t *off_out, size_t len, unsigned flags)

@@ -11,6 +11,7 @@
 #define SIZE 300000
 
 static char content[SIZE], got[SIZE + 1];
+static void *volatile nowhere = (void *)8; /* or the compiler objects */
 
 static int file(void)
 {
@@ -81,6 +82,15 @@ static void wrong_modes(void)
 	R(sendfile(both, c, NULL, 0));
 	R(sendfile(both, c, &at, 4));
 	R(sendfile(-1, c, NULL, 4));
+	R(splice(c, NULL, in, NULL, 4, 0));
+	R(splice(c, NULL, in, &at, 4, 0));
+	R(splice(c, NULL, out, NULL, 4, 0));
+	R(splice(c, NULL, both, &at, 4, 0));
+	R(splice(c, &at, both, NULL, 4, 0));
+	R(splice(out, NULL, c, NULL, 4, 0));
+	R(splice(out, &at, c, NULL, 4, 0));
+	R(splice(in, NULL, c, NULL, 4, 0));
+	R(splice(in, &at, c, NULL, 4, 0));
 	read_all(s, got, 4);
 	show_bytes("got", got, 4);
 	close(c), close(s), close(both), close(in), close(out);
@@ -176,6 +186,11 @@ static void splices(void)
 	setsockopt(s, SOL_SOCKET, SO_RCVTIMEO, &(struct timeval){ 10, 0 }, sizeof(struct timeval));
 	R(fcntl(s, F_SETFL, O_NONBLOCK));
 	TIMED(0, 5000, splice(s, NULL, p[1], NULL, 100, 0));
+	R(splice(s, nowhere, p[1], NULL, 10, 0));
+	R(splice(s, nowhere, p[0], NULL, 10, 0));
+	R(splice(s, NULL, p[1], nowhere, 10, 0));
+	R(splice(p[1], NULL, s, nowhere, 10, 0));
+	R(splice(s, &at, p[0], NULL, 10, 0));
 	R(splice(s, &at, p[1], NULL, 10, 0));
 	R(splice(p[0], NULL, s, &at, 10, 0));
 	R(splice(s, NULL, c, NULL, 10, 0));

@@ -203,6 +203,15 @@ static void info(int fd)
 	R(setsockopt(fd, IPPROTO_TCP, TCP_INFO, &i, sizeof i));
 }
 
+static int segment(int fd)
+{
+	int v = -1;
+	socklen_t len = sizeof v;
+
+	getsockopt(fd, IPPROTO_TCP, TCP_MAXSEG, &v, &len);
+	return v;
+}
+
 static void others(void)
 {
 	struct sockaddr_storage at;
@@ -226,11 +235,12 @@ static void others(void)
 	info(s);
 	SECTION("TCP_MAXSEG");
 	for (int i = 0; i < 4; i++) {
-		int fd = (int[]){ fresh, l, c, s }[i];
+		int fd = (int[]){ fresh, l, c, s }[i], before = segment(fd);
 
 		SETOPT(fd, IPPROTO_TCP, TCP_MAXSEG, 0);
 		SETOPT(fd, IPPROTO_TCP, TCP_MAXSEG, 1);
 		SETOPT(fd, IPPROTO_TCP, TCP_MAXSEG, 1000);
+		show("set: %d, as before: %d", segment(fd) == 1000, segment(fd) == before); /* that of a connection varies */
 		SETOPT(fd, IPPROTO_TCP, TCP_MAXSEG, 0);
 	}
 	SECTION("TCP_WINDOW_CLAMP");

@@ -173,6 +173,16 @@ static void addressed(void)
 	R(recvfrom(s, b, 3, MSG_DONTWAIT, SA(from), &len));
 	show("length %u", len);
 	R(recvfrom(s, b, 3, MSG_DONTWAIT, NULL, NULL));
+	/* a length that is wrong is noticed when the data has been taken */
+	R(send(c, "abcdef", 6, 0));
+	await_bytes(s, 6);
+	len = -1;
+	R(recvfrom(s, b, 1, 0, NULL, &len));
+	R(recvfrom(s, b, 1, 0, SA(from), &len));
+	show("length %d", (int)len);
+	R(recvfrom(s, b, 6, 0, NULL, NULL));
+	show_bytes("got", b, 4);
+	R(recvfrom(s, b, 6, MSG_DONTWAIT, SA(from), &len));
 	close(c);
 	close(s);
 	c = socket(AF_INET, SOCK_STREAM, 0);
