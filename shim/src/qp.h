@@ -113,6 +113,14 @@ static inline bool pno_qp_moved(const struct pno_qp *q)
 	return pno_load64(&q->dev->d2h_prod) != __atomic_load_n(&q->seen, __ATOMIC_RELAXED);
 }
 
+/* Nothing has come, and little is left to give back: to drain it changes nothing. */
+static inline bool pno_qp_calm(const struct pno_qp *q)
+{
+	uint64_t seen = __atomic_load_n(&q->seen, __ATOMIC_RELAXED);
+
+	return pno_load64(&q->dev->d2h_prod) == seen && seen - pno_load64(&q->host->d2h_cons) < q->d2h_size / 4;
+}
+
 /* Section 5, step 3; and its undoing. */
 void pno_qp_arm(struct pno_qp *q);
 void pno_qp_disarm(struct pno_qp *q);

@@ -143,7 +143,8 @@ static int wait_data(struct pno_sock *s, int flags, bool *looked, int64_t *deadl
 		*looked = true;
 		if (unlikely(s->common))
 			pno_share_attune(s);
-		return pno_sock_look(s) ? 0 : -EBADF;
+		if (s->claiming || !pno_qp_calm(s->qp))
+			return pno_sock_look(s) ? 0 : -EBADF;
 	}
 	if (s->nonblock || (flags & MSG_DONTWAIT))
 		return -EAGAIN;
@@ -188,19 +189,17 @@ static inline bool recv_at_once(struct pno_sock *s, const struct iovec *iov)
 
 /* A read of nothing waits for data, and takes none. Whatever ends the wait, it
  * has nothing to say of it. Nor is there ever anything urgent, or an error queue. */
-static __attribute__((noinline)) ssize_t recv_nothing(struct pno_sock *s, bool nowait, int flags)
+static __attribute__((noinline)) ssize_t recv_nothing(struct pno_sock *s, int flags)
 {
 	int rc = flags & MSG_OOB ? -EINVAL : flags & MSG_ERRQUEUE ? -EAGAIN : 0;
 	int64_t deadline = 0;
 	bool looked = false;
 
 	while (!rc && !pno_sock_unread(s) && (rc = instead(s)) > 0) {
-		bool slept = looked && !nowait;
-
 		rc = wait_data(s, flags, &looked, &deadline);
-		if (slept && rc != -EBADF)
-			rc = 0;
-		if (slept || rc < 0)
+		if (deadline && rc != -EBADF)
+			rc = 0; /* it has waited */
+		if (deadline || rc < 0)
 			break;
 	}
 	pno_sock_unlock(s);
@@ -233,7 +232,7 @@ ssize_t pno_sock_recv(struct pno_sock *s, const struct iovec *iov, size_t n, int
 		enough = s->ses->rx_window / 2; /* more is never there at once */
 	s->sent_blind = false;
 	if (unlikely(!want || flags & (MSG_OOB | MSG_ERRQUEUE)))
-		return recv_nothing(s, nowait, flags);
+		return recv_nothing(s, flags);
 	for (;;) {
 		if (unlikely(flags & MSG_PEEK)) {
 			struct cursor from_start = { iov, n, 0, c.discard, false };
