@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"pno/crypto/cryptotest"
 	"pno/crypto/provider/agenttest"
 )
 
@@ -24,6 +25,7 @@ type tlsHAProxy struct {
 	Maxconn  int
 	Last     bool // the provider is named after the default one
 	Cert     string
+	Backend  string // where connections go; none: they are answered
 }
 
 // haproxy starts Debian's HAProxy as Debian does: in a chroot, as a user of its
@@ -52,6 +54,10 @@ func (l *tlsLab) haproxyArgs(c tlsHAProxy) []string {
 	if c.Maxconn == 0 {
 		c.Maxconn = 2000
 	}
+	serve := "  http-request return status 200 content-type text/plain string served"
+	if c.Backend != "" {
+		serve = "  mode tcp\n  use_backend far\nbackend far\n  mode tcp\n  server s " + c.Backend
+	}
 	conf := l.write("haproxy.cfg", fmt.Appendf(nil, `global
   ssl-provider-path %s
   %s
@@ -73,14 +79,23 @@ defaults
   timeout client 20s
   timeout server 5s
 frontend web
-  bind %s ssl crt %s
-  http-request return status 200 content-type text/plain string served
+%s
+%s
 `, strings.TrimSuffix(binary(l.t, "pno.so"), "/pno.so"), providers, max(c.Threads, 1), c.Maxconn, async,
-		l.path("jail"), l.path("haproxy.sock"), l.addr, c.Cert))
+		l.path("jail"), l.path("haproxy.sock"), l.fronts("  bind %s ssl crt %s", c.Cert), serve))
 	if c.Master {
 		return []string{"haproxy", "-W", "-S", l.path("master.sock"), "-f", conf}
 	}
 	return []string{"haproxy", "-db", "-f", conf}
+}
+
+// fronts writes a line for each.
+func (l *tlsLab) fronts(format, cert string) string {
+	var lines []string
+	for _, f := range append([]front{{l.addr, cert}}, l.also...) {
+		lines = append(lines, fmt.Sprintf(format, f.addr, f.pem))
+	}
+	return strings.Join(lines, "\n")
 }
 
 // command speaks to HAProxy's command line.
@@ -102,35 +117,6 @@ func (l *tlsLab) command(text string) string {
 	return string(out)
 }
 
-// Every type of key with both versions, in both orders of the providers. The
-// key exchange is tried on P-256 as well, whose keys are of the type EC like
-// some of the provider's.
-func TestTLSHAProxyKeys(t *testing.T) {
-	for _, last := range []bool{false, true} {
-		t.Run(fmt.Sprintf("last=%v", last), func(t *testing.T) {
-			for _, kind := range agenttest.Kinds {
-				t.Run(kind, func(t *testing.T) {
-					k := agenttest.NewKey(t, kind)
-					l := newTLSLab(t, agenttest.Faults{}, k)
-					p := l.haproxy(tlsHAProxy{Last: last, Cert: l.pem(k)})
-					l.waitServing(p, trusting(tls.VersionTLS13, k))
-					before := l.agent.Ops.Load()
-					for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
-						for _, curves := range [][]tls.CurveID{{tls.X25519, tls.CurveP256, tls.CurveP384}, {tls.CurveP256, tls.CurveP384}} {
-							cfg := trusting(version, k)
-							cfg.CurvePreferences = curves
-							l.exchange(cfg)
-						}
-					}
-					if n := l.agent.Ops.Load() - before; n != 4 {
-						t.Errorf("%d operations for 4 handshakes", n)
-					}
-				})
-			}
-		})
-	}
-}
-
 // exchange does a handshake and an HTTP request.
 func (l *tlsLab) exchange(cfg *tls.Config) {
 	l.t.Helper()
@@ -149,110 +135,49 @@ func (l *tlsLab) exchange(cfg *tls.Config) {
 }
 
 // With ssl-mode-async other handshakes go on while one waits for its signature:
-// at 20 ms a signature one thread would do 50 a second otherwise.
+// when workers take 20 ms for one, a thread would do 50 a second otherwise.
 func TestTLSHAProxyAsync(t *testing.T) {
-	k := agenttest.NewKey(t, "p256") // the agent shares the processors: its own work is to be little
-	cfg := trusting(tls.VersionTLS13, k)
-	measure := func(blocking bool, rounds int, enough float64) (best float64) {
-		l := newTLSLab(t, agenttest.Faults{Latency: 20 * time.Millisecond}, k)
-		p := l.haproxy(tlsHAProxy{Blocking: blocking, Cert: l.pem(k)})
-		l.waitServing(p, cfg)
-		for range rounds {
-			h := l.loadFor(1500*time.Millisecond, 50, cfg)
-			t.Logf("20 ms a signature, nbthread 1, async %v: %v, %d signatures at once", !blocking, h, l.agent.Peak.Load())
-			if h.failed > 0 {
-				t.Errorf("%d handshakes failed: %v", h.failed, h.firstErr)
-			}
-			if best = max(best, h.rate()); best >= enough {
-				break
-			}
-		}
-		p.kill9()
-		return best
+	const kind = "P-256" // the workers share the processors: their own work is to be little
+	l := newTierLab(t, kind)
+	delay := func(d time.Duration) {
+		l.first.Fault.Delay(d)
+		l.second.Fault.Delay(d)
 	}
-	if rate := measure(true, 1, 0); rate > 60 {
+	delay(20 * time.Millisecond)
+	l.startAgent(fmt.Sprintf("  clusters:\n    - {name: here, workers: [%q, %q], worker_identity: %q}\n", l.first.Addr, l.second.Addr, cryptotest.WorkerURI))
+	key := l.key(kind)
+	file, cfg := l.exported(key), trustingCluster(tls.VersionTLS13, key)
+	measure := func(what string) float64 {
+		h := l.loadFor(1500*time.Millisecond, 50, cfg)
+		t.Logf("nbthread 1, %s: %v", what, h)
+		if h.failed > 0 {
+			t.Errorf("%d handshakes failed: %v", h.failed, h.firstErr)
+		}
+		return h.rate()
+	}
+	p := l.haproxy(tlsHAProxy{Blocking: true, Cert: file})
+	l.waitServing(p, cfg)
+	if rate := measure("20 ms a signature, without ssl-mode-async"); rate > 60 {
 		t.Errorf("%.0f handshakes/s when each blocks for 20 ms", rate)
 	}
-	// Others may be busy on this machine: the best of some rounds counts.
-	if rate := measure(false, 4, 400); rate < 400 {
-		t.Errorf("%.0f handshakes/s with ssl-mode-async, want 400", rate)
-	}
-}
+	p.kill9()
 
-// Trap: a job that has set a descriptor must pause, even if its answer is there
-// already; HAProxy ends itself otherwise. Two threads, answers without delay.
-func TestTLSHAProxyTrapPause(t *testing.T) {
-	k := agenttest.NewKey(t, "p256")
-	l := newTLSLab(t, agenttest.Faults{}, k)
-	p := l.haproxy(tlsHAProxy{Threads: 2, Cert: l.pem(k)})
-	cfg := trusting(tls.VersionTLS13, k)
-	l.waitServing(p, cfg)
-	h := l.loadFor(2*time.Second, 16, cfg)
-	t.Logf("no delay, nbthread 2: %v", h)
-	if h.failed > 0 || h.done < 100 {
-		t.Errorf("%v: %v", h, h.firstErr)
-	}
-}
-
-// Trap: each connection holds a third descriptor, which HAProxy does not count
-// with a provider. With maxconn twice the peak there is room.
-func TestTLSHAProxyTrapMaxconn(t *testing.T) {
-	const held = 60
-	k := agenttest.NewKey(t, "p256")
-	l := newTLSLab(t, agenttest.Faults{}, k)
-	p := l.haproxy(tlsHAProxy{Maxconn: 2 * held, Cert: l.pem(k)})
-	cfg := trusting(tls.VersionTLS13, k)
-	l.waitServing(p, cfg)
-	idle := p.usage().fds
-	for range held {
-		c, err := l.dial(cfg)
-		if err != nil {
-			t.Fatal(err)
+	// Others may be busy on this machine: where it hardly does 400 a second without any
+	// delay, half of what it does then is enough.
+	l.waitServing(l.haproxy(tlsHAProxy{Cert: file}), cfg)
+	for range 4 {
+		rate := measure("20 ms a signature, ssl-mode-async")
+		if rate >= 400 {
+			return
 		}
-		defer c.Close()
-	}
-	l.t.Logf("%d connections held with maxconn %d: %d descriptors, %d without", held, 2*held, p.usage().fds, idle)
-	if p.ended() {
-		t.Error("HAProxy has ended")
-	}
-}
-
-// Trap: a client that goes away while its job is paused leaks the job's stack,
-// in OpenSSL. Nothing of the provider's leaks with it: descriptors come back,
-// and handshakes go on.
-func TestTLSHAProxyTrapAbort(t *testing.T) {
-	const aborts = 600
-	k := agenttest.NewKey(t, "p256")
-	l := newTLSLab(t, agenttest.Faults{Latency: 100 * time.Millisecond}, k)
-	p := l.haproxy(tlsHAProxy{Cert: l.pem(k)})
-	cfg := trusting(tls.VersionTLS13, k)
-	l.waitServing(p, cfg)
-	before := p.usage()
-	for range aborts / 20 {
-		var conns []net.Conn
-		ops := l.agent.Ops.Load()
-		for range 20 {
-			raw, err := l.ns.DialContext(t.Context(), "tcp", l.addr)
-			if err != nil {
-				t.Fatal(err)
-			}
-			conns = append(conns, raw)
-			go tls.Client(raw, cfg).HandshakeContext(t.Context()) //nolint:errcheck // it is cut
-		}
-		if !poll(30*time.Second, func() bool { return l.agent.Ops.Load() >= ops+20 }) {
-			t.Fatal("operations do not come to the agent")
-		}
-		for _, c := range conns {
-			c.(*net.TCPConn).SetLinger(0)
-			c.Close()
+		delay(0)
+		most := measure("no delay, ssl-mode-async")
+		delay(20 * time.Millisecond)
+		if most < 600 && rate >= most/2 {
+			return
 		}
 	}
-	if !poll(30*time.Second, func() bool { return p.usage().fds <= before.fds+2 }) {
-		t.Errorf("descriptors do not come back: %d, %d before", p.usage().fds, before.fds)
-	}
-	after := p.usage()
-	t.Logf("%d aborted handshakes: %v, %v before: %.1f KiB each", aborts, after, before, float64(after.rss-before.rss)/1024/aborts)
-	l.exchange(cfg)
+	t.Error("less than 400 handshakes/s with ssl-mode-async")
 }
 
 // Certificates change at run time, the configuration is loaded again, and the

@@ -33,7 +33,11 @@ type tlsLab struct {
 	addr  string    // where the proxy serves
 	agent *agenttest.Agent
 	more  []string // of the proxy's environment
+	also  []front  // that it serves
 }
+
+// front is an address of a proxy, and the file with its certificate and key.
+type front struct{ addr, pem string }
 
 func newTLSLab(t *testing.T, faults agenttest.Faults, keys ...*agenttest.Key) *tlsLab {
 	t.Helper()

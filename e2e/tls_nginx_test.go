@@ -48,37 +48,22 @@ http {
   fastcgi_temp_path %[3]s;
   uwsgi_temp_path %[3]s;
   scgi_temp_path %[3]s;
-  server {
-    listen %[4]s ssl;
+%[4]s
+}
+`, workers, l.path("nginx.pid"), tmp, l.fronts(`  server {
+    listen %[1]s ssl;
     ssl_protocols TLSv1.2 TLSv1.3;
     ssl_session_tickets off;
-    ssl_certificate %[5]s;
-    ssl_certificate_key %[5]s;
+    ssl_certificate %[2]s;
+    ssl_certificate_key %[2]s;
     location / { return 200 served; }
-  }
-}
-`, workers, l.path("nginx.pid"), tmp, l.addr, pem))
+  }`, pem)))
 	return spawn(l.t, l.dir, "nginx", l.ns, []string{"nginx", "-e", "stderr", "-p", l.dir, "-c", nginx},
 		spawnOptions{env: []string{"OPENSSL_CONF=" + conf}})
 }
 
-// Every type of key; nginx has no asynchronous handshakes, so that a worker
-// does one handshake at a time and nothing else while it waits.
-func TestTLSNginx(t *testing.T) {
-	for _, kind := range agenttest.Kinds {
-		t.Run(kind, func(t *testing.T) {
-			k := agenttest.NewKey(t, kind)
-			l := newTLSLab(t, agenttest.Faults{}, k)
-			p := l.tlsNginx(2, l.pem(k))
-			l.waitServing(p, trusting(tls.VersionTLS13, k))
-			for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
-				l.exchange(trusting(version, k))
-			}
-			p.stop(syscall.SIGQUIT, 5*time.Second)
-		})
-	}
-}
-
+// nginx has no asynchronous handshakes, so that a worker does one handshake at a
+// time and nothing else while it waits.
 func TestTLSNginxBlocksAndReloads(t *testing.T) {
 	k := agenttest.NewKey(t, "rsa2048")
 	l := newTLSLab(t, agenttest.Faults{Latency: 20 * time.Millisecond}, k)

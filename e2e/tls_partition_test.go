@@ -5,12 +5,9 @@ package e2e
 import (
 	"crypto/tls"
 	"fmt"
-	"io"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -25,7 +22,6 @@ import (
 type tierLab struct {
 	clusterLab
 	first, second *cryptotest.Worker
-	metrics       string
 	keyAgent      *proc
 }
 
@@ -34,14 +30,8 @@ func newTierLab(t *testing.T, kind string) *tierLab {
 	dir := workDir(t)
 	l := &tierLab{clusterLab: clusterLab{tlsLab: tlsLab{t: t, dir: dir, ns: netns.New(t, "tls"), addr: tlsAddr,
 		agent: &agenttest.Agent{Path: filepath.Join(dir, "keys.sock")}, more: []string{"PNO_AGENT_TIMEOUT_MS=25000"}},
-		cluster: cryptotest.New(t, 2, cryptotest.AllowAll, kind)}}
+		cluster: cryptotest.New(t, 2, cryptotest.AllowAll, kind), metrics: freePort(t)}}
 	l.first, l.second = l.cluster.Workers[0], l.cluster.Workers[1]
-	lis, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.metrics = lis.Addr().String()
-	lis.Close()
 	return l
 }
 
@@ -65,25 +55,9 @@ func (l *tierLab) startAgent(tiers string) {
 }
 
 // used is how many operations a tier of the agent has done.
-func (l *tierLab) used(tier string) (n float64) {
+func (l *tierLab) used(tier string) float64 {
 	l.t.Helper()
-	resp, err := http.Get("http://" + l.metrics + "/metrics")
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	text, err := io.ReadAll(resp.Body)
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	for line := range strings.Lines(string(text)) {
-		if rest, ok := strings.CutPrefix(line, fmt.Sprintf("pno_agent_tier_operations_total{tier=%q} ", tier)); ok {
-			if _, err := fmt.Sscan(rest, &n); err != nil {
-				l.t.Fatal(err)
-			}
-		}
-	}
-	return n
+	return l.metric(fmt.Sprintf("pno_agent_tier_operations_total{tier=%q}", tier))
 }
 
 // by waits until the tier does operations of the load that goes on.

@@ -16,7 +16,10 @@ import (
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
+	"embed"
+	"encoding/pem"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -46,12 +49,35 @@ func Key(t testing.TB, kind string) *TestKey {
 	if k := keys[kind]; k != nil {
 		return k
 	}
-	k, err := NewKey(kind)
+	k, err := prepared(kind)
 	if err != nil {
 		t.Fatal(err)
 	}
 	keys[kind] = k
 	return k
+}
+
+// long are the keys that would take seconds to make. They are for tests, and as
+// secret as all that is in a public place.
+//
+//go:embed testdata/*.pem
+var long embed.FS
+
+// prepared is a key that is there already, or else a new one.
+func prepared(kind string) (*TestKey, error) {
+	text, err := long.ReadFile("testdata/" + strings.ToLower(kind) + ".pem")
+	if err != nil {
+		return NewKey(kind)
+	}
+	block, _ := pem.Decode(text)
+	if block == nil {
+		return nil, fmt.Errorf("the prepared key %s is no PEM", kind)
+	}
+	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		return nil, err
+	}
+	return newTestKey(key.(*rsa.PrivateKey))
 }
 
 // NewKey makes a key of a type that Key knows.
@@ -77,6 +103,10 @@ func NewKey(kind string) (*TestKey, error) {
 	if err != nil {
 		return nil, err
 	}
+	return newTestKey(s)
+}
+
+func newTestKey(s crypto.Signer) (*TestKey, error) {
 	der, err := x509.MarshalPKCS8PrivateKey(s)
 	if err != nil {
 		return nil, err

@@ -5,15 +5,10 @@ package agenttest
 import (
 	"bytes"
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/ed25519"
-	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
-	"fmt"
 	"math/big"
 	"net"
 	"os"
@@ -22,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"pno/crypto/engine/enginetest"
 	"pno/crypto/keyref"
 	"pno/crypto/signing"
 )
@@ -52,7 +48,7 @@ func NewKey(t testing.TB, kind string) *Key {
 	madeMu.Lock()
 	defer madeMu.Unlock()
 	if made[kind] == nil {
-		k, err := makeKey(kind)
+		k, err := certify(kind, enginetest.Key(t, names[kind]).Signer)
 		if err != nil {
 			t.Fatalf("make a %s key: %v", kind, err)
 		}
@@ -64,37 +60,22 @@ func NewKey(t testing.TB, kind string) *Key {
 // Another returns a new key of this kind.
 func Another(t testing.TB, kind string) *Key {
 	t.Helper()
-	k, err := makeKey(kind)
+	made, err := enginetest.NewKey(names[kind])
 	if err != nil {
 		t.Fatalf("make a %s key: %v", kind, err)
+	}
+	k, err := certify(kind, made.Signer)
+	if err != nil {
+		t.Fatalf("certify a %s key: %v", kind, err)
 	}
 	return k
 }
 
-func generate(kind string) (crypto.Signer, error) {
-	switch kind {
-	case "rsa2048":
-		return rsa.GenerateKey(rand.Reader, 2048)
-	case "rsa3072":
-		return rsa.GenerateKey(rand.Reader, 3072)
-	case "rsa4096":
-		return rsa.GenerateKey(rand.Reader, 4096)
-	case "p256":
-		return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	case "p384":
-		return ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
-	case "ed25519":
-		_, k, err := ed25519.GenerateKey(rand.Reader)
-		return k, err
-	}
-	return nil, fmt.Errorf("unknown kind %q", kind)
-}
+// names are what enginetest calls the types.
+var names = map[string]string{"rsa2048": "RSA-2048", "rsa3072": "RSA-3072", "rsa4096": "RSA-4096",
+	"p256": "P-256", "p384": "P-384", "ed25519": "Ed25519"}
 
-func makeKey(kind string) (*Key, error) {
-	signer, err := generate(kind)
-	if err != nil {
-		return nil, err
-	}
+func certify(kind string, signer crypto.Signer) (*Key, error) {
 	now := time.Now()
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(now.UnixNano()), Subject: pkix.Name{CommonName: "localhost"},
