@@ -28,11 +28,14 @@ type Memory struct {
 
 // MemoryUse is resident memory for each connection, over what the processes
 // took with none, and the CPU that all of them use while nothing happens, in
-// per cent of a core. The kernel's own memory for its sockets is not in it.
+// per cent of a core. The kernel's own memory for its sockets is not in it. The
+// rings are told apart: they come with a process, and become resident as they
+// are filled for the first time, by however many connections.
 type MemoryUse struct {
 	Conns     int     `json:"conns"`
 	HostBytes float64 `json:"host_bytes_per_conn"`
 	DPUBytes  float64 `json:"dpu_bytes_per_conn"`
+	Rings     int64   `json:"ring_bytes"` // resident, of all processes
 	HostIdle  float64 `json:"host_idle_cpu_percent"`
 	DPUIdle   float64 `json:"dpu_idle_cpu_percent"`
 }
@@ -96,7 +99,7 @@ http {
 // hold opens connections in steps and measures after each.
 func (s *subject) hold(ctx context.Context, o Options, conns int) ([]MemoryUse, error) {
 	time.Sleep(500 * time.Millisecond) // what starting leaves behind settles
-	hostBefore, dpuBefore, err := s.resident()
+	before, err := s.resident()
 	if err != nil {
 		return nil, err
 	}
@@ -114,14 +117,15 @@ func (s *subject) hold(ctx context.Context, o Options, conns int) ([]MemoryUse, 
 		if err != nil {
 			return nil, err
 		}
-		host, dpu, err := s.resident()
+		now, err := s.resident()
 		if err != nil {
 			return nil, err
 		}
-		use.Conns = held
-		use.HostBytes, use.DPUBytes = float64(host-hostBefore)/float64(held), float64(dpu-dpuBefore)/float64(held)
-		o.Log("%s, %d connections: %.0f bytes each on the host, %.0f on the DPU; idle %.2f %% and %.2f %% of a core",
-			s.name, held, use.HostBytes, use.DPUBytes, use.HostIdle, use.DPUIdle)
+		use.Conns, use.Rings = held, now.rings
+		use.HostBytes = float64(now.host-before.host) / float64(held)
+		use.DPUBytes = float64(now.dpu-before.dpu) / float64(held)
+		o.Log("%s, %d connections: %.0f bytes each on the host, %.0f on the DPU; rings %.1f MB; idle %.2f %% and %.2f %% of a core",
+			s.name, held, use.HostBytes, use.DPUBytes, float64(use.Rings)/1e6, use.HostIdle, use.DPUIdle)
 		steps = append(steps, use)
 	}
 	return steps, nil
@@ -139,45 +143,64 @@ func (s *subject) idle(d time.Duration) (u MemoryUse, err error) {
 	return u, err
 }
 
-// resident sums the resident memory of the host's and the DPU's processes.
-func (s *subject) resident() (host, dpu int64, err error) {
-	sum := func(pids []int) (total int64, err error) {
-		for _, pid := range pids {
-			n, err := treeResident(pid)
-			if err != nil {
-				return 0, err
-			}
-			total += n
-		}
-		return total, nil
-	}
-	if host, err = sum(s.host); err != nil {
-		return 0, 0, err
-	}
-	dpu, err = sum(s.dpu)
-	return host, dpu, err
+// resident is memory of all processes of a site.
+type resident struct {
+	host  int64 // of the programs and hostd, without rings
+	dpu   int64
+	rings int64 // the session memory that both sides have mapped
 }
 
-func treeResident(pid int) (int64, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
-	if err != nil {
-		return 0, fmt.Errorf("read memory of process %d: %w", pid, err)
-	}
-	var kib int64
-	for line := range strings.Lines(string(b)) {
-		if f := strings.Fields(line); len(f) >= 2 && f[0] == "Pss:" {
-			kib, _ = strconv.ParseInt(f[1], 10, 64)
-		}
-	}
-	sum := kib << 10
-	for _, c := range children(pid) {
-		n, err := treeResident(c)
+func (s *subject) resident() (r resident, err error) {
+	for _, pid := range s.host {
+		own, rings, err := treeResident(pid)
 		if err != nil {
-			return 0, err
+			return r, err
 		}
-		sum += n
+		r.host, r.rings = r.host+own, r.rings+rings
 	}
-	return sum, nil
+	for _, pid := range s.dpu {
+		own, rings, err := treeResident(pid)
+		if err != nil {
+			return r, err
+		}
+		r.dpu, r.rings = r.dpu+own, r.rings+rings
+	}
+	return r, nil
+}
+
+// sessionFile is what hostd calls a session's memory.
+const sessionFile = "/memfd:pno-session"
+
+// treeResident sums the resident memory of a process and its descendants, pages
+// that are shared by their share.
+func treeResident(pid int) (own, rings int64, err error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps", pid))
+	if err != nil {
+		return 0, 0, fmt.Errorf("read memory of process %d: %w", pid, err)
+	}
+	ring := false
+	for line := range strings.Lines(string(b)) {
+		f := strings.Fields(line)
+		switch {
+		case len(f) >= 5 && strings.Contains(f[0], "-"): // a mapping: range, rights, offset, device, inode, file
+			ring = len(f) > 5 && strings.HasPrefix(f[5], sessionFile)
+		case len(f) >= 2 && f[0] == "Pss:":
+			kib, _ := strconv.ParseInt(f[1], 10, 64)
+			if ring {
+				rings += kib << 10
+			} else {
+				own += kib << 10
+			}
+		}
+	}
+	for _, c := range children(pid) {
+		o, r, err := treeResident(c)
+		if err != nil {
+			return 0, 0, err
+		}
+		own, rings = own+o, rings+r
+	}
+	return own, rings, nil
 }
 
 // holdSome starts a process that opens count connections, from an address of

@@ -418,13 +418,6 @@ static int finish_connect(struct pno_sock *s)
 	return err;
 }
 
-static int64_t send_deadline(const struct pno_sock *s)
-{
-	if (!s->sndtimeo.tv_sec && !s->sndtimeo.tv_usec)
-		return PNO_NEVER;
-	return pno_now() + s->sndtimeo.tv_sec * 1000000000ll + s->sndtimeo.tv_usec * 1000ll;
-}
-
 /* Programs that talk to themselves rely on the kernel's loopback being done
  * with the handshake when a non-blocking connect returns. */
 static bool on_loopback(const struct pno_addr *a)
@@ -448,7 +441,7 @@ void pno_sock_settle(struct pno_sock *s)
 
 static int wait_connected(struct pno_sock *s)
 {
-	int64_t deadline = send_deadline(s);
+	int64_t deadline = pno_deadline_within(s->snd_millis);
 	int rc;
 
 	if (s->nonblock) {

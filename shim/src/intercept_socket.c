@@ -216,13 +216,6 @@ static bool subscribed(const struct pno_sock *l)
 	return false;
 }
 
-static int64_t accept_deadline(const struct pno_sock *s)
-{
-	if (!s->rcvtimeo.tv_sec && !s->rcvtimeo.tv_usec)
-		return PNO_NEVER;
-	return pno_now() + s->rcvtimeo.tv_sec * 1000000000ll + s->rcvtimeo.tv_usec * 1000ll;
-}
-
 /* There is no DPU: it may be back. */
 static int wait_revival(struct pno_sock *l)
 {
@@ -264,7 +257,7 @@ static int wait_connection(struct pno_sock *l, bool *looked, int64_t *deadline)
 	if (l->nonblock)
 		return -EAGAIN;
 	if (!*deadline) {
-		*deadline = accept_deadline(l);
+		*deadline = pno_deadline_within(l->rcv_millis);
 		pno_interrupts_begin();
 	}
 	rc = pno_sock_wait(l, EPOLLIN, *deadline);

@@ -7,7 +7,7 @@
  * may have interrupted malloc: so they must not call it. Blocks come in sizes
  * of powers of two and one and a half times that, cut from large pieces of the
  * kernel's memory, and go back to a list of their size. What is larger than
- * LARGEST is the kernel's, and goes back to it.
+ * PNO_LARGEST is the kernel's, and goes back to it.
  *
  * Under AddressSanitizer it is malloc after all, so that misuse is found.
  */
@@ -20,20 +20,17 @@
 
 #include "sync.h"
 
-#define SMALLEST_LOG 6
-#define LARGEST      (32768u + 16384u)
-#define SIZES        20
+#define SMALLEST_LOG 5
+#define SIZES        22
 #define PIECE        (1u << 20)
 
-/* Before each block; keeps it aligned. */
+/* Before each block, which is as aligned as this: nothing that is kept in one
+ * asks for more. */
 struct block {
-	union {
-		struct block *next; /* in the list of its size */
-		size_t mapped;      /* the kernel's: that many bytes */
-	};
-	size_t size; /* which list; SIZES: none */
+	uint64_t size;        /* which list; from SIZES on: how many bytes the kernel gave */
+	struct block *next[]; /* in that list; in use, the user's */
 };
-_Static_assert(sizeof(struct block) == 16, "blocks are aligned as malloc's are");
+_Static_assert(sizeof(struct block) == 8, "a small option takes 32 bytes");
 
 static struct block *lists[SIZES];
 static uint8_t *piece, *piece_end;
@@ -89,19 +86,18 @@ static void *alloc(size_t n)
 	if (n > SIZE_MAX / 2)
 		return NULL;
 	n += sizeof *b;
-	if (n > LARGEST) {
+	if (n > PNO_LARGEST + sizeof *b) {
 		b = map(n);
 		if (!b)
 			return NULL;
-		b->mapped = n;
-		b->size = SIZES;
+		b->size = n;
 		return b + 1;
 	}
 	size = size_for(n);
 	pno_lock(&memory_lock);
 	b = lists[size];
 	if (b)
-		lists[size] = b->next;
+		lists[size] = b->next[0];
 	else
 		b = cut(size);
 	pno_unlock(&memory_lock);
@@ -112,12 +108,12 @@ static void release(void *p)
 {
 	struct block *b = (struct block *)p - 1;
 
-	if (b->size == SIZES) {
-		munmap(b, b->mapped);
+	if (b->size >= SIZES) {
+		munmap(b, b->size);
 		return;
 	}
 	pno_lock(&memory_lock);
-	b->next = lists[b->size];
+	b->next[0] = lists[b->size];
 	lists[b->size] = b;
 	pno_unlock(&memory_lock);
 }

@@ -8,6 +8,9 @@
 
 #include <stddef.h>
 
+/* The largest block that is cut from a piece; larger ones are mapped. */
+#define PNO_LARGEST (32768u + 16384u - 8u)
+
 /* As malloc, calloc and free; a block belongs to this pair only. */
 void *pno_alloc(size_t n);
 void *pno_calloc(size_t n, size_t size);

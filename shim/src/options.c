@@ -21,6 +21,7 @@
 #include "real.h"
 #include "sock.h"
 #include "stats.h"
+#include "wait.h"
 
 enum how { UNKNOWN, FORWARD, ASK, KEEP, READ, REFUSE };
 
@@ -175,15 +176,16 @@ static int kernel_reading(const struct pno_sock *s, int fd, const struct row *r,
 /* Options whose effect is the shim's own. */
 static void act(struct pno_sock *s, const struct row *r, const struct value *v)
 {
+	struct timeval t;
 	struct linger l;
 	uint32_t n;
 
 	if (r->level != SOL_SOCKET)
 		return;
-	if (r->name == SO_RCVTIMEO && v->len >= sizeof s->rcvtimeo)
-		memcpy(&s->rcvtimeo, v->b, sizeof s->rcvtimeo);
-	if (r->name == SO_SNDTIMEO && v->len >= sizeof s->sndtimeo)
-		memcpy(&s->sndtimeo, v->b, sizeof s->sndtimeo);
+	if (r->name == SO_RCVTIMEO && v->len >= sizeof t)
+		s->rcv_millis = pno_millis(memcpy(&t, v->b, sizeof t));
+	if (r->name == SO_SNDTIMEO && v->len >= sizeof t)
+		s->snd_millis = pno_millis(memcpy(&t, v->b, sizeof t));
 	if (r->name == SO_RCVLOWAT && v->len >= sizeof s->rcvlowat) {
 		memcpy(&s->rcvlowat, v->b, sizeof s->rcvlowat);
 		pno_sock_refresh(s);

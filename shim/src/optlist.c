@@ -189,8 +189,8 @@ static void inherit_window(struct pno_sock *c, int name)
 
 void pno_sock_inherit_opts(struct pno_sock *c, struct pno_sock *l)
 {
-	c->rcvtimeo = l->rcvtimeo;
-	c->sndtimeo = l->sndtimeo;
+	c->rcv_millis = l->rcv_millis;
+	c->snd_millis = l->snd_millis;
 	c->rcvlowat = l->rcvlowat;
 	c->linger_reset = l->linger_reset;
 	if (!l->opts)

@@ -16,13 +16,6 @@
 #include "stats.h"
 #include "wait.h"
 
-static int64_t recv_deadline(const struct pno_sock *s)
-{
-	if (!s->rcvtimeo.tv_sec && !s->rcvtimeo.tv_usec)
-		return PNO_NEVER;
-	return pno_now() + s->rcvtimeo.tv_sec * 1000000000ll + s->rcvtimeo.tv_usec * 1000ll;
-}
-
 /* Where a copy into an iovec stands. */
 struct cursor {
 	const struct iovec *iov;
@@ -149,7 +142,7 @@ static int wait_data(struct pno_sock *s, int flags, bool *looked, int64_t *deadl
 	if (s->nonblock || (flags & MSG_DONTWAIT))
 		return -EAGAIN;
 	if (!*deadline) {
-		*deadline = recv_deadline(s);
+		*deadline = pno_deadline_within(s->rcv_millis);
 		pno_interrupts_begin();
 	}
 	return pno_sock_wait_data(s, *deadline);

@@ -29,6 +29,7 @@
 #include "sock.h"
 #include "stats.h"
 #include "udp.h"
+#include "wait.h"
 
 static const int generic[] = {
 	SO_RCVTIMEO, SO_SNDTIMEO, SO_LINGER, SO_RCVLOWAT, SO_KEEPALIVE, SO_REUSEADDR, SO_OOBINLINE, SO_PRIORITY,
@@ -104,10 +105,19 @@ static void get(int fd, int name, void *val, socklen_t len)
 		memcpy(val, v, len);
 }
 
+static void get_time(int fd, int name, uint32_t *millis)
+{
+	struct timeval t = { .tv_sec = -1 };
+
+	get(fd, name, &t, sizeof t);
+	if (t.tv_sec >= 0)
+		*millis = pno_millis(&t);
+}
+
 static void get_limits(struct pno_sock *s, int fd)
 {
-	get(fd, SO_RCVTIMEO, &s->rcvtimeo, sizeof s->rcvtimeo);
-	get(fd, SO_SNDTIMEO, &s->sndtimeo, sizeof s->sndtimeo);
+	get_time(fd, SO_RCVTIMEO, &s->rcv_millis);
+	get_time(fd, SO_SNDTIMEO, &s->snd_millis);
 	if (!s->udp)
 		get(fd, SO_RCVLOWAT, &s->rcvlowat, sizeof s->rcvlowat);
 }

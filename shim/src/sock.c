@@ -20,12 +20,14 @@
 #include "stats.h"
 #include "udp.h"
 
-#define SLAB 64
+/* As many as a block takes. */
+#define SLAB ((PNO_LARGEST - sizeof(struct slab *)) / sizeof(struct pno_sock))
 
 struct slab {
 	struct slab *next;
 	struct pno_sock sock[SLAB];
 };
+_Static_assert(sizeof(struct pno_sock) <= 384, "an idle connection is to take less than 1 KiB, the program's half included");
 
 static struct slab *slabs;
 static struct pno_sock *spare;
@@ -46,7 +48,7 @@ struct pno_sock *pno_sock_new(int domain)
 		}
 		b->next = slabs;
 		slabs = b;
-		for (int i = 0; i < SLAB; i++) {
+		for (size_t i = 0; i < SLAB; i++) {
 			b->sock[i].next_parked = spare;
 			spare = &b->sock[i];
 		}
@@ -129,7 +131,7 @@ void pno_sock_each_slot(void (*fn)(struct pno_sock *, void *), void *arg)
 	b = slabs;
 	pno_unlock(&alloc_lock);
 	for (; b; b = b->next)
-		for (int i = 0; i < SLAB; i++)
+		for (size_t i = 0; i < SLAB; i++)
 			fn(&b->sock[i], arg);
 }
 

@@ -143,6 +143,7 @@ struct pno_sock {
 	int via;          /* shared: the descriptor that a call last used */
 	uint32_t stood;   /* received when its standing was told */
 	_Atomic uint32_t generation; /* read without the lock */
+	int rcvlowat;     /* SO_RCVLOWAT; 0 is 1 */
 
 	struct pno_qp *qp; /* of its home channel; NULL: not on the DPU */
 	uint64_t former;   /* channels it was claimed away from, until Claimed */
@@ -164,8 +165,7 @@ struct pno_sock {
 	struct pno_sock *parent;      /* PARKED: its listener */
 	struct pno_opt *opts;
 	struct pno_optset *inherited; /* of a listener: for those to come */
-	struct timeval rcvtimeo, sndtimeo;
-	int rcvlowat; /* SO_RCVLOWAT; 0 is 1 */
+	uint32_t rcv_millis, snd_millis; /* SO_RCVTIMEO, SO_SNDTIMEO; 0: none */
 	uint64_t cookie; /* of its placeholder, once it was passed on; 0: not */
 	uint32_t rx_limit, tx_limit; /* of the windows, by SO_RCVBUF and SO_SNDBUF; 0: none */
 	struct pno_addr local, peer;

@@ -20,13 +20,6 @@
 #include "stats.h"
 #include "wait.h"
 
-static int64_t send_deadline(const struct pno_sock *s)
-{
-	if (!s->sndtimeo.tv_sec && !s->sndtimeo.tv_usec)
-		return PNO_NEVER;
-	return pno_now() + s->sndtimeo.tv_sec * 1000000000ll + s->sndtimeo.tv_usec * 1000ll;
-}
-
 /*
  * Why nothing can be sent: 0 (it can), -errno, or 1 (not yet connected). A call
  * that has sent something reports that; the error is for the next one.
@@ -187,7 +180,7 @@ static ssize_t send_all(struct pno_sock *s, struct source *src, size_t want, int
 			break;
 		}
 		if (!deadline) {
-			deadline = send_deadline(s);
+			deadline = pno_deadline_within(s->snd_millis);
 			pno_interrupts_begin();
 		}
 		rc = pno_sock_wait(s, EPOLLOUT, deadline);

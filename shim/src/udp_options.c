@@ -16,6 +16,7 @@
 #include "real.h"
 #include "stats.h"
 #include "udp.h"
+#include "wait.h"
 
 #ifndef UDP_SEGMENT
 #define UDP_SEGMENT 103
@@ -97,6 +98,7 @@ static uint32_t want_bit(int level, int name)
 static void act(struct pno_sock *s, int level, int name, const void *val, socklen_t len)
 {
 	uint32_t bit = want_bit(level, name);
+	struct timeval t;
 	int v = 0;
 
 	memcpy(&v, val, len < sizeof v ? len : sizeof v);
@@ -104,10 +106,10 @@ static void act(struct pno_sock *s, int level, int name, const void *val, sockle
 		s->udp->want = v ? s->udp->want | bit : s->udp->want & ~bit;
 	else if (level == IPPROTO_UDP && name == UDP_SEGMENT)
 		s->udp->segment = v;
-	else if (level == SOL_SOCKET && name == SO_RCVTIMEO && len >= sizeof s->rcvtimeo)
-		memcpy(&s->rcvtimeo, val, sizeof s->rcvtimeo);
-	else if (level == SOL_SOCKET && name == SO_SNDTIMEO && len >= sizeof s->sndtimeo)
-		memcpy(&s->sndtimeo, val, sizeof s->sndtimeo);
+	else if (level == SOL_SOCKET && name == SO_RCVTIMEO && len >= sizeof t)
+		s->rcv_millis = pno_millis(memcpy(&t, val, sizeof t));
+	else if (level == SOL_SOCKET && name == SO_SNDTIMEO && len >= sizeof t)
+		s->snd_millis = pno_millis(memcpy(&t, val, sizeof t));
 	else if ((level == IPPROTO_IP && name == IP_MTU_DISCOVER) ||
 		 (level == IPPROTO_IPV6 && name == IPV6_MTU_DISCOVER))
 		s->udp->df = v == IP_PMTUDISC_DO || v == IP_PMTUDISC_PROBE;

@@ -354,13 +354,6 @@ static ssize_t deliver(struct pno_sock *s, struct msghdr *m, int flags)
 	return n;
 }
 
-static int64_t recv_deadline(const struct pno_sock *s)
-{
-	if (!s->rcvtimeo.tv_sec && !s->rcvtimeo.tv_usec)
-		return PNO_NEVER;
-	return pno_now() + s->rcvtimeo.tv_sec * 1000000000ll + s->rcvtimeo.tv_usec * 1000ll;
-}
-
 /* Nothing there: looks at the rings once more, then waits. 0 or -errno. */
 static int wait_dgram(struct pno_sock *s, bool nowait, bool *looked, int64_t *deadline)
 {
@@ -378,7 +371,7 @@ static int wait_dgram(struct pno_sock *s, bool nowait, bool *looked, int64_t *de
 	if (nowait)
 		return -EAGAIN;
 	if (!*deadline)
-		*deadline = recv_deadline(s);
+		*deadline = pno_deadline_within(s->rcv_millis);
 	return pno_sock_wait(s, EPOLLIN, *deadline);
 }
 

@@ -320,13 +320,6 @@ static int write_frame(struct pno_sock *s, unsigned leg, const struct pno_dgram 
 	return err;
 }
 
-static int64_t send_deadline(const struct pno_sock *s)
-{
-	if (!s->sndtimeo.tv_sec && !s->sndtimeo.tv_usec)
-		return PNO_NEVER;
-	return pno_now() + s->sndtimeo.tv_sec * 1000000000ll + s->sndtimeo.tv_usec * 1000ll;
-}
-
 /* No room: looks at the rings once more, then waits. 0 or -errno. */
 static int wait_room(struct pno_sock *s, bool nowait, bool *looked, int64_t *deadline)
 {
@@ -346,7 +339,7 @@ static int wait_room(struct pno_sock *s, bool nowait, bool *looked, int64_t *dea
 	if (nowait)
 		return -EAGAIN;
 	if (!*deadline)
-		*deadline = send_deadline(s);
+		*deadline = pno_deadline_within(s->snd_millis);
 	rc = pno_sock_wait(s, EPOLLOUT, *deadline);
 	*looked = false;
 	return rc;

@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/time.h>
 #include <time.h>
 
 #include "interrupt.h"
@@ -24,6 +25,23 @@ int64_t pno_now(void);
 static inline int64_t pno_deadline_ms(int ms)
 {
 	return ms < 0 ? PNO_NEVER : pno_now() + ms * 1000000ll;
+}
+
+/* Of the time limits that a socket has: 0 is none. */
+static inline int64_t pno_deadline_within(uint32_t millis)
+{
+	return likely(!millis) ? PNO_NEVER : pno_now() + millis * 1000000ll;
+}
+
+/* What SO_RCVTIMEO and the like say, as the kernel takes them. More than 49 days
+ * are as good as 49; less than nothing is at once. */
+static inline uint32_t pno_millis(const struct timeval *t)
+{
+	if (t->tv_sec < 0)
+		return 1;
+	if (t->tv_sec >= UINT32_MAX / 1000)
+		return UINT32_MAX;
+	return t->tv_sec * 1000 + (t->tv_usec + 999) / 1000;
 }
 
 /*
