@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -247,6 +248,31 @@ func TestUDPMarks(t *testing.T) {
 	b2.sendTo(offload.Dgram{Peer: toAddr("127.0.0.1:1001"), Local: toAddr("198.18.0.77:0")}, []byte("not ours"))
 	h.until("the count of what was not sent", func() bool { return r.d.Stats().Sockets.DgramsUnsent == 1 })
 	h.until("the reason", func() bool { return b2.errno == uint32(syscall.EADDRNOTAVAIL) })
+}
+
+// Whoever is connected to where nobody listens is told so by ICMP, both ways.
+func TestUDPRefused(t *testing.T) {
+	r := newRig(t, rigOptions{})
+	h := newHost(t, r.agent, testLayout(1))
+	for _, to := range []string{remoteAddr + ":7", "[2001:2::9]:7"} {
+		s, errno := h.udp(0, "", to, 0)
+		if errno != 0 {
+			t.Fatal(errno)
+		}
+		s.sendTo(offload.Dgram{}, []byte("anyone?"))
+		h.until("refused by "+to, func() bool { return s.errno == uint32(syscall.ECONNREFUSED) })
+	}
+	for to, from := range map[string]string{dpuAddr + ":7": remoteAddr + ":0", "[2001:2::2]:7": "[2001:2::9]:0"} {
+		c := r.remote.udp(t, from, to)
+		var err error
+		h.until("refused by "+to, func() bool { // gonet says it with a write
+			_, err = c.Write([]byte("anyone?"))
+			return err != nil
+		})
+		if !strings.Contains(err.Error(), "refused") {
+			t.Errorf("%s: %v", to, err)
+		}
+	}
 }
 
 func TestUDPConnect(t *testing.T) {

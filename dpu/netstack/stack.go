@@ -27,7 +27,6 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/icmp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
-	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 )
 
 // TCP are the tunable properties of a stack. The zero value of a field means
@@ -154,7 +153,7 @@ func newStack(c *clock, handleLocal bool) *stack.Stack {
 			arp.NewProtocol,
 		},
 		TransportProtocols: []stack.TransportProtocolFactory{
-			tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6,
+			tcp.NewProtocol, newRefuser, icmp.NewProtocol4, icmp.NewProtocol6,
 		},
 		// Connections to an own address are looped inside the stack.
 		HandleLocal: handleLocal,

@@ -508,9 +508,16 @@ func (u *UDP) HandleError(e stack.TransportError, _ *stack.PacketBuffer) {
 			err = &tcpip.ErrMessageTooLong{}
 		}
 	}
-	if err == nil {
-		return
+	if err != nil {
+		u.fail(err)
 	}
+}
+
+// refused notes that nobody takes the datagrams.
+func (u *UDP) refused() { u.fail(&tcpip.ErrConnectionRefused{}) }
+
+// fail notes what a connected socket is told by its next call.
+func (u *UDP) fail(err tcpip.Error) {
 	u.mu.Lock()
 	tell := u.linked && !u.closed
 	if tell {

@@ -242,6 +242,17 @@ static void refused(int family)
 	R(recv(c, b, sizeof b, MSG_DONTWAIT));
 	R(recv(c, b, sizeof b, MSG_DONTWAIT));
 	close(c);
+	/* however many */
+	c = socket(family, SOCK_DGRAM, 0);
+	int errors = 0;
+
+	R(connect(c, SA(at), addr_len(&at)));
+	for (int i = 0; i < 200; i++) {
+		send(c, "x", 1, 0);
+		errors += recv(c, b, sizeof b, 0) < 0 && errno == ECONNREFUSED;
+	}
+	R(errors);
+	close(c);
 	/* one that is not connected is not told */
 	c = socket(family, SOCK_DGRAM, 0);
 	R(sendto(c, "x", 1, 0, SA(at), addr_len(&at)));
