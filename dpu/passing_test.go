@@ -68,3 +68,28 @@ func TestCloseOfListenerNotAccepted(t *testing.T) {
 		t.Errorf("not accepted, listener closed: %v, want a reset", err)
 	}
 }
+
+// What was closed on one channel is free to be bound on another.
+func TestBindAfterCloseElsewhere(t *testing.T) {
+	r := newRig(t, rigOptions{})
+	h := newHost(t, r.agent, testLayout(1))
+	h.openChannel(1)
+	const addr = dpuAddr + ":81"
+	for i := range 20 {
+		l, errno := h.bind(0, addr, 0)
+		if errno != 0 {
+			t.Fatalf("bind %d: errno %d", i, errno)
+		}
+		if a := h.request(0, offload.OpListen, l.handle, 8, nil); a.errno != 0 {
+			t.Fatalf("listen: errno %d", a.errno)
+		}
+		if i%2 == 0 {
+			time.Sleep(5 * time.Millisecond) // the DPU sleeps
+		}
+		h.do(func() {
+			// The thread that closes is not yet at the doorbell.
+			h.qps[1][0].Emit(offload.OpClose, 0, l.handle, 0, 0, 0)
+			h.qps[1][0].Publish()
+		})
+	}
+}

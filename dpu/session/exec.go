@@ -24,6 +24,9 @@ func (t *Table) execute(q *queue, rec offload.Record, payload []byte) bool {
 func (t *Table) dispatch(q *queue, rec offload.Record, payload []byte) (ok bool, bad string) {
 	switch rec.Op {
 	case offload.OpBind:
+		if !t.closesPassed(q) {
+			return false, ""
+		}
 		return true, t.bind(q, rec, payload)
 	case offload.OpConnect:
 		return true, t.connect(q, rec, payload)

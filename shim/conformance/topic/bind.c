@@ -5,6 +5,8 @@
  */
 #include "conf.h"
 
+#include <sys/epoll.h>
+
 #define LEN sizeof(struct sockaddr_in)
 
 static int fresh(int family)
@@ -340,6 +342,27 @@ static void listen_calls(void)
 	R(listen(fd, 1));
 }
 
+/* Closed by a poller that has a channel of its own, and at once bound again. */
+static void at_once(void)
+{
+	struct sockaddr_storage at = loopback(AF_INET, 0);
+	int failed = 0;
+
+	for (int i = 0; i < 100; i++) {
+		int l = socket(AF_INET, SOCK_STREAM, 0), e = epoll_create1(0);
+		struct epoll_event ev = { .events = EPOLLIN };
+
+		need(setsockopt(l, SOL_SOCKET, SO_REUSEADDR, &(int){ 1 }, sizeof(int)) == 0, "SO_REUSEADDR");
+		failed += bind(l, SA(at), addr_len(&at)) < 0 || listen(l, 5) < 0;
+		at = bound_to(l);
+		epoll_ctl(e, EPOLL_CTL_ADD, l, &ev);
+		epoll_wait(e, &ev, 1, 0);
+		close(l);
+		close(e);
+	}
+	R(failed);
+}
+
 int main(void)
 {
 	SECTION("port of the stack's choice, IPv4");
@@ -362,6 +385,8 @@ int main(void)
 	reuse_port();
 	SECTION("a server again");
 	again();
+	SECTION("a server again, at once");
+	at_once();
 	SECTION("a connection that outlives its listener");
 	survivor();
 	SECTION("after a reset");
