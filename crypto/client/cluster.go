@@ -18,6 +18,7 @@ type Cluster struct {
 	pace   pace
 	stats  stats
 	tries  sync.Pool // of *try
+	alarms *alarms
 	follow *follower
 	next   atomic.Bool  // there is another tier after this one
 	down   atomic.Int64 // since when no worker is connected, Unix nanoseconds; 0: one is
@@ -36,7 +37,7 @@ func NewCluster(cfg Config) (*Cluster, error) {
 	if err := cfg.complete(); err != nil {
 		return nil, err
 	}
-	c := &Cluster{cfg: cfg, budget: newBudget(), changed: make(chan struct{})}
+	c := &Cluster{cfg: cfg, budget: newBudget(), alarms: newAlarms(), changed: make(chan struct{})}
 	c.workers.Store(&[]*worker{})
 	c.down.Store(time.Now().UnixNano())
 	f, err := follow(cfg.Workers, c.setWorkers, func(err error) {

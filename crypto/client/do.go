@@ -13,7 +13,6 @@ import (
 // of it can be answered any more.
 type try struct {
 	c        *Cluster
-	timer    *time.Timer // stopped between operations
 	op       *Op
 	task     signing.Task // to verify with
 	verify   bool
@@ -21,6 +20,7 @@ type try struct {
 	start    time.Time
 
 	answers chan answer
+	late    chan struct{} // the alarm's
 	tried   []*worker
 	sent    int
 	rounds  int // that had tried every worker
@@ -33,12 +33,16 @@ type try struct {
 func (c *Cluster) Do(deadline time.Time, op *Op) ([]byte, error) {
 	t, ok := c.tries.Get().(*try)
 	if !ok {
-		t = &try{timer: time.NewTimer(time.Hour), answers: make(chan answer, max(c.cfg.Attempts, mostAttempts))}
+		t = &try{answers: make(chan answer, max(c.cfg.Attempts, mostAttempts)), late: make(chan struct{}, 1)}
 	}
-	*t = try{c: c, timer: t.timer, op: op, deadline: deadline, start: time.Now(), answers: t.answers, tried: t.tried[:0]}
+	*t = try{c: c, op: op, deadline: deadline, start: time.Now(), answers: t.answers, late: t.late, tried: t.tried[:0]}
 	c.stats.operations.Add(1)
 	out, err := t.run()
-	t.timer.Stop()
+	c.alarms.clear(t)
+	select {
+	case <-t.late: // too late
+	default:
+	}
 	if t.open == 0 {
 		t.op = nil
 		c.tries.Put(t)
@@ -89,14 +93,10 @@ func (t *try) run() ([]byte, error) {
 		return nil, err
 	}
 	t.c.budget.earn()
-	if !t.send(t.start) {
+	if !t.send(time.Now()) {
 		return nil, t.failure()
 	}
-	late := t.c.cfg.HedgeAfter
-	if late == 0 {
-		late = t.c.pace.late()
-	}
-	t.timer.Reset(min(late, t.deadline.Sub(t.start)))
+	t.c.alarms.set(t, t.due())
 	for {
 		select {
 		case a := <-t.answers:
@@ -113,12 +113,12 @@ func (t *try) run() ([]byte, error) {
 			if t.open == 0 {
 				return nil, t.failure()
 			}
-		case <-t.timer.C:
+		case <-t.late:
 			if !time.Now().Before(t.deadline) {
 				return nil, signing.Errorf(signing.DeadlineExceeded, "cluster %s: no answer in %v", t.c.cfg.Name, time.Since(t.start).Round(time.Millisecond))
 			}
 			t.hedge()
-			t.timer.Reset(t.nextHedge())
+			t.c.alarms.set(t, time.Now().Add(t.nextHedge()))
 		}
 	}
 }
@@ -130,6 +130,22 @@ func (t *try) final() bool {
 		return false
 	}
 	return t.last.Status != signing.DeadlineExceeded || !time.Now().Before(t.deadline)
+}
+
+// due is when to look after the operation: when another worker should be asked as
+// well, if there is one.
+func (t *try) due() time.Time {
+	if len(*t.c.workers.Load()) < 2 {
+		return t.start.Add(t.nextHedge())
+	}
+	late := t.c.cfg.HedgeAfter
+	if late == 0 {
+		late = t.c.pace.late()
+	}
+	if hedge := t.start.Add(late); hedge.Before(t.deadline) {
+		return hedge
+	}
+	return t.deadline
 }
 
 // failure is what to say when nothing more is tried.

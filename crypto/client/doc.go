@@ -10,7 +10,9 @@
 // effect, so that is safe; it is bounded by the operation's deadline, by a
 // budget of repetitions, and by a circuit breaker a worker.
 //
-// A Cluster owns, for each worker, a connection with some streams and two
+// A Cluster owns, for each worker, a connection with some streams and three
 // goroutines a stream, and one goroutine that follows the list of addresses.
-// Close ends them. All methods may be called by any goroutine.
+// Close ends them. Of those goroutines an operation at low load meets only the one
+// that receives: its caller writes it to the stream (link.go), and nobody sets a
+// timer for it alone (alarm.go). All methods may be called by any goroutine.
 package client

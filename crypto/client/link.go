@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"runtime"
 	"sync"
 	"time"
@@ -32,20 +33,32 @@ type answer struct {
 // attempt is an operation at one worker. It stays open after its caller has
 // gone: a worker that does not answer is a busy one.
 type attempt struct {
-	to   chan<- answer // with room for every attempt of its operation
-	sent time.Time
+	to    chan<- answer // with room for every attempt of its operation
+	sent  time.Time
+	bytes int // on the way
 }
 
 // link is one stream to a worker, while it lasts.
+//
+// Whoever has an operation for it writes it to the stream, and what others queue
+// meanwhile, so that one operation alone passes through no other goroutine. Who
+// has a deadline must not wait for the worker to read, though: when more is
+// unanswered than gRPC takes without that, the link's own goroutine writes.
 type link struct {
 	w      *worker
 	stream cryptov1.CryptoService_OperateClient
 	cancel context.CancelFunc
-	some   chan struct{}
+	some   chan struct{} // the link's goroutine is to write
+	broken chan error    // why somebody could not
 
 	mu       sync.Mutex
 	open     map[uint64]attempt
+	bytes    int // of those
 	queue    []*cryptov1.Operation
+	writing  bool                    // somebody does
+	since    time.Time               // when a caller began to; zero: it is the link's goroutine, or nobody
+	spare    []*cryptov1.Operation   // of who writes
+	request  cryptov1.OperateRequest // likewise
 	next     uint64
 	inflight int // what the worker allows
 	heard    time.Time
@@ -53,8 +66,19 @@ type link struct {
 	dead     bool
 }
 
+// Of gRPC's 64 KiB for what a stream has not written yet, what is used; and what an
+// operation takes beside its data, at most.
+const (
+	direct   = 48 << 10
+	overhead = 96
+)
+
+// rounds is how often a caller writes before it looks after its own operation.
+const rounds = 4
+
 var (
 	errStalled  = errors.New("no answer for too long")
+	errStuck    = errors.New("the worker does not read")
 	errSchema   = errors.New("the worker broke the protocol")
 	errDraining = errors.New("the worker drains")
 )
@@ -81,7 +105,7 @@ func dial(ctx context.Context, w *worker) (*link, error) {
 		cancel()
 		return nil, err
 	}
-	l := &link{w: w, stream: stream, cancel: cancel, some: make(chan struct{}, 1), open: map[uint64]attempt{},
+	l := &link{w: w, stream: stream, cancel: cancel, some: make(chan struct{}, 1), broken: make(chan error, 1), open: map[uint64]attempt{},
 		inflight: int(min(first.Worker.MaxInflight, wire.MaxInflight)), heard: time.Now()}
 	return l, nil
 }
@@ -97,55 +121,62 @@ func (l *link) send(op *Op, timeout time.Duration, to chan<- answer, most int, n
 		l.heard = now // silence counts from here on
 	}
 	l.next++
-	l.open[l.next] = attempt{to, now}
+	bytes := overhead + len(op.Data)
+	l.open[l.next] = attempt{to, now, bytes}
+	l.bytes += bytes
 	l.queue = append(l.queue, &cryptov1.Operation{Id: l.next, KeyId: op.Key[:], Scheme: uint32(op.Scheme),
 		Input: cryptov1.Input(op.Input), Data: op.Data, TimeoutMicros: uint32(timeout.Microseconds())})
-	l.mu.Unlock()
 	l.w.outstanding.Add(1)
-	select {
-	case l.some <- struct{}{}:
-	default:
+	if l.writing {
+		l.mu.Unlock()
+		return true // who writes takes it along
 	}
+	l.writing, l.since = true, now
+	alone := len(l.open) == 1
+	l.mu.Unlock()
+	if !alone {
+		runtime.Gosched() // whoever is about to queue something, may
+	}
+	l.write(rounds)
 	return true
 }
 
-// run moves operations and answers until the stream breaks, and says why.
-func (l *link) run(ctx context.Context) error {
-	defer l.cancel()
-	received := make(chan error, 1)
-	go func() { received <- l.receive() }()
-	watch := time.NewTicker(l.w.cluster.cfg.Stall / 4)
-	defer watch.Stop()
-	var spare []*cryptov1.Operation
+// write sends what is queued, for the one that has set l.writing. A caller, which
+// has rounds and may not wait, leaves the rest to the link's goroutine.
+func (l *link) write(rounds int) {
 	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case err := <-received:
-			return err
-		case <-watch.C:
-			if err := l.check(); err != nil {
-				return err
-			}
-		case <-l.some:
-			runtime.Gosched() // whoever is about to queue something, may
-			l.mu.Lock()
-			all := l.queue
-			l.queue = spare[:0]
+		l.mu.Lock()
+		all := l.queue
+		if len(all) == 0 || l.dead {
+			l.writing, l.since = false, time.Time{}
 			l.mu.Unlock()
-			if err := l.write(all); err != nil {
-				return err
-			}
-			clear(all)
-			spare = all
+			return
 		}
+		if !l.since.IsZero() && (rounds == 0 || l.bytes > direct) {
+			l.since = time.Time{}
+			l.mu.Unlock()
+			l.some <- struct{}{} // there is room: only one has the right to write
+			return
+		}
+		rounds--
+		l.queue, l.spare = l.spare[:0], nil
+		l.mu.Unlock()
+		if err := l.sendAll(all); err != nil {
+			l.broken <- err // l.writing stays set: nobody else needs to try
+			return
+		}
+		clear(all)
+		l.mu.Lock()
+		l.spare = all
+		l.mu.Unlock()
 	}
 }
 
-func (l *link) write(ops []*cryptov1.Operation) error {
+func (l *link) sendAll(ops []*cryptov1.Operation) error {
 	for len(ops) > 0 {
 		n := min(len(ops), wire.MaxBatch)
-		if err := l.stream.Send(&cryptov1.OperateRequest{Operations: ops[:n]}); err != nil {
+		l.request.Operations = ops[:n]
+		if err := l.stream.Send(&l.request); err != nil {
 			return fmt.Errorf("send: %w", err)
 		}
 		ops = ops[n:]
@@ -153,12 +184,72 @@ func (l *link) write(ops []*cryptov1.Operation) error {
 	return nil
 }
 
+// alone tells whether one operation is open, and no other.
+func (l *link) alone() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.open) == 1
+}
+
+// run serves the stream until it breaks, and says why.
+func (l *link) run(ctx context.Context) error {
+	received := make(chan error, 1)
+	written := make(chan struct{})
+	stop := make(chan struct{})
+	defer func() {
+		l.cancel()
+		close(stop)
+		<-written
+	}()
+	go func() { received <- l.receive() }()
+	go func() {
+		defer close(written)
+		l.relieve(stop)
+	}()
+	watch := time.NewTicker(l.w.cluster.cfg.Stall / 4)
+	defer watch.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case err := <-received:
+			return err
+		case err := <-l.broken:
+			if errors.Is(err, io.EOF) {
+				return <-received // that says more
+			}
+			return err
+		case <-watch.C:
+			if err := l.check(); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// relieve writes what callers leave to it.
+func (l *link) relieve(stop <-chan struct{}) {
+	for {
+		select {
+		case <-stop:
+			return
+		case <-l.some:
+			runtime.Gosched() // whoever is about to queue something, may
+			l.write(0)
+		}
+	}
+}
+
 // check finds a worker that hangs.
 func (l *link) check() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.open) > 0 && time.Since(l.heard) > l.w.cluster.cfg.Stall {
+	stall := l.w.cluster.cfg.Stall
+	if len(l.open) > 0 && time.Since(l.heard) > stall {
 		return errStalled
+	}
+	if !l.since.IsZero() && time.Since(l.since) > stall {
+		return errStuck // it answers what it has not read, or a caller would not wait
 	}
 	return nil
 }
@@ -188,6 +279,7 @@ func (l *link) receive() error {
 			l.mu.Lock()
 			a, known := l.open[r.Id]
 			delete(l.open, r.Id)
+			l.bytes -= a.bytes
 			l.heard = now
 			l.mu.Unlock()
 			if !known || r.Status <= 0 || r.Status > cryptov1.Status(signing.Internal) || len(r.Data) > signing.MaxOutput {

@@ -8,14 +8,18 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/keepalive"
 
+	"pno/crypto/tcpconn"
 	"pno/crypto/wire"
 )
 
@@ -48,6 +52,7 @@ func newWorker(c *Cluster, addr string) (*worker, error) {
 		grpc.WithInitialWindowSize(wire.Window),
 		grpc.WithInitialConnWindowSize(wire.ConnWindow),
 		grpc.WithNoProxy(),
+		grpc.WithContextDialer(connect),
 	)
 	if err != nil {
 		return nil, fmt.Errorf("worker %s: %w", addr, err)
@@ -62,6 +67,23 @@ func newWorker(c *Cluster, addr string) (*worker, error) {
 		}()
 	}
 	return w, nil
+}
+
+// connect opens a TCP connection. What is sent and not acknowledged for as long as
+// a ping may take ends it, which gRPC sees to for connections of its own making.
+func connect(ctx context.Context, addr string) (net.Conn, error) {
+	limit := func(_, _ string, c syscall.RawConn) error {
+		var errOpt error
+		err := c.Control(func(fd uintptr) {
+			errOpt = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(wire.ClientTimeout.Milliseconds()))
+		})
+		return errors.Join(err, errOpt)
+	}
+	c, err := (&net.Dialer{Control: limit}).DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	return tcpconn.Wrap(c)
 }
 
 // keep holds stream i open.
@@ -148,6 +170,21 @@ const enough = 64
 
 // send gives an attempt to the first stream that is not busy, or else to any.
 func (w *worker) send(op *Op, timeout time.Duration, to chan<- answer, now time.Time) bool {
+	// A worker may compute what comes alone before it reads on: the second one takes
+	// another stream.
+	for i := range w.links {
+		l := w.links[i].Load()
+		if l == nil {
+			continue
+		}
+		if l.send(op, timeout, to, 1, now) {
+			w.breaker.asked(now)
+			return true
+		}
+		if !l.alone() {
+			break
+		}
+	}
 	for _, most := range []int{enough, math.MaxInt} {
 		for i := range w.links {
 			if l := w.links[i].Load(); l != nil && l.send(op, timeout, to, most, now) {

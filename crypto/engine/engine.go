@@ -9,7 +9,8 @@
 // slice that it gets is valid during the call, the operations are the
 // receiver's. What the sink has is not held any more: there is room for as many
 // new ones, which the sink may submit. A sink must not block, and must not call
-// Close.
+// Close. An engine that is Here also computes on the goroutine of who submits,
+// which saves the way through another one; the sink is called there, too.
 //
 // A key belongs to the engine that loaded it. Its holder closes it once, when
 // no operation that names it is out: the sink is early enough, and it must be
@@ -81,4 +82,12 @@ type Engine interface {
 	// Close waits for the operations that are out, and ends the goroutines.
 	// Nothing is submitted after it.
 	Close() error
+}
+
+// Here is an engine that can compute on the goroutine of who submits.
+type Here interface {
+	// SubmitHere computes an operation and gives it to the sink before it returns.
+	// False means that the engine has not taken it, for it has other work: Submit is
+	// for that.
+	SubmitHere(op *Op) bool
 }

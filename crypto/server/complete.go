@@ -114,13 +114,29 @@ func micros(d time.Duration) uint32 { return uint32(min(max(d.Microseconds(), 0)
 
 // outbox is what a stream has to say. Its length is bounded by the stream's
 // slots: one is given back when its result has been written.
+//
+// The stream's reader writes what has come up while it was at work, in its own
+// time: a client that does not read its answers keeps nobody but itself. Engines
+// must not wait for clients: what they answer between, the stream's writer sends.
 type outbox struct {
-	some chan struct{} // holds one token while there is something
+	g     sender
+	slots chan struct{}
+	some  chan struct{} // holds one token while there is something for the writer
 
-	mu     sync.Mutex
-	ready  []*cryptov1.Result
-	info   *cryptov1.WorkerInfo
-	closed bool
+	mu      sync.Mutex
+	ready   []*cryptov1.Result
+	info    *cryptov1.WorkerInfo
+	held    bool // the reader is going to write
+	writing bool // somebody does, until there is nothing left
+	closed  bool
+
+	// Of who writes.
+	spare []*cryptov1.Result
+	resp  cryptov1.OperateResponse
+}
+
+type sender interface {
+	Send(*cryptov1.OperateResponse) error
 }
 
 func (o *outbox) signal() {
@@ -133,8 +149,11 @@ func (o *outbox) signal() {
 func (o *outbox) add(r *cryptov1.Result) {
 	o.mu.Lock()
 	o.ready = append(o.ready, r)
+	taken := o.held || o.writing
 	o.mu.Unlock()
-	o.signal()
+	if !taken {
+		o.signal()
+	}
 }
 
 // tell sends the worker's description.
@@ -152,14 +171,22 @@ func (o *outbox) close() {
 	o.signal()
 }
 
-type sender interface {
-	Send(*cryptov1.OperateResponse) error
+// hold leaves what comes up to the reader, until its flush.
+func (o *outbox) hold() {
+	o.mu.Lock()
+	o.held = true
+	o.mu.Unlock()
 }
 
-// run writes until the outbox is closed: all that has come up goes out in one
-// response.
-func (o *outbox) run(g sender, slots chan struct{}) error {
-	var spare []*cryptov1.Result
+// flush ends hold, and writes.
+func (o *outbox) flush() error {
+	o.mu.Lock()
+	o.held = false
+	return o.write()
+}
+
+// run is the stream's writer, until the outbox is closed.
+func (o *outbox) run() error {
 	for range o.some {
 		runtime.Gosched() // whoever is about to add something, may
 		o.mu.Lock()
@@ -167,26 +194,56 @@ func (o *outbox) run(g sender, slots chan struct{}) error {
 			o.mu.Unlock()
 			return nil
 		}
-		all, info := o.ready, o.info
-		o.ready, o.info = spare[:0], nil
+		if o.held {
+			o.mu.Unlock()
+			continue
+		}
+		if err := o.write(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// write sends until there is nothing left, unless somebody else does: all that
+// has come up goes out in one response. It is called with the lock, and returns
+// without it.
+func (o *outbox) write() error {
+	if o.writing {
 		o.mu.Unlock()
-		ready := all
-		for first := true; len(ready) > 0 || info != nil && first; first = false {
-			n := min(len(ready), wire.MaxBatch)
-			resp := &cryptov1.OperateResponse{Results: ready[:n]}
-			if first {
-				resp.Worker = info
-			}
-			if err := g.Send(resp); err != nil {
-				return err
-			}
-			for range n {
-				<-slots
-			}
-			ready = ready[n:]
+		return nil
+	}
+	o.writing = true
+	for !o.closed && (len(o.ready) > 0 || o.info != nil) {
+		all, info := o.ready, o.info
+		o.ready, o.info = o.spare[:0], nil
+		o.mu.Unlock()
+		if err := o.sendAll(all, info); err != nil {
+			return err // the stream is over, and writing stays true
 		}
 		clear(all)
-		spare = all
+		o.mu.Lock()
+		o.spare = all
+	}
+	o.writing = false
+	o.mu.Unlock()
+	return nil
+}
+
+func (o *outbox) sendAll(ready []*cryptov1.Result, info *cryptov1.WorkerInfo) error {
+	for first := true; len(ready) > 0 || info != nil && first; first = false {
+		n := min(len(ready), wire.MaxBatch)
+		o.resp.Results, o.resp.Worker = ready[:n], info
+		if !first {
+			o.resp.Worker = nil
+		}
+		if err := o.g.Send(&o.resp); err != nil {
+			return err
+		}
+		for range n {
+			<-o.slots
+		}
+		ready = ready[n:]
 	}
 	return nil
 }

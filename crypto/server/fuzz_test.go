@@ -23,7 +23,13 @@ import (
 // replay is a client's stream with one request.
 type replay struct {
 	cryptov1.CryptoService_OperateServer
-	req *cryptov1.OperateRequest
+	req  *cryptov1.OperateRequest
+	said []*cryptov1.Result
+}
+
+func (r *replay) Send(resp *cryptov1.OperateResponse) error {
+	r.said = append(r.said, resp.Results...)
+	return nil
 }
 
 func (r *replay) Context() context.Context { return context.Background() }
@@ -105,15 +111,17 @@ func FuzzOperate(f *testing.F) {
 			want[op.Id]++
 		}
 		tooMany := len(req.Operations) > wire.MaxBatch
-		st := &stream{client: "spiffe://pno.test/proxy/1", slots: make(chan struct{}, wire.MaxBatch), dead: make(chan struct{}),
-			out: outbox{some: make(chan struct{}, 1)}, batch: make([][]*engine.Op, 1)}
-		if err := s.read(&replay{req: req}, st); (err != nil) != tooMany {
+		g := &replay{req: req}
+		slots := make(chan struct{}, wire.MaxBatch)
+		st := &stream{client: "spiffe://pno.test/proxy/1", slots: slots, dead: make(chan struct{}),
+			out: outbox{g: g, slots: slots, some: make(chan struct{}, 1)}, batch: make([][]*engine.Op, 1)}
+		if err := s.read(g, st); (err != nil) != tooMany {
 			t.Fatalf("%d operations: %v", len(req.Operations), err)
 		}
 		if tooMany {
 			want = nil
 		}
-		for _, r := range st.out.ready {
+		for _, r := range g.said {
 			if want[r.Id]--; want[r.Id] < 0 || r.Status == 0 || len(r.Text) > wire.MaxText || len(r.Data) > signing.MaxInput {
 				t.Fatalf("answered %v", r)
 			}

@@ -76,11 +76,7 @@ func (l *lane) put(client string, ops []*engine.Op) (refused []*engine.Op) {
 	}
 	s := l.share(client)
 	if l.queued == 0 && l.out+len(ops) <= l.window {
-		if s.has() == 0 {
-			l.active++
-		}
-		s.out += len(ops)
-		l.out += len(ops)
+		l.pass(s, len(ops))
 		l.mu.Unlock()
 		return l.give(ops)
 	}
@@ -93,6 +89,27 @@ func (l *lane) put(client string, ops []*engine.Op) (refused []*engine.Op) {
 	l.retire(s) // it may have got nothing in
 	l.mu.Unlock()
 	return append(refused, l.give(next)...)
+}
+
+// admit counts an operation as out, whom nothing waits before; who asks gives it
+// to the engine.
+func (l *lane) admit(client string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed || l.queued > 0 || l.out >= l.window {
+		return false
+	}
+	l.pass(l.share(client), 1)
+	return true
+}
+
+// pass counts operations as out.
+func (l *lane) pass(s *share, n int) {
+	if s.has() == 0 {
+		l.active++
+	}
+	s.out += n
+	l.out += n
 }
 
 // took notes that the engine has given back operations, and gives it the next.

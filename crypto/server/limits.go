@@ -15,6 +15,7 @@ import (
 
 	"pno/crypto/audit"
 	"pno/crypto/signing"
+	"pno/crypto/tcpconn"
 )
 
 // Limits bound what clients hold open; zero values mean the defaults.
@@ -204,6 +205,9 @@ func (l listener) Accept() (net.Conn, error) {
 		c, err := l.Listener.Accept()
 		if err != nil {
 			return nil, err
+		}
+		if c, err = tcpconn.Wrap(c); err != nil {
+			continue // it is closed already
 		}
 		counted := &conn{Conn: c, doors: l.s.doors, address: addressOf(c.RemoteAddr())}
 		instead, err := l.s.doors.enter(counted)

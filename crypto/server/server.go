@@ -54,8 +54,10 @@ type Server struct {
 	cfg     Config
 	engines []engine.Engine
 	infos   []engine.Info
-	lanes   []*lane // before each engine
-	told    []told  // of each engine's faults
+	lanes   []*lane       // before each engine
+	here    []engine.Here // each engine, if it can
+	lull    time.Duration // const, but for tests
+	told    []told        // of each engine's faults
 	rules   atomic.Pointer[acl.Rules]
 	table   atomic.Pointer[table]
 	loading sync.Mutex // one LoadKeys at a time
@@ -97,7 +99,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	cfg.Limits.complete()
 	s := &Server{cfg: cfg, doors: newDoors(cfg.Limits), strangers: newRefusals(cfg.Summary, 16, 256), clients: newRefusals(cfg.Summary, 64, 4096),
-		metrics: newMetrics(cfg.Identity), streams: map[*stream]struct{}{}, health: health.NewServer(), lookups: lookups{due: map[string]time.Time{}}}
+		metrics: newMetrics(cfg.Identity), streams: map[*stream]struct{}{}, health: health.NewServer(), lookups: lookups{due: map[string]time.Time{}}, lull: lull}
 	s.told = make([]told, len(cfg.Engines))
 	s.rules.Store(cfg.Rules)
 	s.table.Store(&table{})
@@ -106,7 +108,8 @@ func New(cfg Config) (*Server, error) {
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("start worker: %w", err), s.closeEngines())
 		}
-		s.engines, s.infos, s.lanes = append(s.engines, e), append(s.infos, e.Info()), append(s.lanes, newLane(e))
+		here, _ := e.(engine.Here)
+		s.engines, s.infos, s.lanes, s.here = append(s.engines, e), append(s.infos, e.Info()), append(s.lanes, newLane(e)), append(s.here, here)
 	}
 	s.grpc = grpc.NewServer(
 		grpc.Creds(doorCreds{cfg.Identity.Server(s.handshakeFailed), s}),

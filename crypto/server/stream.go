@@ -71,6 +71,7 @@ func (s *Server) Operate(g cryptov1.CryptoService_OperateServer) error {
 	if err != nil {
 		return err
 	}
+	st.out.g = g
 	if err := s.doors.enterStream(st.client); err != nil {
 		s.metrics.limited.WithLabelValues("streams").Inc()
 		s.refuseClient(audit.Record{Time: time.Now(), Client: st.client, Status: signing.Overloaded}, "stream refused", err.Error())
@@ -83,7 +84,7 @@ func (s *Server) Operate(g cryptov1.CryptoService_OperateServer) error {
 	defer s.remove(st)
 	st.out.tell(s.info())
 	writer, reader := make(chan error, 1), make(chan error, 1)
-	go func() { writer <- st.out.run(g, st.slots) }()
+	go func() { writer <- st.out.run() }()
 	go func() { reader <- s.read(g, st) }()
 	defer st.out.close()
 	select {
@@ -125,9 +126,10 @@ func (s *Server) open(ctx context.Context) (*stream, error) {
 		s.refuseStranger(p.Addr, signing.Denied, "stream refused", err)
 		return nil, status.Error(codes.PermissionDenied, err.Error())
 	}
+	slots := make(chan struct{}, s.cfg.MaxInflight)
 	return &stream{
-		client: chain[0].URIs[0].String(), chain: chain, slots: make(chan struct{}, s.cfg.MaxInflight),
-		dead: make(chan struct{}), out: outbox{some: make(chan struct{}, 1)}, batch: make([][]*engine.Op, len(s.engines)),
+		client: chain[0].URIs[0].String(), chain: chain, slots: slots, dead: make(chan struct{}),
+		out: outbox{slots: slots, some: make(chan struct{}, 1)}, batch: make([][]*engine.Op, len(s.engines)),
 	}, nil
 }
 
@@ -152,6 +154,7 @@ func (s *Server) remove(st *stream) {
 // read takes requests until the client closes its side.
 func (s *Server) read(g cryptov1.CryptoService_OperateServer, st *stream) error {
 	for {
+		asked := time.Now()
 		req, err := g.Recv()
 		if errors.Is(err, io.EOF) {
 			return nil
@@ -170,22 +173,59 @@ func (s *Server) read(g cryptov1.CryptoService_OperateServer, st *stream) error 
 			st.rules, st.grants = rules, map[signing.KeyID]acl.Grant{}
 		}
 		now := time.Now()
+		st.out.hold()
 		for _, op := range req.Operations {
 			select {
 			case st.slots <- struct{}{}:
 			default:
 				// Let the engines have what there is before waiting.
 				s.submit(st)
+				if err := st.out.flush(); err != nil {
+					return err
+				}
 				select {
 				case st.slots <- struct{}{}:
 				case <-g.Context().Done():
 					return g.Context().Err()
 				}
+				st.out.hold()
 			}
 			s.accept(st, op, now)
 		}
-		s.submit(st)
+		if now.Sub(asked) < s.lull || !s.computed(st) {
+			s.submit(st)
+		}
+		if err := st.out.flush(); err != nil {
+			return err
+		}
 	}
+}
+
+// An operation that comes alone and does not take long is computed by the reader,
+// but not if it had come before the reader asked for it: others of the stream would
+// wait for it meanwhile, and there seem to be others.
+const (
+	lull = 10 * time.Microsecond
+	long = 2 * quantum // microseconds
+)
+
+// computed has an operation that is the stream's only one computed here and now,
+// if nothing waits for the engine.
+func (s *Server) computed(st *stream) bool {
+	if len(st.slots) != 1 {
+		return false
+	}
+	for i, ops := range st.batch {
+		if len(ops) == 1 && s.here[i] != nil && ops[0].Owner.(*pending).cost() <= long && s.lanes[i].admit(st.client) {
+			st.batch[i] = ops[:0]
+			if !s.here[i].SubmitHere(ops[0]) {
+				s.elsewhere(s.lanes[i].give(ops))
+			}
+			clear(ops)
+			return true
+		}
+	}
+	return false
 }
 
 func (s *Server) malformed(st *stream, reason string) {

@@ -105,6 +105,9 @@ func (l *lib) Info() engine.Info { return l.info }
 
 func (l *lib) Submit(ops []*engine.Op) int { return l.workers.Submit(ops) }
 
+// SubmitHere implements engine.Here.
+func (l *lib) SubmitHere(op *engine.Op) bool { return l.workers.SubmitHere(op) }
+
 func (l *lib) Close() error {
 	l.workers.Close()
 	for _, p := range l.ops {
