@@ -21,6 +21,7 @@ type client struct {
 	seq, ack uint32
 	got      int // bytes of the answer under way
 	open     bool
+	over     bool // the server has ended it
 }
 
 const (
@@ -56,7 +57,13 @@ func (c *clients) turn(begin bool) (n int, err error) {
 		if f == nil {
 			break
 		}
-		c.queue.TxCommit(c.frame(f, c.due[sent]))
+		one := c.due[sent]
+		c.queue.TxCommit(c.frame(f, one))
+		if one.over {
+			delete(c.byPort, one.port)
+			c.begin(one)
+			c.due = append(c.due, one)
+		}
 	}
 	c.due = append(c.due[:0], c.due[sent:]...)
 	if sent > 0 || c.queue.TxPending() {
@@ -65,6 +72,15 @@ func (c *clients) turn(begin bool) (n int, err error) {
 		}
 	}
 	return n + sent, nil
+}
+
+// begin makes a connection of the next port. Its sequence numbers are beyond
+// those of the port's last one, which may be in TIME-WAIT.
+func (c *clients) begin(one *client) {
+	round := c.used / len(c.ports)
+	*one = client{port: c.ports[c.used%len(c.ports)], seq: uint32(round) << 16}
+	c.used++
+	c.byPort[one.port] = one
 }
 
 // take handles a frame from the DPU.
@@ -86,7 +102,7 @@ func (c *clients) take(f []byte) error {
 		return nil
 	}
 	switch flags, n := t.Flags(), len(t)-int(t.DataOffset()); {
-	case flags&(header.TCPFlagRst|header.TCPFlagFin) != 0:
+	case flags&header.TCPFlagRst != 0 || flags&header.TCPFlagFin != 0 && !c.short:
 		return fmt.Errorf("connection from port %d ended with %v", one.port, flags)
 	case flags&header.TCPFlagSyn != 0:
 		if one.open {
@@ -94,16 +110,26 @@ func (c *clients) take(f []byte) error {
 		}
 		one.open, one.ack, one.seq = true, t.SequenceNumber()+1, one.seq+1
 		c.due = append(c.due, one)
-	case n > 0 && t.SequenceNumber() == one.ack:
-		one.ack += uint32(n)
-		if one.got += n; one.got < Size {
-			return nil
-		}
-		one.got = 0
-		c.answered.Add(1)
-		c.due = append(c.due, one)
+	case t.SequenceNumber() == one.ack:
+		c.answer(one, n, flags&header.TCPFlagFin != 0)
 	}
 	return nil
+}
+
+// answer takes the next bytes of an answer, or the end after it.
+func (c *clients) answer(one *client, n int, fin bool) {
+	one.ack += uint32(n)
+	one.got += n
+	if fin {
+		one.ack++
+		one.over = true
+	}
+	if n == 0 && !fin || one.got < Size || c.short && !fin {
+		return
+	}
+	one.got = 0
+	c.answered.Add(1)
+	c.due = append(c.due, one)
 }
 
 // resolve answers the DPU's search for the clients' address. The queue has
@@ -130,10 +156,13 @@ func (c *clients) resolve(q header.ARP) {
 	c.queue.TxCommit(ethLen + header.ARPSize)
 }
 
-// frame writes a client's next frame: a SYN, or a request.
+// frame writes a client's next frame: a SYN, a request, or a FIN.
 func (c *clients) frame(f []byte, one *client) int {
 	flags, n := header.TCPFlagSyn, 0
-	if one.open {
+	switch {
+	case one.over:
+		flags = header.TCPFlagAck | header.TCPFlagFin
+	case one.open:
 		flags, n = header.TCPFlagAck|header.TCPFlagPsh, Size
 	}
 	header.Ethernet(f).Encode(&header.EthernetFields{

@@ -80,6 +80,7 @@ type host struct {
 	fds       []int // to be closed
 	socks     map[uint32]*sock
 	listening bool // the DPU has said so
+	closes    bool // a connection, with its answer
 }
 
 type sock struct{ sent, consumed uint32 }
@@ -237,6 +238,12 @@ func (h *host) execute(rec offload.Record, payload []byte) error {
 			return errFull
 		}
 		s.sent += uint32(copy(b, payload))
+		if h.closes && s.sent == Size {
+			if h.qp.Emit(offload.OpClose, 0, rec.Sock, s.sent, s.consumed, 0) == nil {
+				return errFull
+			}
+			delete(h.socks, rec.Sock)
+		}
 	case offload.OpError, offload.OpFin:
 		return fmt.Errorf("socket %#x has ended (%d)", rec.Sock, rec.Seq)
 	}
@@ -257,6 +264,9 @@ type clients struct {
 	me     netip.Addr
 	macs   [2][6]byte // the DPU's and the clients' own
 
+	short  bool // a connection is for one request
+	ports  []uint16
+	used   int // of ports, round and round
 	byPort map[uint16]*client
 	due    []*client // that have a frame to send
 	begun  bool

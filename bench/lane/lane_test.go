@@ -9,7 +9,7 @@ import (
 
 func TestRun(t *testing.T) {
 	for shards := 1; shards <= 2; shards++ {
-		r, err := Run(t.Context(), shards, 16, 300*time.Millisecond)
+		r, err := Run(t.Context(), Load{Shards: shards, Conns: 16}, 300*time.Millisecond)
 		if err != nil {
 			t.Fatalf("%d shards: %v", shards, err)
 		}
@@ -24,5 +24,17 @@ func TestRun(t *testing.T) {
 		if r.Least == 0 || r.CPU <= 0 || r.Requests < uint64(shards)*r.Least {
 			t.Errorf("%d shards: %+v", shards, r)
 		}
+	}
+}
+
+func TestShortConnections(t *testing.T) {
+	r, err := Run(t.Context(), Load{Shards: 1, Conns: 16, Short: true}, 300*time.Millisecond)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d connections, %.2f µs of the DPU's CPU and %.1f allocations each", r.Requests,
+		float64(r.CPU)/1e3/float64(r.Requests), float64(r.Allocs)/float64(r.Requests))
+	if r.Least == 0 || r.CPU <= 0 {
+		t.Errorf("%+v", r)
 	}
 }

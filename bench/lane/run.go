@@ -54,13 +54,20 @@ var (
 	clientAddr = netip.MustParseAddr("198.18.0.9")
 )
 
-// Run loads a DPU of some shards, each over conns connections of its own, for
-// a time, or longer if they had too few requests by then.
-func Run(ctx context.Context, shards, conns int, d time.Duration) (r Result, err error) {
+// Load is what the lanes put on a DPU.
+type Load struct {
+	Shards int
+	Conns  int  // of each shard, at a time
+	Short  bool // a new connection for each request, which the host closes
+}
+
+// Run loads a DPU for a time, or longer if a lane had too few requests by then.
+func Run(ctx context.Context, load Load, d time.Duration) (r Result, err error) {
+	shards, conns := load.Shards, load.Conns
 	// A shard's short sleeps keep a processor of Go's; its lane needs another.
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(2*shards + 1))
 	defer runtime.SetMutexProfileFraction(runtime.SetMutexProfileFraction(1))
-	w, err := build(shards, conns)
+	w, err := build(load)
 	if err != nil {
 		return r, err
 	}
@@ -78,6 +85,7 @@ func Run(ctx context.Context, shards, conns int, d time.Duration) (r Result, err
 		if err != nil {
 			return r, fmt.Errorf("lane %d: %w", i, err)
 		}
+		h.closes = load.Short
 		w.lanes[i].host = h
 	}
 	for _, l := range w.lanes {
@@ -87,7 +95,7 @@ func Run(ctx context.Context, shards, conns int, d time.Duration) (r Result, err
 	if err := w.flowing(ctx, func(int) uint64 { return uint64(10 * conns) }); err != nil {
 		return r, err
 	}
-	return w.measure(ctx, d)
+	return w.measure(ctx, uint64(leastRequests*conns), d)
 }
 
 // world is a DPU with its lanes.
@@ -97,7 +105,8 @@ type world struct {
 	lanes []*lane
 }
 
-func build(shards, conns int) (*world, error) {
+func build(load Load) (*world, error) {
+	shards := load.Shards
 	table := rss.New(shards, netstack.PortLow, netstack.PortHigh)
 	cfg := wire.Config{
 		Queues: [2]int{shards, shards}, MACs: [2][6]byte{{2, 0, 0, 0, 0, 1}, {2, 0, 0, 0, 0, 2}},
@@ -118,14 +127,17 @@ func build(shards, conns int) (*world, error) {
 		l := &lane{shard: i, done: make(chan error, 1)}
 		l.clients.queue, l.clients.me, l.clients.macs = q, clientAddr, cfg.MACs
 		l.clients.server = netip.AddrPortFrom(serverAddr, uint16(firstPort+i))
-		l.clients.byPort = make(map[uint16]*client)
-		for port := uint16(10000); len(l.clients.byPort) < conns && port < 60000; port++ {
+		l.clients.short, l.clients.byPort = load.Short, make(map[uint16]*client)
+		for port := uint16(10000); port < 60000; port++ {
 			if table.Shard(l.clients.server, netip.AddrPortFrom(clientAddr, port)) == i {
-				l.clients.byPort[port] = &client{port: port, seq: uint32(port) << 8}
+				l.clients.ports = append(l.clients.ports, port)
 			}
 		}
-		if len(l.clients.byPort) < conns {
-			return nil, fmt.Errorf("%d connections are too many for a shard", conns)
+		if len(l.clients.ports) < 2*load.Conns {
+			return nil, fmt.Errorf("%d connections are too many for a shard", load.Conns)
+		}
+		for range load.Conns {
+			l.clients.begin(new(client))
 		}
 		w.lanes = append(w.lanes, l)
 	}
@@ -231,7 +243,7 @@ func clock(id int32) (time.Duration, error) {
 	return time.Duration(ts.Nano()), nil
 }
 
-func (w *world) measure(ctx context.Context, d time.Duration) (r Result, err error) {
+func (w *world) measure(ctx context.Context, least uint64, d time.Duration) (r Result, err error) {
 	before, err := w.sample()
 	if err != nil {
 		return r, err
@@ -244,7 +256,6 @@ func (w *world) measure(ctx context.Context, d time.Duration) (r Result, err err
 	}
 	// On a busy machine a lane may have had hardly a turn yet; what waking up
 	// costs would pass for what a request does.
-	least := uint64(leastRequests * len(w.lanes[0].clients.byPort))
 	if err := w.flowing(ctx, func(i int) uint64 { return before.answers[i] + least }); err != nil {
 		return r, err
 	}

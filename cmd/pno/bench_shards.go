@@ -83,7 +83,7 @@ func newLanesCmd() *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("length of the run: %w", err)
 			}
-			r, err := lane.Run(cmd.Context(), shards, conns, d)
+			r, err := lane.Run(cmd.Context(), lane.Load{Shards: shards, Conns: conns}, d)
 			if err != nil {
 				return err
 			}
