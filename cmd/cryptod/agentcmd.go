@@ -78,7 +78,7 @@ func localEngine() agent.Opener {
 }
 
 func runAgent(ctx context.Context, set agentSettings) error {
-	calmGC()
+	daemon.CalmGC(gcPercent)
 	log := daemon.NewLog(os.Stderr, set.Log)
 	if err := holdMemory(set.LockMemory, log); err != nil {
 		return err

@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -58,13 +57,9 @@ func stampOf(path string) fileStamp {
 	return fileStamp{info.Size(), info.ModTime()}
 }
 
-// calmGC trades memory for time: the heap is a few megabytes, all of it short-lived,
-// and the default would collect it hundreds of times a second under load.
-func calmGC() {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(800)
-	}
-}
+// gcPercent: the heap is a few megabytes, all of it short-lived, and the default
+// would collect it hundreds of times a second under load.
+const gcPercent = 800
 
 func holdMemory(mode string, log *slog.Logger) error {
 	err := secmem.HoldProcess(mode != "off")
@@ -76,7 +71,7 @@ func holdMemory(mode string, log *slog.Logger) error {
 }
 
 func runWorker(ctx context.Context, set settings) (err error) {
-	calmGC()
+	daemon.CalmGC(gcPercent)
 	log := daemon.NewLog(os.Stderr, set.Log)
 	if err := holdMemory(set.LockMemory, log); err != nil {
 		return err

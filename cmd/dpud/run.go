@@ -29,6 +29,10 @@ import (
 func run(ctx context.Context, set settings, stderr io.Writer) (err error) {
 	log := daemon.NewLog(stderr, set.Log)
 	log.Info("dpud starts", "version", buildinfo.Long())
+	// Connections are what memory is allocated for. What the collector has to
+	// do grows with how many come, and with how many there are, those in
+	// TIME-WAIT included.
+	daemon.CalmGC(200)
 	for _, path := range []string{set.Control, set.Admin} {
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			return fmt.Errorf("make the folder of a socket: %w", err)

@@ -36,7 +36,8 @@ type flow struct {
 	// Guarded by flows.mu.
 	acked uint32              // acknowledgement number last sent
 	held  *stack.PacketBuffer // an acknowledgement that waits for data
-	until int64
+	until int64               // when it must go
+	left  bool                // see Leave: no data follows
 }
 
 // flows lets established connections take a short way through the stack:
@@ -59,7 +60,19 @@ type flows struct {
 	table map[flowKey]*flow
 	due   []heldAck // guarded by mu, oldest first
 	saved uint64    // guarded by mu: acknowledgements that data carried
+	left  []leaving // guarded by mu, oldest first
 }
+
+// leaving is an entry of the line of connections that end by themselves.
+type leaving struct {
+	k     flowKey
+	f     *flow
+	until int64
+}
+
+// leaveDelay is how long such a connection keeps the short way. Its last frames
+// come at once, if at all; a peer that takes longer is one in many.
+const leaveDelay = int64(100 * time.Millisecond)
 
 // heldAck is an entry of the line of held acknowledgements; it is void if the
 // flow holds none, or a later one.
@@ -75,11 +88,11 @@ type queuer interface {
 
 // Track takes a connection into the fast path. Called by the loop.
 func (s *Stack) Track(ep tcpip.Endpoint) {
-	f, k, ok := flowOf(ep)
+	e, k, ok := keyOf(ep)
 	if !ok || s.queuer == nil {
 		return
 	}
-	f.tcp = s.queuer
+	f := &flow{ep: e, id: e.TransportEndpointInfo.ID, tcp: s.queuer}
 	s.flows.mu.Lock()
 	defer s.flows.mu.Unlock()
 	s.flows.table[k] = f
@@ -87,19 +100,34 @@ func (s *Stack) Track(ep tcpip.Endpoint) {
 
 // Untrack takes a connection out of the fast path. Called by the loop.
 func (s *Stack) Untrack(ep tcpip.Endpoint) {
-	f, k, ok := flowOf(ep)
+	s.untrack(ep, func(k flowKey, _ *flow) { delete(s.flows.table, k) })
+}
+
+// Leave is Untrack for a connection that is closed and ends by itself: what
+// remains of it, mostly a FIN and its acknowledgement each way, goes the short
+// way too. Called by the loop.
+func (s *Stack) Leave(ep tcpip.Endpoint) {
+	s.untrack(ep, func(k flowKey, f *flow) {
+		f.left = true
+		s.flows.left = append(s.flows.left, leaving{k, f, s.flows.now.Load() + leaveDelay})
+	})
+}
+
+// untrack has a connection hold back nothing any more.
+func (s *Stack) untrack(ep tcpip.Endpoint, how func(flowKey, *flow)) {
+	e, k, ok := keyOf(ep)
 	if !ok {
 		return
 	}
 	s.flows.mu.Lock()
-	have := s.flows.table[k]
-	if have == nil || have.ep != f.ep {
+	f := s.flows.table[k]
+	if f == nil || f.ep != e {
 		s.flows.mu.Unlock()
 		return
 	}
-	delete(s.flows.table, k)
-	held := have.held
-	have.held = nil
+	how(k, f)
+	held := f.held
+	f.held = nil
 	s.flows.mu.Unlock()
 	if held != nil {
 		s.sendHeld(held)
@@ -118,16 +146,16 @@ func (s *Stack) sendHeld(p *stack.PacketBuffer) {
 	p.DecRef()
 }
 
-func flowOf(ep tcpip.Endpoint) (*flow, flowKey, bool) {
+func keyOf(ep tcpip.Endpoint) (*tcp.Endpoint, flowKey, bool) {
 	e, ok := ep.(*tcp.Endpoint)
 	if !ok {
 		return nil, flowKey{}, false
 	}
-	id := e.TransportEndpointInfo.ID
+	id := &e.TransportEndpointInfo.ID
 	if id.LocalAddress.Len() != 4 || id.RemoteAddress.Len() != 4 {
 		return nil, flowKey{}, false
 	}
-	return &flow{ep: e, id: id}, flowKey{
+	return e, flowKey{
 		id.LocalAddress.As4(), id.RemoteAddress.As4(), id.LocalPort, id.RemotePort,
 	}, true
 }
@@ -207,7 +235,7 @@ func (t *flows) sending(p *stack.PacketBuffer) (hold bool) {
 	// blocks, hence at most timestamps as options, and with an open window.
 	plain := p.Data().Size() == 0 && th[13] == uint8(header.TCPFlagAck) && len(th) <= tcpLen+12 &&
 		binary.BigEndian.Uint16(th[14:]) != 0
-	if plain && fl.held == nil && gained > 0 && gained <= t.mss {
+	if plain && !fl.left && fl.held == nil && gained > 0 && gained <= t.mss {
 		fl.held, fl.until = p.IncRef(), t.now.Load()+ackDelay
 		t.due = append(t.due, heldAck{fl, fl.until})
 		return true
@@ -242,10 +270,28 @@ func (t *flows) expire(list []*stack.PacketBuffer) (_ []*stack.PacketBuffer, nex
 	if n > 0 {
 		t.due = append(t.due[:0], t.due[n:]...)
 	}
+	t.forget(now)
 	if len(t.due) > 0 {
 		next = t.due[0].until
 	}
 	return list, next
+}
+
+// forget drops connections that have left long enough ago, half of the line at
+// least: the other half has to be moved. mu is held.
+func (t *flows) forget(now int64) {
+	if len(t.left) == 0 || t.left[len(t.left)/2].until > now {
+		return
+	}
+	n := 0
+	for ; n < len(t.left) && t.left[n].until <= now; n++ {
+		if l := &t.left[n]; t.table[l.k] == l.f {
+			delete(t.table, l.k)
+		}
+	}
+	kept := copy(t.left, t.left[n:])
+	clear(t.left[kept:])
+	t.left = t.left[:kept]
 }
 
 // Tick sets the loop's clock and queues the acknowledgements that have waited

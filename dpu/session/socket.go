@@ -243,10 +243,12 @@ func (t *Table) destroy(s *socket, reset bool) {
 	}
 	s.wq.EventUnregister(&s.entry)
 	delete(t.orphans, s)
-	s.stack.Untrack(s.ep)
 	t.closeTwin(s)
 	if reset {
+		s.stack.Untrack(s.ep)
 		s.ep.Abort()
+	} else {
+		s.stack.Leave(s.ep)
 	}
 	s.ep.Close()
 	s.ep, s.kind = nil, dead
