@@ -138,7 +138,8 @@ func revokedEntry(entry string) (kind string, b []byte, err error) {
 // Rules is a file of rules in force.
 type Rules struct {
 	rules   []Rule
-	revoked []string
+	serials map[string]bool            // revoked, as numbers
+	sums    map[[sha256.Size]byte]bool // likewise, of the DER
 
 	mu      sync.Mutex
 	buckets map[bucketKey]*bucket
@@ -171,10 +172,16 @@ func Parse(name string, text []byte) (*Rules, error) {
 }
 
 func newRules(f file) *Rules {
-	for i := range f.Revoked {
-		f.Revoked[i] = strings.ToLower(f.Revoked[i])
+	r := &Rules{rules: f.Rules, serials: map[string]bool{}, sums: map[[sha256.Size]byte]bool{}, buckets: map[bucketKey]*bucket{}}
+	for _, entry := range f.Revoked {
+		switch kind, b, _ := revokedEntry(entry); kind { // Validate has seen them all
+		case "serial":
+			r.serials[string(bytes.TrimLeft(b, "\x00"))] = true
+		case "sha256":
+			r.sums[[sha256.Size]byte(b)] = true
+		}
 	}
-	return &Rules{rules: f.Rules, revoked: f.Revoked, buckets: map[bucketKey]*bucket{}}
+	return r
 }
 
 // Inherit takes over how much of each limit is used up. A limit of which nothing
@@ -199,21 +206,7 @@ func (r *Rules) Len() int { return len(r.rules) }
 
 // Revoked tells whether a certificate is.
 func (r *Rules) Revoked(cert *x509.Certificate) bool {
-	if len(r.revoked) == 0 {
-		return false
-	}
-	sum := sha256.Sum256(cert.Raw)
-	serial := bytes.TrimLeft(cert.SerialNumber.Bytes(), "\x00")
-	for _, entry := range r.revoked {
-		kind, b, err := revokedEntry(entry)
-		if err != nil {
-			continue // Validate has seen them all
-		}
-		if kind == "sha256" && bytes.Equal(b, sum[:]) || kind == "serial" && bytes.Equal(bytes.TrimLeft(b, "\x00"), serial) {
-			return true
-		}
-	}
-	return false
+	return len(r.serials) > 0 && r.serials[string(cert.SerialNumber.Bytes())] || len(r.sums) > 0 && r.sums[sha256.Sum256(cert.Raw)]
 }
 
 // Grant is what the rules say about one client and one key.

@@ -137,18 +137,44 @@ func uriOf(cert *x509.Certificate) (string, error) {
 // Check verifies a peer's chain against the authorities that are believed in
 // now, and returns who the peer is.
 func (id *Identity) Check(chain []*x509.Certificate, usage x509.ExtKeyUsage) (string, error) {
+	s, err := id.Stand(chain, usage)
+	return s.URI, err
+}
+
+// Standing is what Check has found out, and what it rests on.
+type Standing struct {
+	URI   string
+	roots *x509.CertPool
+	until time.Time // when the first certificate of the chain expires
+}
+
+// Stand is Check, whose result Holds can tell to be good still.
+func (id *Identity) Stand(chain []*x509.Certificate, usage x509.ExtKeyUsage) (Standing, error) {
 	if len(chain) == 0 {
-		return "", errors.New("the peer sent no certificate")
+		return Standing{}, errors.New("the peer sent no certificate")
 	}
 	between := x509.NewCertPool()
 	for _, c := range chain[1:] {
 		between.AddCert(c)
 	}
-	_, err := chain[0].Verify(x509.VerifyOptions{Roots: id.now.Load().roots, Intermediates: between, KeyUsages: []x509.ExtKeyUsage{usage}})
+	s := Standing{roots: id.now.Load().roots}
+	found, err := chain[0].Verify(x509.VerifyOptions{Roots: s.roots, Intermediates: between, KeyUsages: []x509.ExtKeyUsage{usage}})
 	if err != nil {
-		return "", err
+		return Standing{}, err
 	}
-	return uriOf(chain[0])
+	for _, c := range found[0] {
+		if s.until.IsZero() || c.NotAfter.Before(s.until) {
+			s.until = c.NotAfter
+		}
+	}
+	s.URI, err = uriOf(chain[0])
+	return s, err
+}
+
+// Holds tells whether Stand would say the same now: the authorities are those that
+// were asked, and nothing has expired.
+func (id *Identity) Holds(s Standing, now time.Time) bool {
+	return s.roots != nil && s.roots == id.now.Load().roots && !now.After(s.until)
 }
 
 // Server is for a worker's listener. Check of each client is made in the

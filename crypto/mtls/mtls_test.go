@@ -5,6 +5,7 @@ package mtls_test
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"net"
 	"testing"
 	"time"
@@ -127,5 +128,32 @@ func TestReload(t *testing.T) {
 	}
 	if errServer, errClient := handshake(t, worker, client, "spiffe://pno/cryptod/9"); errServer != nil || errClient != nil {
 		t.Errorf("server: %v; client: %v", errServer, errClient)
+	}
+}
+
+// What was found out about a peer holds until a certificate of its chain expires,
+// or the authorities are others.
+func TestStanding(t *testing.T) {
+	ca := mtlstest.NewAuthority(t)
+	files := ca.Issue(t, "spiffe://pno/cryptod/1", time.Hour)
+	worker := load(t, files)
+	client := mtls.Files{Cert: files.Cert + ".c", Key: files.Key + ".c", CA: files.CA + ".c"}
+	leaf := ca.IssueInto(t, client, "spiffe://pno/proxy/1", time.Minute)
+	s, err := worker.Stand([]*x509.Certificate{leaf}, x509.ExtKeyUsageClientAuth)
+	if err != nil || s.URI != "spiffe://pno/proxy/1" {
+		t.Fatalf("%+v, %v", s, err)
+	}
+	if worker.Holds(mtls.Standing{}, time.Now()) {
+		t.Error("nothing holds")
+	}
+	if !worker.Holds(s, time.Now()) || !worker.Holds(s, leaf.NotAfter) || worker.Holds(s, leaf.NotAfter.Add(time.Second)) {
+		t.Error("does not hold until the certificate expires")
+	}
+	mtlstest.NewAuthority(t).IssueInto(t, files, "spiffe://pno/cryptod/1", time.Hour)
+	if changed, err := worker.Reload(); !changed || err != nil {
+		t.Fatal(changed, err)
+	}
+	if worker.Holds(s, time.Now()) {
+		t.Error("holds for other authorities")
 	}
 }

@@ -279,8 +279,9 @@ func (d doorCreds) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo
 		return nil, nil, errors.Join(errors.New("not over TLS"), secure.Close())
 	}
 	client := t.State.PeerCertificates[0].URIs[0].String()
+	known := &knownPeer{TLSInfo: t}
 	if !counted {
-		return secure, info, nil
+		return secure, known, nil
 	}
 	switch err := c.doors.known(c, client); {
 	case errors.Is(err, errMadeRoom):
@@ -291,7 +292,7 @@ func (d doorCreds) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo
 		d.s.refuseClient(audit.Record{Time: time.Now(), Client: client, Status: signing.Overloaded}, "connection refused", err.Error())
 		return nil, nil, errors.Join(err, secure.Close())
 	}
-	return secure, info, nil
+	return secure, known, nil
 }
 
 func (d doorCreds) ClientHandshake(context.Context, string, net.Conn) (net.Conn, credentials.AuthInfo, error) {

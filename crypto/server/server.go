@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
@@ -155,8 +156,14 @@ func (s *Server) CheckPeers() {
 		open = append(open, st)
 	}
 	s.mu.Unlock()
+	found := map[*knownPeer]error{}
 	for _, st := range open {
-		if err := s.checkPeer(st.chain); err != nil {
+		err, known := found[st.peer]
+		if !known {
+			err = s.checkPeer(st.peer)
+			found[st.peer] = err
+		}
+		if err != nil {
 			s.metrics.ended.Inc()
 			s.cfg.Log.Warn("stream ended: the client has lost its right", "client", st.client, "reason", err)
 			st.kill(err)
@@ -164,11 +171,25 @@ func (s *Server) CheckPeers() {
 	}
 }
 
-func (s *Server) checkPeer(chain []*x509.Certificate) error {
-	if _, err := s.cfg.Identity.Check(chain, x509.ExtKeyUsageClientAuth); err != nil {
-		return err
+// knownPeer is the client at the other end of a connection. All of its streams
+// and calls share what is known about its certificate, which is verified anew only
+// when it may have changed: that is the dearest part of a look at it.
+type knownPeer struct {
+	credentials.TLSInfo
+	standing atomic.Pointer[mtls.Standing]
+}
+
+func (p *knownPeer) chain() []*x509.Certificate { return p.State.PeerCertificates }
+
+func (s *Server) checkPeer(p *knownPeer) error {
+	if old := p.standing.Load(); old == nil || !s.cfg.Identity.Holds(*old, time.Now()) {
+		standing, err := s.cfg.Identity.Stand(p.chain(), x509.ExtKeyUsageClientAuth)
+		if err != nil {
+			return err
+		}
+		p.standing.Store(&standing)
 	}
-	if s.rules.Load().Revoked(chain[0]) {
+	if s.rules.Load().Revoked(p.chain()[0]) {
 		return errors.New("the certificate is revoked")
 	}
 	return nil

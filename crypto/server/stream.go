@@ -4,14 +4,12 @@ package server
 
 import (
 	"context"
-	"crypto/x509"
 	"errors"
 	"io"
 	"sync"
 	"time"
 
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
@@ -26,7 +24,7 @@ import (
 // stream is one client's stream.
 type stream struct {
 	client string
-	chain  []*x509.Certificate
+	peer   *knownPeer
 	out    outbox
 	slots  chan struct{} // one for each open operation
 	dead   chan struct{} // closed by kill
@@ -116,19 +114,18 @@ func (s *Server) open(ctx context.Context) (*stream, error) {
 	if !ok {
 		return nil, status.Error(codes.Internal, "no peer")
 	}
-	info, ok := p.AuthInfo.(credentials.TLSInfo)
+	known, ok := p.AuthInfo.(*knownPeer)
 	if !ok {
 		return nil, status.Error(codes.Unauthenticated, "not over TLS")
 	}
-	chain := info.State.PeerCertificates
-	if err := s.checkPeer(chain); err != nil {
+	if err := s.checkPeer(known); err != nil {
 		s.metrics.handshakes.Inc()
 		s.refuseStranger(p.Addr, signing.Denied, "stream refused", err)
 		return nil, status.Error(codes.PermissionDenied, err.Error())
 	}
 	slots := make(chan struct{}, s.cfg.MaxInflight)
 	return &stream{
-		client: chain[0].URIs[0].String(), chain: chain, slots: slots, dead: make(chan struct{}),
+		client: known.standing.Load().URI, peer: known, slots: slots, dead: make(chan struct{}),
 		out: outbox{slots: slots, some: make(chan struct{}, 1)}, batch: make([][]*engine.Op, len(s.engines)),
 	}, nil
 }
