@@ -73,8 +73,9 @@ func (s Secret) Close() { s.Free() }
 
 // Store is a directory of keys.
 type Store struct {
-	dir string
-	kek KEK
+	dir  string
+	kek  KEK
+	seen *seen
 }
 
 // ErrNotFound is wrapped for a key that is not in the store, ErrExists for one
@@ -97,7 +98,7 @@ func Open(dir string, kek KEK) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open key store %s: %w", dir, err)
 	}
-	return &Store{dir: dir, kek: kek}, nil
+	return &Store{dir: dir, kek: kek, seen: new(seen)}, nil
 }
 
 // checkFolder wants a folder that nobody else can write in. What is in it is
@@ -117,7 +118,7 @@ func checkFolder(info fs.FileInfo) error {
 }
 
 // WithKEK is the same store with another KEK.
-func (s *Store) WithKEK(kek KEK) *Store { return &Store{dir: s.dir, kek: kek} }
+func (s *Store) WithKEK(kek KEK) *Store { return &Store{s.dir, kek, s.seen} }
 
 // aad is what the seals are bound to.
 func (m *Meta) aad(id signing.KeyID) ([]byte, error) {
@@ -137,11 +138,14 @@ func (s *Store) List() ([]*Entry, error) {
 	}
 	var out []*Entry
 	var errs []error
+	s.seen.mu.Lock()
+	defer s.seen.mu.Unlock()
+	now := make(map[string]seenFile, len(files))
 	for _, f := range files {
 		if !strings.HasSuffix(f.Name(), Suffix) {
 			continue
 		}
-		e, err := s.read(filepath.Join(s.dir, f.Name()))
+		e, err := s.look(f.Name(), now)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // removed meanwhile
 		}
@@ -151,6 +155,7 @@ func (s *Store) List() ([]*Entry, error) {
 		}
 		out = append(out, e)
 	}
+	s.seen.files = now
 	slices.SortFunc(out, func(a, b *Entry) int {
 		return cmp.Or(strings.Compare(a.Name, b.Name), bytes.Compare(a.ID[:], b.ID[:]))
 	})
@@ -399,7 +404,7 @@ func (s *Store) Rotate(to KEK) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	next := &Store{dir: s.dir, kek: to}
+	next := s.WithKEK(to)
 	n := 0
 	for _, e := range all {
 		if e.KEK == to.ID() {
