@@ -26,7 +26,7 @@ func TestPeersAreCheap(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rules, err := acl.Parse("acl", []byte("revoked: [\"serial:01\"]\n"))
+	rules, err := acl.Parse("acl", []byte("rules: []\nrevoked: [\"serial:01\"]\n"))
 	if err != nil {
 		t.Fatal(err)
 	}

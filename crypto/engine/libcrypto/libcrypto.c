@@ -52,6 +52,19 @@ static void explain(char *err, const char *what)
 	ERR_clear_error();
 }
 
+/* What came first is the cause, and its data says which file it is about. */
+static void explain_load(char *err)
+{
+	const char *data = "";
+	int flags = 0;
+	unsigned long e = ERR_peek_error_all(NULL, NULL, NULL, &data, &flags);
+	const char *reason = e ? ERR_reason_error_string(e) : NULL;
+	const char *why = flags & ERR_TXT_STRING ? strstr(data, "): ") : NULL; /* filename(…): the loader's words */
+
+	snprintf(err, PNO_LC_ERR, "load the provider: %s", why ? why + 3 : reason ? reason : "no reason given");
+	ERR_clear_error();
+}
+
 struct pno_lc *pno_lc_new(const char *provider, const char *propquery, size_t heap, char *err)
 {
 	struct pno_lc *lc = calloc(1, sizeof(*lc));
@@ -73,8 +86,9 @@ struct pno_lc *pno_lc_new(const char *provider, const char *propquery, size_t he
 		explain(err, "load the default provider");
 		goto fail;
 	}
+	ERR_clear_error();
 	if (*provider && !OSSL_PROVIDER_load(NULL, provider)) {
-		explain(err, "load the provider");
+		explain_load(err);
 		goto fail;
 	}
 	return lc;
@@ -118,8 +132,12 @@ static EVP_PKEY *read_key(struct pno_lc *lc, struct pno_lc_der pkcs8, struct pno
 		explain(err, "read the key");
 		EVP_PKEY_free(pkey);
 		pkey = NULL;
-	} else if (EVP_PKEY_eq(pkey, pub) != 1 || !try_key(lc, pkey, pub)) {
+	} else if (EVP_PKEY_eq(pkey, pub) != 1) {
 		explain(err, "it is not the other half of the public key");
+		EVP_PKEY_free(pkey);
+		pkey = NULL;
+	} else if (!try_key(lc, pkey, pub)) {
+		explain(err, "a signature with it, and its verification, for trial");
 		EVP_PKEY_free(pkey);
 		pkey = NULL;
 	}

@@ -33,7 +33,8 @@ func TestProviders(t *testing.T) {
 		}
 		t.Skip("built without cgo")
 	}
-	if err == nil || !strings.Contains(err.Error(), "no-such-provider") {
+	// The name, and why: which file there is not.
+	if err == nil || !strings.Contains(err.Error(), `provider "no-such-provider"`) || !strings.Contains(err.Error(), "no-such-provider.so: cannot open shared object file") {
 		t.Errorf("got %v", err)
 	}
 	// The base provider has no arithmetic: with it preferred, the default one computes.
@@ -46,6 +47,49 @@ func TestProviders(t *testing.T) {
 	}
 	if err := e.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// A provider by its name computes, and one that lacks the algorithm is not passed
+// over in silence when the query wants no other.
+func TestProviderByName(t *testing.T) {
+	if !Available {
+		t.Skip("built without cgo")
+	}
+	key := enginetest.Key(t, "RSA-2048")
+	for _, c := range []struct{ provider, query, want string }{
+		{"default", "provider=default", ""},
+		{"legacy", "?provider=legacy", ""},
+		{"legacy", "provider=legacy", "supported"},
+	} {
+		sink := enginetest.NewCollector(1)
+		e, err := New(Config{Threads: 1, Provider: c.provider, PropQuery: c.query}, sink.Sink)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := e.Info().Detail; !strings.Contains(d, "provider "+c.provider) {
+			t.Errorf("%q says nothing of provider %s", d, c.provider)
+		}
+		k, err := e.Load(key.Material)
+		switch {
+		case c.want != "":
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%s, %s: %v", c.provider, c.query, err)
+			}
+		case err != nil:
+			t.Errorf("%s, %s: %v", c.provider, c.query, err)
+		default:
+			task := signing.Task{Scheme: signing.RSAPSSSHA256, Data: make([]byte, 32)}
+			e.Submit([]*engine.Op{{Key: k, Task: task}})
+			op := sink.Wait(t, 1)[0]
+			if op.Err != nil || signing.Verify(key.Public, &task, op.Out) != nil {
+				t.Errorf("%s, %s: %v", c.provider, c.query, op.Err)
+			}
+			k.Close()
+		}
+		if err := e.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 }
 
