@@ -121,6 +121,9 @@ func (f *file) Validate() error {
 			return config.At("revoked", fmt.Errorf("%q names no certificate; write serial:HEX or sha256:HEX of its DER", r))
 		}
 	}
+	if f.Rules == nil {
+		return errors.New("no rules; write rules: [] to deny everything") // a file that is being written is empty for a moment
+	}
 	return nil
 }
 

@@ -141,7 +141,7 @@ func TestRevoked(t *testing.T) {
 		"serial:abcd": true, "serial:0abcd": true, "serial:000abcd": true, "serial:00ABCD": true, "serial:abce": false,
 		fmt.Sprintf("sha256:%x", sha256.Sum256([]byte("der"))): true, fmt.Sprintf("sha256:%x", sha256.Sum256(nil)): false,
 	} {
-		if got := parse(t, "revoked: [\""+text+"\"]\n").Revoked(cert); got != want {
+		if got := parse(t, "rules: []\nrevoked: [\""+text+"\"]\n").Revoked(cert); got != want {
 			t.Errorf("%s: %v", text, got)
 		}
 	}
@@ -160,6 +160,7 @@ func TestErrors(t *testing.T) {
 		"burst":        {"rules: [{clients: [\"spiffe://a/b\"], keys: [a], burst: 3}]", `acl:1:55: a burst without a rate means nothing; give a rate`},
 		"unknown key":  {"rulez: []", `acl:1:1: unknown key "rulez"; did you mean "rules"?`},
 		"revoked":      {"revoked: [abc]", `acl:1:10: "abc" names no certificate; write serial:HEX or sha256:HEX of its DER`},
+		"empty":        {"", `acl: no rules; write rules: [] to deny everything`},
 		"contradictio": {"rules: [{clients: [\"spiffe://a/b\"], keys: [a], tls13_only: true, tls12_premaster: true}]", `acl:1:83: a rule that is tls13_only cannot allow it`},
 	} {
 		if _, err := Parse("acl", []byte(tt[0])); err == nil || err.Error() != tt[1] {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math"
 	"math/rand/v2"
 	"net"
@@ -38,6 +39,7 @@ type worker struct {
 	breaker     breaker
 	outstanding atomic.Int64
 	links       []atomic.Pointer[link] // nil while not connected
+	told        atomic.Int64           // when it was said last that it is not reached, Unix nanoseconds
 	stop        context.CancelFunc
 	done        sync.WaitGroup
 }
@@ -96,6 +98,9 @@ func (w *worker) keep(ctx context.Context, i int) {
 		if err == nil {
 			wait = retryFirst
 			w.links[i].Store(l)
+			if w.told.Swap(0) != 0 {
+				log.Info("worker is reached", "worker", w.addr)
+			}
 			w.cluster.connected()
 			w.cluster.wake()
 			log.Debug("connected to worker", "worker", w.addr, "stream", i)
@@ -114,7 +119,7 @@ func (w *worker) keep(ctx context.Context, i int) {
 			w.cluster.again()
 			began = time.Now()
 		} else if ctx.Err() == nil {
-			log.Debug("worker not reached", "worker", w.addr, "reason", err)
+			w.complain(err)
 		}
 		select {
 		case <-ctx.Done():
@@ -122,6 +127,15 @@ func (w *worker) keep(ctx context.Context, i int) {
 		}
 		wait = min(2*wait, retryMost)
 	}
+}
+
+// complain says that the worker is not reached, every minute.
+func (w *worker) complain(err error) {
+	level, now, last := slog.LevelDebug, time.Now().UnixNano(), w.told.Load()
+	if now-last > int64(time.Minute) && w.told.CompareAndSwap(last, now) {
+		level = slog.LevelWarn
+	}
+	w.cluster.cfg.Log.Log(context.Background(), level, "worker not reached", "worker", w.addr, "reason", err)
 }
 
 // stalled keeps a worker out that did not answer in time, and gives up its other
