@@ -25,6 +25,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"pno/crypto/signing"
 )
 
@@ -65,6 +67,8 @@ type Log struct {
 	waiting []Record
 	dropped uint64 // not yet told in the file
 
+	lock *os.File // held as long as the log is open
+
 	// Of the writer alone.
 	file   *os.File
 	size   int64
@@ -99,7 +103,43 @@ func Open(cfg Config) (*Log, error) {
 	return l, nil
 }
 
+// hold keeps every other program from the log: two would tear its chain, and take
+// a rotation that goes on for one that was interrupted.
+func (l *Log) hold() error {
+	f, err := os.OpenFile(l.cfg.Path+".lock", os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	for {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	if err == nil {
+		l.lock = f
+		return nil
+	}
+	f.Close()
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return fmt.Errorf("%s: another program writes it", l.cfg.Path)
+	}
+	return fmt.Errorf("lock %s: %w", f.Name(), err)
+}
+
 func (l *Log) open() error {
+	if err := l.hold(); err != nil {
+		return err
+	}
+	err := l.take()
+	if err != nil {
+		l.lock.Close()
+	}
+	return err
+}
+
+// take goes on where the log ends.
+func (l *Log) take() error {
 	if err := l.finishRotation(); err != nil {
 		return err
 	}
@@ -175,7 +215,7 @@ func (l *Log) Lost() uint64 { return l.lost.Load() }
 func (l *Log) Close() error {
 	close(l.stop)
 	<-l.done
-	if err := errors.Join(l.drain(nil), l.file.Sync(), l.file.Close()); err != nil {
+	if err := errors.Join(l.drain(nil), l.file.Sync(), l.file.Close(), l.lock.Close()); err != nil {
 		return fmt.Errorf("close audit log: %w", err)
 	}
 	return nil

@@ -350,3 +350,25 @@ func TestMovedAway(t *testing.T) {
 		t.Errorf("%v, %+v", err, s)
 	}
 }
+
+// Two programs would tear the chain: the second one does not begin, until the
+// first has ended.
+func TestOneWriter(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit")
+	first := open(t, path, Config{})
+	first.Add(sample("a"))
+	if _, err := Open(Config{Path: path}); err == nil || !strings.Contains(err.Error(), "another program writes it") {
+		t.Errorf("a second writer: %v", err)
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	second := open(t, path, Config{})
+	second.Add(sample("b"))
+	if err := second.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := verify(t, path); err != nil || s.Records != 2 {
+		t.Errorf("%+v, %v", s, err)
+	}
+}
