@@ -106,6 +106,7 @@ func runWorker(ctx context.Context, set settings) (err error) {
 		return errors.Join(fmt.Errorf("listen for proxies: %w", err), w.srv.Close())
 	}
 	w.reloadKeys()
+	w.tell("own certificate", "no client will believe this worker", w.id.Usable(time.Now()))
 	return w.serve(ctx, lis)
 }
 
@@ -168,6 +169,7 @@ func (w *worker) reload() {
 		w.srv.CheckPeers()
 		w.log.Info("certificate reloaded", "identity", w.id.URI())
 	}
+	w.tell("own certificate", "no client will believe this worker", w.id.Usable(time.Now()))
 	if now := stampOf(w.set.ACL); now != w.rules {
 		rules, err := acl.Load(w.set.ACL)
 		w.tell("access rules", "access rules not reloaded, the former stay in force", err)

@@ -277,23 +277,28 @@ func (r *Running) Run(ctx context.Context) error {
 func (r *Running) reload(ctx context.Context) {
 	tick := time.NewTicker(reloadEvery)
 	defer tick.Stop()
-	said := ""
+	said := map[string]string{} // once, not every second
+	tell := func(message string, err error) {
+		text := ""
+		if err != nil {
+			text = err.Error()
+		}
+		if err != nil && text != said[message] {
+			r.cfg.Log.Error(message, "reason", err)
+		}
+		said[message] = text
+	}
 	for r.Identity != nil {
+		changed, err := r.Identity.Reload()
+		tell("key agent's certificate not reloaded, the former stays in force", err)
+		if changed {
+			r.cfg.Log.Info("key agent's certificate reloaded", "identity", r.Identity.URI())
+		}
+		tell("no worker will believe this key agent", r.Identity.Usable(time.Now()))
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-		}
-		changed, err := r.Identity.Reload()
-		switch {
-		case err == nil:
-			said = ""
-		case err.Error() != said: // once, not every second
-			said = err.Error()
-			r.cfg.Log.Error("key agent's certificate not reloaded, the former stays in force", "reason", err)
-		}
-		if changed {
-			r.cfg.Log.Info("key agent's certificate reloaded", "identity", r.Identity.URI())
 		}
 	}
 }

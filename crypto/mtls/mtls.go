@@ -125,6 +125,17 @@ func (id *Identity) Files() Files { return id.files }
 // Expires is when this side's certificate does.
 func (id *Identity) Expires() time.Time { return id.now.Load().cert.Leaf.NotAfter }
 
+// Usable tells whether peers can believe in this side's certificate at that time.
+func (id *Identity) Usable(now time.Time) error {
+	switch leaf := id.now.Load().cert.Leaf; {
+	case now.After(leaf.NotAfter):
+		return fmt.Errorf("certificate %s expired at %s", id.files.Cert, leaf.NotAfter.Format(time.RFC3339))
+	case now.Before(leaf.NotBefore):
+		return fmt.Errorf("certificate %s is not good before %s; is the clock right?", id.files.Cert, leaf.NotBefore.Format(time.RFC3339))
+	}
+	return nil
+}
+
 var errOneURI = errors.New("a certificate of this cluster has exactly one URI (subjectAltName), as spiffe://example/proxy/1")
 
 func uriOf(cert *x509.Certificate) (string, error) {

@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"net"
+	"strings"
 	"testing"
 	"time"
 
@@ -128,6 +129,15 @@ func TestReload(t *testing.T) {
 	}
 	if errServer, errClient := handshake(t, worker, client, "spiffe://pno/cryptod/9"); errServer != nil || errClient != nil {
 		t.Errorf("server: %v; client: %v", errServer, errClient)
+	}
+}
+
+func TestUsable(t *testing.T) {
+	id := load(t, mtlstest.NewAuthority(t).Issue(t, "spiffe://pno/cryptod/1", time.Hour))
+	for after, want := range map[time.Duration]string{0: "", 2 * time.Hour: "expired at", -2 * time.Hour: "not good before"} {
+		if err := id.Usable(time.Now().Add(after)); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("in %v: %v", after, err)
+		}
 	}
 }
 
