@@ -72,17 +72,35 @@ static bool geometry_ok(const struct pno_msg_welcome *w, int nfds)
 	       nfds == (int)w->shards + 2;
 }
 
-static struct pno_chan *chan_make(struct pno_session *ses, unsigned index, int irq)
+/*
+ * A part of the session's memory. Only channels in use are mapped: all of them
+ * may be more than a program's RLIMIT_AS has room for.
+ */
+static uint8_t *map_part(int memory, uint64_t from, uint64_t size)
 {
-	struct pno_chan *c;
-	uint8_t *base = ses->base + PNO_CHANNELS_OFF + index * ses->channel_stride;
-	uint8_t *rings = base + ctl_size(ses->shards);
+	void *m = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, memory, (off_t)from);
 
-	c = calloc(1, sizeof *c + ses->shards * sizeof c->qp[0]);
-	if (!c)
+	if (m == MAP_FAILED)
 		return NULL;
+	/* A child must not write into its parent's rings. */
+	madvise(m, size, MADV_DONTFORK);
+	return m;
+}
+
+static struct pno_chan *chan_make(struct pno_session *ses, unsigned index, int memory)
+{
+	uint8_t *base = map_part(memory, PNO_CHANNELS_OFF + index * ses->channel_stride, ses->channel_stride);
+	uint8_t *rings = base + ctl_size(ses->shards);
+	struct pno_chan *c = base ? calloc(1, sizeof *c + ses->shards * sizeof c->qp[0]) : NULL;
+
+	if (!c) {
+		if (base)
+			munmap(base, ses->channel_stride);
+		return NULL;
+	}
 	c->index = index;
-	c->irq = irq;
+	c->irq = -1;
+	c->base = base;
 	c->ses = ses;
 	for (unsigned i = 0; i < ses->shards; i++) {
 		struct pno_qp *q = &c->qp[i];
@@ -97,20 +115,37 @@ static struct pno_chan *chan_make(struct pno_session *ses, unsigned index, int i
 		q->shard = i;
 		q->doorbell = ses->doorbell[i];
 	}
-	pno_count(channels);
 	return c;
 }
 
-static struct pno_session *session_make(const struct pno_msg_welcome *w, struct pno_fdset *fds)
+static void chan_drop(struct pno_chan *c)
+{
+	if (c)
+		munmap(c->base, c->ses->channel_stride);
+	free(c);
+}
+
+static void chan_join(struct pno_session *ses, struct pno_chan *c, int irq)
+{
+	c->irq = irq;
+	ses->chan[c->index] = c;
+	atomic_store(&ses->nchan, c->index + 1);
+	pno_count(channels);
+}
+
+/* The descriptors of fds are the session's, or closed. */
+static struct pno_session *session_make(const struct pno_msg_welcome *w, const struct pno_fdset *fds)
 {
 	struct pno_session *ses = calloc(1, sizeof *ses);
-	void *m;
-	int irq;
+	uint8_t *head = map_part(fds->fd[0], 0, PNO_CHANNELS_OFF);
+	int own[PNO_MAX_SHARDS + 2];
+	struct pno_chan *c;
 
-	if (!ses)
-		return NULL;
+	for (int i = 0; i < fds->n; i++)
+		own[i] = pno_fd_own(fds->fd[i]);
+	if (!ses || !head)
+		goto fail;
 	ses->id = w->session;
-	ses->size = w->total_size;
 	ses->channel_stride = w->channel_stride;
 	ses->features = w->features;
 	ses->h2d_size = w->h2d_size;
@@ -124,28 +159,27 @@ static struct pno_session *session_make(const struct pno_msg_welcome *w, struct 
 	ses->nrules = w->nrules;
 	memcpy(ses->rules, w->rules, sizeof ses->rules);
 	ses->own_used = 1; /* slot 0 stays free: a handle is never 0 */
+	ses->header = (void *)head;
+	ses->memory = own[0];
+	memcpy(ses->doorbell, own + 1, ses->shards * sizeof own[0]);
 	ses->dpu = calloc(w->shards, sizeof *ses->dpu);
-	m = mmap(NULL, ses->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fds->fd[0], 0);
-	if (m == MAP_FAILED || !ses->dpu) {
-		free(ses->dpu);
-		free(ses);
-		return NULL;
-	}
-	/* A child must not write into its parent's rings. */
-	madvise(m, ses->size, MADV_DONTFORK);
-	ses->base = m;
-	ses->header = m;
-	ses->memory = pno_fd_own(fds->fd[0]);
-	for (unsigned i = 0; i < ses->shards; i++)
-		ses->doorbell[i] = pno_fd_own(fds->fd[1 + i]);
-	irq = pno_fd_own(fds->fd[1 + ses->shards]);
-	ses->chan[0] = chan_make(ses, 0, irq);
-	if (!ses->chan[0])
-		return NULL;
-	atomic_store(&ses->nchan, 1);
-	pno_stats_move((uint64_t *)(ses->base + PNO_STATS_OFFSET));
+	c = ses->dpu ? chan_make(ses, 0, ses->memory) : NULL;
+	if (!c)
+		goto fail;
+	chan_join(ses, c, own[1 + ses->shards]);
+	pno_stats_move((uint64_t *)(head + PNO_STATS_OFFSET));
 	pno_fault_start();
 	return ses;
+
+fail:
+	if (ses)
+		free(ses->dpu);
+	free(ses);
+	if (head)
+		munmap(head, PNO_CHANNELS_OFF);
+	for (int i = 0; i < fds->n; i++)
+		pno_fd_disown(own[i]);
+	return NULL;
 }
 
 static struct pno_session *attach(void)
@@ -168,8 +202,10 @@ static struct pno_session *attach(void)
 		return NULL;
 	}
 	ses = session_make(&w, &fds);
-	if (!ses)
+	if (!ses) {
 		pno_log_once("no offload: no memory for the session");
+		refusal = ENOMEM;
+	}
 	forked = false;
 	return ses;
 }
@@ -266,14 +302,17 @@ struct pno_chan *pno_chan_open(struct pno_session *ses)
 		c = ses->chan[__builtin_ctzll(ses->idle)];
 		ses->idle &= ses->idle - 1;
 	} else if (n < ses->channels) {
+		c = chan_make(ses, n, ses->memory); /* first: what hostd has opened is open */
 		req.channel = n;
-		err = pno_hostd_ask(ses, &req, PNO_MSG_CHANNEL_OPEN, sizeof req, -1,
-				    &ans, PNO_MSG_CHANNEL, sizeof ans, &fds);
-		if (!err && fds.n == 1 && (c = chan_make(ses, n, pno_fd_own(fds.fd[0])))) {
-			ses->chan[n] = c;
-			atomic_store(&ses->nchan, n + 1);
+		err = c ? pno_hostd_ask(ses, &req, PNO_MSG_CHANNEL_OPEN, sizeof req, -1,
+					&ans, PNO_MSG_CHANNEL, sizeof ans, &fds)
+			: ENOMEM;
+		if (!err && fds.n == 1) {
+			chan_join(ses, c, pno_fd_own(fds.fd[0]));
 		} else {
-			pno_log_once("hostd opens no channel %u: %s; pollers share one", n, strerror(err));
+			pno_log_once("no channel %u: %s; pollers share one", n, strerror(err));
+			chan_drop(c);
+			c = NULL;
 		}
 	}
 	attach_unlock();

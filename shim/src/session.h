@@ -24,6 +24,7 @@ struct pno_chan {
 	unsigned sleepers;
 	uint32_t drains;
 	struct pno_session *ses;
+	uint8_t *base; /* its part of the session's memory */
 	struct pno_qp qp[]; /* one a shard */
 };
 
@@ -55,8 +56,7 @@ struct pno_call {
 struct pno_session {
 	struct pno_session *former; /* the one before, lost: threads may still look at it */
 	struct pno_session_header *header; /* only status is read from it */
-	uint8_t *base;
-	uint64_t id, size, channel_stride;
+	uint64_t id, channel_stride;
 	uint64_t features;
 	uint32_t h2d_size, d2h_size, rx_window, tx_window, spin_nanos;
 	uint32_t channels, shards;
