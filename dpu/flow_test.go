@@ -310,6 +310,9 @@ func TestConnectErrors(t *testing.T) {
 		{"refused on loopback", "127.0.0.1:1", "", 111},
 		{"no route", "203.0.113.1:80", "", 101},
 		{"no neighbour", "198.18.77.77:80", "", 113},
+		{"group", "239.10.20.30:80", "", 101},
+		{"IPv6 group", "[ff0e::1]:80", "", 101},
+		{"broadcast", "255.255.255.255:80", "", 101},
 		{"foreign source", remoteAddr + ":80", "192.0.2.1:0", 99},
 		{"mixed families", "[2001:2::9]:80", "198.18.0.2:0", 97},
 	} {

@@ -78,10 +78,18 @@ func (t *Table) connectCheck(q *queue, req offload.ConnectReq) uint32 {
 		return uint32(syscall.EAFNOSUPPORT)
 	case req.Proto != offload.ProtoTCP:
 		return uint32(syscall.EPROTONOSUPPORT)
+	case toMany(req.Peer.AddrPort().Addr()):
+		return uint32(syscall.ENETUNREACH)
 	case q.s.handles.count >= maxSockets:
 		return uint32(syscall.ENFILE)
 	}
 	return 0
+}
+
+// toMany says if an address is that of a group, or of all: no peer of a
+// connection.
+func toMany(a netip.Addr) bool {
+	return a.IsMulticast() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255})
 }
 
 // peerOf is the address to connect to: Linux takes the unspecified one for

@@ -82,3 +82,12 @@ int pno_addr_to(const struct pno_addr *a, int domain, struct sockaddr *sa, sockl
 		return EINVAL;
 	return pno_copy(sa, &u, room < size ? room : size) && pno_put32(len, size) ? 0 : EFAULT;
 }
+
+bool pno_addr_to_many(const struct pno_addr *a)
+{
+	static const uint8_t all[4] = { 255, 255, 255, 255 };
+
+	if (a->family == 6)
+		return a->ip[0] == 0xff;
+	return (a->ip[0] & 0xf0) == 0xe0 || !memcmp(a->ip, all, sizeof all);
+}

@@ -527,6 +527,8 @@ int pno_sock_connect(struct pno_sock *s, int fd, struct pno_session *ses, const 
 	err = mistake(s, fd, sa, len);
 	if (!err)
 		err = pno_addr_from(sa, len, &peer);
+	if (!err && pno_addr_to_many(&peer))
+		err = ENETUNREACH;
 	if (err)
 		return err;
 	anew(s);

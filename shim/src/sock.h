@@ -381,6 +381,8 @@ void pno_thread_set_chan(struct pno_chan *c);
  * first wants memory that is there, the second copes. */
 int pno_addr_from(const struct sockaddr *sa, socklen_t len, struct pno_addr *a);
 int pno_addr_to(const struct pno_addr *a, int domain, struct sockaddr *sa, socklen_t *len);
+/* A group, or all: what the offload does not do. */
+bool pno_addr_to_many(const struct pno_addr *a);
 
 /* listener.c: true if connections wait that came by one of the channels, or by
  * one of which no epoll instance takes them. */

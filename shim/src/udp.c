@@ -51,16 +51,6 @@ static bool loopback(const struct pno_addr *a)
 	return a->family == 6 && !memcmp(a->ip, one, sizeof one);
 }
 
-/* What the offload does not do: groups and broadcast. */
-static bool to_many(const struct pno_addr *a)
-{
-	static const uint8_t all[4] = { 255, 255, 255, 255 };
-
-	if (a->family == 6)
-		return a->ip[0] == 0xff;
-	return (a->ip[0] & 0xf0) == 0xe0 || !memcmp(a->ip, all, sizeof all);
-}
-
 /* The unspecified address as a destination is this host. */
 static void settle_peer(struct pno_addr *a)
 {
@@ -101,7 +91,7 @@ static enum pno_way decide(struct pno_session *ses, int op, const struct pno_add
 		pno_count(sockets_refused);
 		return PNO_WAY_ERROR;
 	}
-	if (action == PNO_ACTION_OFFLOAD && to_many(a)) {
+	if (action == PNO_ACTION_OFFLOAD && pno_addr_to_many(a)) {
 		pno_count(sockets_kernel_multicast);
 		return PNO_WAY_KERNEL;
 	}
@@ -368,7 +358,7 @@ static enum pno_way way_offloaded(struct pno_sock *s, const struct pno_addr *to,
 {
 	int action;
 
-	if (to_many(to))
+	if (pno_addr_to_many(to))
 		return PNO_WAY_KERNEL;
 	action = pno_policy(s->ses, PNO_RULE_CONNECT, PNO_PROTO_UDP, to);
 	if (action == PNO_ACTION_OFFLOAD || (!s->udp->chosen && !loopback(to)))

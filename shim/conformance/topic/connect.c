@@ -161,6 +161,22 @@ static void mistakes(void)
 	close(l);
 }
 
+/* Addresses that no connection can be made to. */
+static void unreachable(int family, const char *address, int flags)
+{
+	struct sockaddr_storage at = loopback(family, 80);
+	int c = socket(family, SOCK_STREAM | flags, 0);
+
+	if (family == AF_INET)
+		inet_pton(family, address, &((struct sockaddr_in *)&at)->sin_addr);
+	else
+		inet_pton(family, address, &((struct sockaddr_in6 *)&at)->sin6_addr);
+	R(connect(c, SA(at), addr_len(&at)));
+	OPT(c, SOL_SOCKET, SO_ERROR);
+	READY(c);
+	close(c);
+}
+
 /* A connection that was made, used and lost before connect() was asked how it
  * went; and then another one. */
 static void after_loss(void)
@@ -214,5 +230,11 @@ int main(void)
 	bound_first();
 	SECTION("mistakes");
 	mistakes();
+	SECTION("groups and broadcast");
+	unreachable(AF_INET, "239.10.20.30", 0);
+	unreachable(AF_INET, "239.10.20.30", SOCK_NONBLOCK);
+	unreachable(AF_INET, "255.255.255.255", 0);
+	unreachable(AF_INET6, "ff0e::1", 0);
+	unreachable(AF_INET6, "::ffff:224.0.0.1", SOCK_NONBLOCK);
 	return 0;
 }
