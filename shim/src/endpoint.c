@@ -18,6 +18,7 @@
 #include "log.h"
 #include "pass.h"
 #include "policy.h"
+#include "quiet.h"
 #include "real.h"
 #include "stats.h"
 #include "wait.h"
@@ -468,7 +469,7 @@ int pno_sock_disconnect(struct pno_sock *s, int fd)
 	bool linger = s->linger_reset, over = s->shut_wr && pno_sock_ended(s);
 
 	if (s->state == PNO_FRESH)
-		return s->kernel_bound || real.connect(fd, &(struct sockaddr){ .sa_family = AF_UNSPEC }, sizeof(struct sockaddr)) == 0
+		return s->kernel_bound || quiet_connect(fd, &(struct sockaddr){ .sa_family = AF_UNSPEC }, sizeof(struct sockaddr)) == 0
 			? 0 : errno;
 	if (s->state == PNO_BOUND)
 		return 0;

@@ -17,6 +17,7 @@
 #include "fault.h"
 #include "log.h"
 #include "memory.h"
+#include "quiet.h"
 #include "real.h"
 #include "stats.h"
 
@@ -106,14 +107,13 @@ static void ignore(struct pno_epoll *ep, struct pno_chan *c)
  * descriptor that is always ready stays in it until all are up. */
 static void wake_raw(struct pno_epoll *ep)
 {
-	struct timespec nap = { .tv_nsec = 50000 };
 	int bell = pno_fd_own(eventfd(1, EFD_CLOEXEC));
 
 	if (bell < 0)
 		return;
 	put_in(ep->fd, bell, EPOLLIN, &pno_epoll_ours);
 	for (int i = 0; i < 2000 && __atomic_load_n(&ep->raw, __ATOMIC_ACQUIRE); i++)
-		nanosleep(&nap, NULL);
+		quiet_nap(50000);
 	real.epoll_ctl(ep->fd, EPOLL_CTL_DEL, bell, NULL);
 	pno_fd_disown(bell);
 }

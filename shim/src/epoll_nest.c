@@ -25,6 +25,7 @@
 #include <sys/eventfd.h>
 
 #include "epoll.h"
+#include "quiet.h"
 #include "real.h"
 
 /* What the kernel allows. */
@@ -35,7 +36,7 @@ void pno_epoll_ring(struct pno_epoll *ep)
 	uint64_t one = 1;
 
 	if (ep->beacon)
-		(void)!real.write(ep->beacon, &one, sizeof one);
+		(void)!quiet_write(ep->beacon, &one, sizeof one);
 }
 
 static void make_beacon(struct pno_epoll *ep)
@@ -65,7 +66,7 @@ void pno_epoll_beacon(struct pno_epoll *ep)
 	pno_lock(&ep->lock);
 	ready = pno_epoll_any(ep);
 	if (!ready) /* with the lock: who pushes rings after it */
-		(void)!real.read(ep->beacon, &rings, sizeof rings);
+		(void)!quiet_read(ep->beacon, &rings, sizeof rings);
 	pno_unlock(&ep->lock);
 	if (ready && real.poll(&p, 1, 0) == 0)
 		pno_epoll_ring(ep);

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "log.h"
+#include "quiet.h"
 #include "real.h"
 
 #define TABLE_MAX   (1u << 22)
@@ -63,13 +64,13 @@ int pno_fd_own(int fd)
 	low = low > 2 * OWN_ROOM ? low - OWN_ROOM : low / 2;
 	high = real.fcntl(fd, F_DUPFD_CLOEXEC, (int)low);
 	if (high >= 0) {
-		real.close(fd);
+		quiet_close(fd);
 		fd = high;
 	}
 	pno_lock(&owned_lock);
 	if (nowned == OWN_ROOM || !pno_fd_set(fd, &own)) {
 		pno_unlock(&owned_lock);
-		real.close(fd);
+		quiet_close(fd);
 		errno = EMFILE;
 		return -1;
 	}
@@ -91,7 +92,7 @@ void pno_fd_disown(int fd)
 	}
 	pno_fd_set(fd, NULL);
 	pno_unlock(&owned_lock);
-	real.close(fd);
+	quiet_close(fd);
 }
 
 void pno_fd_disown_all(void)

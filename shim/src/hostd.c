@@ -17,6 +17,7 @@
 
 #include "fdtable.h"
 #include "log.h"
+#include "quiet.h"
 #include "real.h"
 
 #define ANSWER_SECONDS 10
@@ -88,9 +89,9 @@ static int dial(void)
 		return -errno;
 	/* hostd answers at once; should it hang, the program must not. */
 	if (real.setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience) < 0 ||
-	    real.connect(fd, (struct sockaddr *)&sa, sizeof sa) < 0) {
+	    quiet_connect(fd, (struct sockaddr *)&sa, sizeof sa) < 0) {
 		err = -errno;
-		real.close(fd);
+		quiet_close(fd);
 		return err;
 	}
 	fd = pno_fd_own(fd);
@@ -118,7 +119,7 @@ static int send_msg(void *req, uint16_t type, size_t len, const int *fd, int nfd
 		memcpy(CMSG_DATA(c), fd, sizeof(int) * nfd);
 	}
 	do
-		n = real.sendmsg(conn, &m, MSG_NOSIGNAL);
+		n = quiet_sendmsg(conn, &m, MSG_NOSIGNAL);
 	while (n < 0 && errno == EINTR);
 	return n < 0 ? errno : 0;
 }
@@ -137,7 +138,7 @@ static void take_fds(struct msghdr *m, struct pno_fdset *fds)
 			if (fds && fds->n < PNO_MAX_FDS)
 				fds->fd[fds->n++] = fd;
 			else
-				real.close(fd);
+				quiet_close(fd);
 		}
 	}
 }
@@ -153,7 +154,7 @@ static int recv_msg(union answer *a, struct pno_fdset *fds)
 	ssize_t n;
 
 	do
-		n = real.recvmsg(conn, &m, MSG_CMSG_CLOEXEC);
+		n = quiet_recvmsg(conn, &m, MSG_CMSG_CLOEXEC);
 	while (n < 0 && errno == EINTR);
 	if (n < 0)
 		return errno;
@@ -169,7 +170,7 @@ static int recv_msg(union answer *a, struct pno_fdset *fds)
 static void close_fds(struct pno_fdset *fds)
 {
 	while (fds && fds->n)
-		real.close(fds->fd[--fds->n]);
+		quiet_close(fds->fd[--fds->n]);
 }
 
 static void hang_up(void)

@@ -5,6 +5,7 @@
  * mix; errno is kept, so that a message may stand anywhere.
  */
 #include "log.h"
+#include "quiet.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -53,10 +54,10 @@ void pno_log(enum pno_level level, const char *format, ...)
 	/* Opened each time: a descriptor kept open would be one more that
 	 * the program could close under us. */
 	if (file[0])
-		fd = open(file, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
-	if (fd >= 0 && real.write(fd, line, n) < 0)
+		fd = quiet_open(file, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+	if (fd >= 0 && quiet_write(fd, line, n) < 0)
 		n = 0;
 	if (file[0] && fd >= 0)
-		real.close(fd);
+		quiet_close(fd);
 	errno = saved;
 }

@@ -32,6 +32,7 @@
 
 #include "hostd.h"
 #include "log.h"
+#include "quiet.h"
 #include "real.h"
 #include "sock.h"
 #include "stats.h"
@@ -65,8 +66,8 @@ static bool make_pair(int end[2], const uint8_t *token, bool nonblock)
 	n += 2 * PNO_TOKEN_LEN;
 	if (real.bind(end[0], (struct sockaddr *)&sa, n) == 0)
 		return true;
-	real.close(end[0]);
-	real.close(end[1]);
+	quiet_close(end[0]);
+	quiet_close(end[1]);
 	return false;
 }
 
@@ -217,8 +218,8 @@ static int pass_connection(struct pno_sock *s, int fd)
 			s->pair = true;
 		}
 	}
-	real.close(end[0]);
-	real.close(end[1]);
+	quiet_close(end[0]);
+	quiet_close(end[1]);
 	return err == EBADF ? 0 : err;
 }
 
@@ -371,7 +372,7 @@ bool pno_pass_end(struct pno_sock *s)
 	if (fd < 0)
 		return false;
 	pno_pass_replace(s, 0, fd);
-	real.close(fd);
+	quiet_close(fd);
 	s->cookie = 0;
 	return true;
 }

@@ -11,6 +11,7 @@
 #include <time.h>
 
 #include "epoll.h"
+#include "quiet.h"
 #include "sock.h"
 #include "stats.h"
 #include "udp.h"
@@ -26,8 +27,6 @@ bool pno_sock_record(struct pno_sock *s, struct pno_qp *q, struct pno_record r, 
 	if (atomic_load_explicit(&ses->lost, memory_order_relaxed))
 		return false;
 	for (;;) {
-		struct timespec nap = { .tv_nsec = NAP_NANOS };
-
 		n = r.len;
 		pno_lock(&q->tx_lock);
 		at = pno_qp_reserve(q, &n, n, false);
@@ -36,7 +35,7 @@ bool pno_sock_record(struct pno_sock *s, struct pno_qp *q, struct pno_record r, 
 		pno_unlock(&q->tx_lock);
 		if (pno_load32(&ses->header->status) != PNO_STATUS_UP)
 			return false; /* the next sleep ends the session */
-		nanosleep(&nap, NULL);
+		quiet_nap(NAP_NANOS);
 	}
 	if (r.len)
 		memcpy(at, payload, r.len);

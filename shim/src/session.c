@@ -20,6 +20,7 @@
 #include "hostd.h"
 #include "log.h"
 #include "memory.h"
+#include "quiet.h"
 #include "real.h"
 #include "sock.h"
 #include "stats.h"
@@ -198,7 +199,7 @@ static struct pno_session *attach(void)
 	if (!geometry_ok(&w, fds.n)) {
 		pno_log_once("no offload: hostd sent a session layout that makes no sense");
 		while (fds.n)
-			real.close(fds.fd[--fds.n]);
+			quiet_close(fds.fd[--fds.n]);
 		return NULL;
 	}
 	ses = session_make(&w, &fds);
@@ -334,7 +335,7 @@ void pno_chan_kick(struct pno_chan *c)
 	uint64_t one = 1;
 	int saved = errno;
 
-	if (real.write(c->irq, &one, sizeof one) < 0)
+	if (quiet_write(c->irq, &one, sizeof one) < 0)
 		pno_log_once("cannot wake a sleeper: %s", strerror(errno));
 	errno = saved;
 }

@@ -25,6 +25,7 @@
 
 #include "log.h"
 #include "pass.h"
+#include "quiet.h"
 #include "real.h"
 #include "sock.h"
 #include "stats.h"
@@ -93,7 +94,7 @@ void pno_share_file(struct pno_sock *s, int fd)
 		replay(s->inherited->list, file);
 	replay(s->opts, file);
 	pno_pass_replace(s, fd, file);
-	real.close(file);
+	quiet_close(file);
 }
 
 static void get(int fd, int name, void *val, socklen_t len)

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "fault.h"
+#include "quiet.h"
 #include "real.h"
 #include "sock.h"
 #include "stats.h"
@@ -88,7 +89,7 @@ static size_t from_file(struct source *src, uint8_t *to, size_t len)
 	ssize_t k;
 
 	do
-		k = src->seek ? pread(src->fd, to, len, src->offset) : real.read(src->fd, to, len);
+		k = src->seek ? quiet_pread(src->fd, to, len, src->offset) : quiet_read(src->fd, to, len);
 	while (k < 0 && errno == EINTR);
 	if (k <= 0) {
 		src->err = k < 0 ? -errno : 0;

@@ -17,6 +17,7 @@
 #include "log.h"
 #include "memory.h"
 #include "policy.h"
+#include "quiet.h"
 #include "real.h"
 #include "stats.h"
 
@@ -446,7 +447,7 @@ static int disconnect(struct pno_sock *s, int fd, const struct sockaddr *sa, soc
 	if (s->state == PNO_DGRAM && (s->udp->loose || s->udp->lost)) {
 		/* The kernel gives up a port that nobody asked for. */
 		if (s->kernel_bound)
-			real.connect(fd, sa, len);
+			quiet_connect(fd, sa, len);
 		s->kernel_bound = false;
 		pno_udp_release(s);
 		pno_epoll_revert(s);
@@ -459,7 +460,7 @@ static int disconnect(struct pno_sock *s, int fd, const struct sockaddr *sa, soc
 	} else if (s->state == PNO_DGRAM) {
 		err = connect_legs(s, &none);
 	} else {
-		err = real.connect(fd, sa, len) < 0 ? errno : 0;
+		err = quiet_connect(fd, sa, len) < 0 ? errno : 0;
 	}
 	pno_sock_unlock(s);
 	return err;
@@ -497,7 +498,7 @@ int pno_udp_connect(struct pno_sock *s, int fd, struct pno_session *ses, const s
 			err = connect_legs(s, &peer);
 	}
 	if (way == PNO_WAY_KERNEL)
-		return real.connect(fd, sa, len) < 0 ? errno : 0;
+		return quiet_connect(fd, sa, len) < 0 ? errno : 0;
 	pno_sock_unlock(s);
 	return err;
 }
