@@ -33,6 +33,9 @@ func (t *Table) setOpt(q *queue, h *hold, rec offload.Record, payload []byte) st
 			netstack.SetOption(s.twin, s.v6, o.Level, o.Name, o.Val[:o.Len])
 		}
 	}
+	if errno == 0 && s.u == nil {
+		s.noteCork(o)
+	}
 	if errno == 0 && s.u == nil && o.Level == syscall.SOL_SOCKET {
 		t.limitWindows(h, o)
 	}
@@ -84,6 +87,7 @@ func (t *Table) inheritOpts(s, c *socket) {
 	for i := range s.l.opts {
 		o := &s.l.opts[i]
 		netstack.SetOption(c.ep, c.v6, o.Level, o.Name, o.Val[:o.Len])
+		c.noteCork(*o)
 	}
 }
 

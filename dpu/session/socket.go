@@ -106,6 +106,8 @@ type socket struct {
 	pend    backlog // from the host, not taken by the stack
 	part    []byte  // of a datagram, whose rest follows
 	cork    bool    // the last Send said that more follows
+	corked  bool    // TCP_CORK is set
+	uncork  int64   // when what the stack keeps back for that is sent; 0: it keeps nothing
 	shut    bool    // FIN after pend
 	shutEnd bool    // FIN is with the stack
 	taken   uint64  // bytes given to the stack

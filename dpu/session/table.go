@@ -61,6 +61,7 @@ type Table struct {
 	ready      ready
 	again      []*socket // sockets to be looked at in the next turn
 	spareAgain []*socket
+	corks      []*socket // corked connections that keep something back, by when it is due
 	grants     map[Token]*grant
 	orphans    map[*socket]struct{}
 	owed       bool  // see Owed

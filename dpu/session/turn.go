@@ -18,6 +18,9 @@ const blindPoll = 50e3
 // reports whether anything was done.
 func (t *Table) Turn(now int64) bool {
 	t.now = now
+	if len(t.corks) > 0 {
+		t.uncork()
+	}
 	busy := t.serveReady()
 	for i := 0; i < len(t.hot); i++ {
 		if q := t.hot[i]; !q.s.dead {
@@ -193,6 +196,9 @@ func (t *Table) Cool(now int64, all bool) (busy bool, again int64) {
 	}
 	clear(list)
 	t.spare = list[:0]
+	if len(t.corks) > 0 {
+		sooner(max(t.corks[0].uncork-now, 1))
+	}
 	if !t.ready.empty() || len(t.again) > 0 {
 		busy = true
 	}

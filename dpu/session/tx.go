@@ -59,6 +59,7 @@ func (t *Table) send(h *hold, rec offload.Record, payload []byte) (ok bool, bad 
 		return true, ""
 	}
 	t.write(s, payload)
+	t.corkedWrite(s)
 	if s.kind == connected {
 		t.credit(h)
 	}
@@ -105,6 +106,7 @@ func (t *Table) unwritable(s *socket, err tcpip.Error) {
 // push gives the stack what waits, then the FIN if one is due.
 func (t *Table) push(s *socket) {
 	t.write(s, nil)
+	t.corkedWrite(s)
 	if s.pend.len() > 0 {
 		return
 	}
