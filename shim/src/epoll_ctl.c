@@ -328,20 +328,23 @@ static int ctl_offloaded(struct pno_sock *s, struct pno_epoll *ep, int op, int f
 			pno_sock_claim(s, ep->chan);
 		else if (s->qp)
 			pno_epoll_follow(s);
-		set(it, e);
-		return 0;
+		break;
 	case EPOLL_CTL_MOD:
 		if (!it)
 			return ENOENT;
-		set(it, e);
-		return 0;
+		break;
 	case EPOLL_CTL_DEL:
 		if (!it)
 			return ENOENT;
 		pno_epoll_remove(it);
 		return 0;
+	default:
+		return EINVAL;
 	}
-	return EINVAL;
+	set(it, e);
+	if (s->state == PNO_LISTENING && (e->events & EPOLLET) && (e->events & EPOLLIN) && ep->chan)
+		pno_listener_gather(s, ep->chan);
+	return 0;
 }
 
 /* A descriptor that the kernel alone knows. */

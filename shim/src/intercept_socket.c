@@ -293,6 +293,8 @@ static int do_accept(int fd, struct sockaddr *addr, socklen_t *len, int flags)
 			break;
 	}
 	pno_sock_unlock(l);
+	if (unlikely(deadline && atomic_load_explicit(&pno_listener_unsettled, memory_order_relaxed)))
+		pno_listener_settle(false); /* a poller came while this waited */
 	if (rc < 0 && got >= 0)
 		close(got);
 	if (rc >= 0)

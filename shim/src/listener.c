@@ -17,11 +17,13 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "epoll.h"
 #include "log.h"
 #include "sock.h"
 #include "stats.h"
+#include "wait.h"
 
 #define MOST_UNACCEPTED 64
 
@@ -64,6 +66,15 @@ uint64_t pno_listener_channels(const struct pno_sock *s)
 	return channels;
 }
 
+/* An epoll instance waits for it, and whoever accepts may have what comes there. */
+static bool polled(const struct pno_sock *s)
+{
+	for (unsigned i = 0; i < PNO_MAX_CHANNELS; i++)
+		if (s->listener->q[i].users)
+			return true;
+	return false;
+}
+
 /* A poller has come: connections that an accept before it wanted elsewhere
  * are to come to the poller. */
 static void leave_to_pollers(struct pno_sock *s, struct pno_chan *c)
@@ -79,16 +90,30 @@ static void leave_to_pollers(struct pno_sock *s, struct pno_chan *c)
 	}
 }
 
+/* The last poller has gone, and others wait for what came to it. */
+static void succeed_poller(struct pno_sock *s)
+{
+	s->listener->q[s->qp->chan->index].sticky = true;
+	subscribe(s, s->qp->chan);
+	pno_chan_kick(s->qp->chan); /* they may not hear this channel yet */
+}
+
 void pno_listener_want(struct pno_sock *s, struct pno_chan *c, int users, bool sticky)
 {
 	struct pno_queue *q = &s->listener->q[c->index];
 
 	q->users += users;
-	q->sticky |= sticky;
-	if (sticky && s->shared)
-		atomic_store(&pno_listener_greedy, true);
+	if (sticky && !polled(s)) {
+		q->sticky = true;
+		if (s->shared)
+			atomic_store(&pno_listener_greedy, true);
+	}
 	if (users > 0 && !s->waiters)
 		leave_to_pollers(s, c);
+	else if (users > 0)
+		atomic_store(&pno_listener_unsettled, true); /* when they are done */
+	else if (users < 0 && s->waiters && !polled(s))
+		succeed_poller(s);
 	if (wanted(q))
 		subscribe(s, c);
 	else if (q->subscribed)
@@ -143,11 +168,72 @@ static bool served(const struct pno_sock *s)
 	return s->state == PNO_LISTENING && s->ses && !s->listener->lost;
 }
 
+/* One that has been reset meanwhile would not come again. */
+static bool all_alive(const struct pno_queue *q)
+{
+	bool alive = true;
+
+	for (struct pno_sock *c = q->head; c && alive; c = c->next_parked) {
+		pno_lock(&c->lock);
+		alive = c->state == PNO_PARKED;
+		pno_unlock(&c->lock);
+	}
+	return alive;
+}
+
+/* Takes connections off the channels that no poller has: how many. */
+static uint32_t uproot(struct pno_sock *s, struct pno_chan *c, uint64_t *channels)
+{
+	uint32_t n = 0;
+
+	for (unsigned i = 0; i < atomic_load(&s->ses->nchan); i++) {
+		struct pno_queue *q = &s->listener->q[i];
+
+		if (i == c->index || q->users || !q->head || !all_alive(q))
+			continue;
+		n += atomic_load_explicit(&q->n, memory_order_relaxed);
+		*channels |= 1ull << i;
+		q->sticky = false;
+		unsubscribe(s, s->ses->chan[i]);
+	}
+	return n;
+}
+
+/* How long who comes to wait for edges waits for what waits. */
+#define GATHER_NANOS 20000000ll
+
+void pno_listener_gather(struct pno_sock *s, struct pno_chan *c)
+{
+	struct timespec nap = { .tv_nsec = 20000 };
+	struct pno_session *ses = s->ses;
+	uint32_t generation = s->generation, n;
+	uint64_t channels = 1ull << c->index;
+	int64_t end;
+
+	if (!served(s) || s->shared || s->waiters || !(n = uproot(s, c, &channels)))
+		return;
+	n += atomic_load_explicit(&s->listener->q[c->index].n, memory_order_relaxed);
+	for (end = pno_now() + GATHER_NANOS; pno_now() < end; nanosleep(&nap, NULL)) {
+		pno_sock_unlock(s);
+		for (uint64_t m = channels; m; m &= m - 1)
+			pno_chan_drain(ses->chan[__builtin_ctzll(m)]);
+		pno_lock(&s->lock);
+		if (s->generation != generation || !served(s) || s->ses != ses ||
+		    atomic_load_explicit(&s->listener->q[c->index].n, memory_order_relaxed) >= n)
+			return;
+	}
+}
+
 /* False: not yet. */
 static bool settle(struct pno_sock *s, struct pno_chan *c, bool sleeps)
 {
-	const struct pno_queue *q = &s->listener->q[c->index];
+	struct pno_queue *q = &s->listener->q[c->index];
 
+	if (q->sticky && !q->users && polled(s)) {
+		if (s->waiters)
+			return false;
+		q->sticky = false;
+	}
 	if (!q->subscribed || wanted(q))
 		return true;
 	if (q->head && !sleeps && !s->shared)

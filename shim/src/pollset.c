@@ -106,6 +106,8 @@ static void leave(struct set *t)
 			s->waiters--;
 		pno_sock_unlock(s);
 	}
+	if (unlikely(atomic_load_explicit(&pno_listener_unsettled, memory_order_relaxed)))
+		pno_listener_settle(false); /* a poller came while this waited */
 }
 
 static int scan(struct set *t)

@@ -412,6 +412,10 @@ static inline uint64_t pno_sock_channels(const struct pno_sock *s)
 
 /* More or fewer epoll items want connections on a channel; or a blocking call does. */
 void pno_listener_want(struct pno_sock *s, struct pno_chan *c, int users, bool sticky);
+/* Has connections that came by a channel of no poller come by this one, now: a
+ * poller that waits for edges would see them twice. Socket locked, but not
+ * throughout. */
+void pno_listener_gather(struct pno_sock *s, struct pno_chan *c);
 /* Unsubscribes where nobody wants connections any more; but until a poller
  * sleeps, not where some wait: they would be gone for a moment. Those of a
  * listener that other processes have, too, go at once. */
@@ -499,6 +503,10 @@ int pno_sock_listen(struct pno_sock *s, int fd, struct pno_session *ses, int bac
 int pno_sock_connect(struct pno_sock *s, int fd, struct pno_session *ses, const struct sockaddr *sa, socklen_t len);
 /* Waits a moment for the answer to a connect that is under way. */
 void pno_sock_settle(struct pno_sock *s);
+/* It has been bound to an address of IPv6. */
+void pno_sock_only_v6(struct pno_sock *s, int fd);
+/* A connection that is over has given its port back, unless bind had named it. */
+bool pno_sock_gave_port_back(const struct pno_sock *s);
 /* connect() to AF_UNSPEC. */
 int pno_sock_disconnect(struct pno_sock *s, int fd);
 /* PNO_BIND_… of the options set on the placeholder. */
@@ -525,6 +533,8 @@ int pno_opt_ask(struct pno_sock *s, int level, int name, const void *val, sockle
 int pno_sock_setopt(struct pno_sock *s, int fd, int level, int name, const void *val, socklen_t len);
 /* What was set on a fresh socket's placeholder by another process. */
 void pno_sock_recall_opts(struct pno_sock *s, int fd);
+/* All zero. */
+bool pno_option_is_off(const void *val, socklen_t len);
 /* True: hostd has a say in who may set it, so there must be a session. */
 bool pno_option_is_granted(int level, int name);
 int pno_sock_getopt(struct pno_sock *s, int level, int name, void *val, socklen_t *len);

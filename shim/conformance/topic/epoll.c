@@ -365,6 +365,27 @@ static void few_at_a_time(void)
 	close(ep);
 }
 
+/* A connection that was waited for in another way before. */
+static void late_instance(uint32_t events)
+{
+	struct sockaddr_storage at;
+	struct epoll_event ev;
+	int l = listener(AF_INET, &at), ep = epoll_create1(0), c = dial(&at), s;
+
+	await_events(l, POLLIN);
+	R(ctl(ep, EPOLL_CTL_ADD, l, events, 1));
+	now(ep);
+	TIMED(0, 5000, epoll_wait(ep, &ev, 1, 20)); /* which sleeps, if there are edges only */
+	AWAIT(l, POLLIN);
+	s = FD(accept(l, NULL, NULL));
+	TIMED(15, 5000, epoll_wait(ep, &ev, 1, 20));
+	close(c), close(s);
+	c = dial(&at);
+	R(epoll_wait(ep, &ev, 1, 5000));
+	s = FD(accept(l, NULL, NULL));
+	close(c), close(s), close(ep), close(l);
+}
+
 static void timeouts(void)
 {
 	int ep = epoll_create1(0), c, s;
@@ -413,6 +434,10 @@ int main(void)
 	copied_instance();
 	SECTION("few at a time");
 	few_at_a_time();
+	SECTION("a late instance");
+	late_instance(EPOLLIN);
+	SECTION("a late instance, edges");
+	late_instance(EPOLLIN | EPOLLET);
 	SECTION("timeouts");
 	timeouts();
 	return 0;
