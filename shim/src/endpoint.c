@@ -122,6 +122,24 @@ static int ask_bind(struct pno_sock *s, int fd, struct pno_session *ses, struct 
 	return 0;
 }
 
+static bool is_any6(const struct pno_addr *a)
+{
+	static const uint8_t any[16];
+
+	return a->family == 6 && !memcmp(a->ip, any, sizeof any);
+}
+
+/* One address of IPv6 leaves nothing to IPv4, and the option says so. */
+void pno_sock_only_v6(struct pno_sock *s, int fd)
+{
+	int on = 1;
+
+	if (is_any6(&s->local) || real.setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on) < 0)
+		return;
+	if (!s->udp)
+		pno_opt_keep(s, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on, false);
+}
+
 static int bind_on_dpu(struct pno_sock *s, int fd, struct pno_session *ses, const struct pno_addr *a)
 {
 	struct pno_addr local = *a;
@@ -142,6 +160,8 @@ static int bind_on_dpu(struct pno_sock *s, int fd, struct pno_session *ses, cons
 	s->state = PNO_BOUND;
 	s->bound = true;
 	s->any_port = !a->port;
+	if (local.family == 6)
+		pno_sock_only_v6(s, fd);
 	return 0;
 }
 
@@ -184,7 +204,7 @@ static void anew(struct pno_sock *s)
 static void bound_again(struct pno_sock *s)
 {
 	rewind_streams(s);
-	s->rebound = s->connect_told = false;
+	s->rebound = s->unconnected = s->connect_told = false;
 	s->err = 0;
 	s->state = PNO_BOUND;
 	pno_sock_refresh(s);
@@ -205,8 +225,7 @@ static int mistake(const struct pno_sock *s, int fd, const struct sockaddr *sa, 
 	return 0;
 }
 
-/* A connection that is over has given its port back, unless bind had named it. */
-static bool gave_port_back(const struct pno_sock *s)
+bool pno_sock_gave_port_back(const struct pno_sock *s)
 {
 	return (s->state == PNO_DEAD || (s->state == PNO_OPEN && pno_sock_over(s))) && !s->shared && !s->kernel_bound &&
 	       !s->rebound && (!s->bound || s->any_port);
@@ -219,7 +238,7 @@ static bool gave_port_back(const struct pno_sock *s)
  */
 static int bind_used(struct pno_sock *s, int fd, struct pno_session *ses, const struct sockaddr *sa, socklen_t len)
 {
-	bool again = gave_port_back(s), any_port;
+	bool again = pno_sock_gave_port_back(s), any_port;
 	struct pno_addr a;
 	uint32_t handle;
 	int err;
@@ -234,7 +253,7 @@ static int bind_used(struct pno_sock *s, int fd, struct pno_session *ses, const 
 		memset(s->local.ip, 0, sizeof s->local.ip); /* which the kernel gives up on the way */
 	if (err)
 		return again || err == EADDRNOTAVAIL || err == EBADF ? err : EINVAL;
-	if (!again || !gave_port_back(s)) {
+	if (!again || !pno_sock_gave_port_back(s)) {
 		pno_sock_record(s, &ses->chan[0]->qp[0], (struct pno_record){ .op = PNO_OP_CLOSE, .sock = handle }, NULL);
 		pno_handle_drop(ses, 0, handle);
 		return EINVAL;
@@ -260,7 +279,7 @@ int pno_sock_bind(struct pno_sock *s, int fd, struct pno_session *ses, const str
 		err = mistake(s, fd, sa, len);
 		if (err)
 			return err == EAFNOSUPPORT ? err : EINVAL;
-		if (s->state != PNO_DEAD || !s->unconnected)
+		if (s->state != PNO_DEAD || !s->unconnected || s->err)
 			return bind_used(s, fd, ses, sa, len);
 		anew(s);
 	}
@@ -303,7 +322,9 @@ int pno_sock_listen(struct pno_sock *s, int fd, struct pno_session *ses, int bac
 	struct pno_addr any = { .family = s->domain == AF_INET6 ? 6 : 4 };
 	int err;
 
-	if (s->state == PNO_DEAD && s->unconnected) {
+	if (s->state == PNO_DEAD && s->unconnected && s->rebound) {
+		bound_again(s);
+	} else if (s->state == PNO_DEAD && s->unconnected) {
 		anew(s);
 		if (s->local.family)
 			any = s->local; /* an address stays that bind has named */
@@ -359,13 +380,6 @@ static int connect_in_kernel(struct pno_sock *s, int fd, struct pno_session *ses
 		return err;
 	count_kernel(ses);
 	return -1; /* the caller connects; this may block */
-}
-
-static bool is_any6(const struct pno_addr *a)
-{
-	static const uint8_t any[16];
-
-	return a->family == 6 && !memcmp(a->ip, any, sizeof any);
 }
 
 static int start_connect(struct pno_sock *s, int fd, struct pno_session *ses, const struct pno_addr *peer)
@@ -490,7 +504,8 @@ int pno_sock_disconnect(struct pno_sock *s, int fd)
 	s->linger_reset = linger;
 	rewind_streams(s);
 	s->bound = s->connect_told = false;
-	s->err = s->state == PNO_DEAD || over ? 0 : ECONNRESET;
+	if (s->state != PNO_DEAD && !over)
+		s->err = ECONNRESET;
 	s->unconnected = true;
 	s->state = PNO_DEAD;
 	memset(&s->peer, 0, sizeof s->peer);
@@ -532,6 +547,8 @@ int pno_sock_connect(struct pno_sock *s, int fd, struct pno_session *ses, const 
 		err = ENETUNREACH;
 	if (err)
 		return err;
+	if (s->rebound)
+		bound_again(s);
 	anew(s);
 	switch (decide(ses, PNO_RULE_CONNECT, &peer, &err)) {
 	case KERNEL:

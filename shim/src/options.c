@@ -72,8 +72,10 @@ static bool is_buffer(int level, int name)
 	return level == SOL_SOCKET && (name == SO_SNDBUF || name == SO_RCVBUF);
 }
 
-static bool nothing(const uint8_t *val, socklen_t len)
+bool pno_option_is_off(const void *value, socklen_t len)
 {
+	const uint8_t *val = value;
+
 	while (len && !val[len - 1])
 		len--;
 	return !len;
@@ -248,13 +250,23 @@ static bool unknown_congestion(const struct pno_sock *s, const struct row *r, co
 	return strncmp((const char *)v->b, "cubic", sizeof v->b) && strncmp((const char *)v->b, "reno", sizeof v->b);
 }
 
+/* IPv6's options do nothing for a socket that speaks IPv4, but are there. */
+static bool of_other_family(const struct pno_sock *s, const struct row *r)
+{
+	return r->level == IPPROTO_IPV6 && s->local.family == 4;
+}
+
 /* What the kernel would say because of the socket's state, which its file does
  * not have. */
 static int too_late(const struct pno_sock *s, const struct row *r)
 {
+	bool connection = s->state == PNO_OPEN || s->state == PNO_CONNECTING || s->state == PNO_PARKED;
+
 	if (!pno_sock_offloaded(s))
 		return 0;
-	return r->level == IPPROTO_IPV6 && r->name == IPV6_V6ONLY ? EINVAL : 0;
+	if (r->level == IPPROTO_IPV6 && r->name == IPV6_V6ONLY && s->domain == AF_INET6)
+		return pno_sock_gave_port_back(s) ? 0 : EINVAL;
+	return r->level == IPPROTO_TCP && r->name == TCP_FASTOPEN_NO_COOKIE && connection ? EINVAL : 0;
 }
 
 int pno_sock_setopt(struct pno_sock *s, int fd, int level, int name, const void *val, socklen_t len)
@@ -264,7 +276,7 @@ int pno_sock_setopt(struct pno_sock *s, int fd, int level, int name, const void 
 	struct pno_opt *o;
 	int err;
 
-	if (r.how == REFUSE && nothing(val, len))
+	if (r.how == REFUSE && pno_option_is_off(val, len))
 		r.how = KEEP; /* to have it off is what everybody does */
 	if (unlikely(unserved(s, r.how))) {
 		pno_count(opt_unsupported);
@@ -273,13 +285,15 @@ int pno_sock_setopt(struct pno_sock *s, int fd, int level, int name, const void 
 	}
 	if (unlikely(not_granted(s, &r)))
 		return EPERM;
-	err = kernel_reading(s, fd, &r, val, len, &v);
+	err = too_late(s, &r);
 	if (!err)
-		err = too_late(s, &r);
+		err = kernel_reading(s, fd, &r, val, len, &v);
 	if (!err && unlikely(unknown_congestion(s, &r, &v)))
 		err = ENOENT;
 	if (err || r.how == UNKNOWN || r.how == REFUSE || r.how == READ)
 		return err; /* the kernel's socket has it */
+	if (r.how != KEEP && pno_sock_offloaded(s) && of_other_family(s, &r))
+		r.how = KEEP;
 	if (level == IPPROTO_TCP && name == TCP_MAXSEG && s->state == PNO_OPEN)
 		return 0; /* it was for the handshake */
 	if (r.how == ASK && s->ses && (s->state == PNO_OPEN || s->state == PNO_LISTENING)) {

@@ -268,6 +268,14 @@ int pno_udp_revive(struct pno_sock *s, int fd)
 	return 0;
 }
 
+static bool only_v6(const struct pno_sock *s, int fd)
+{
+	int v = 0;
+	socklen_t len = sizeof v;
+
+	return s->domain == AF_INET6 && real.getsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &v, &len) == 0 && v;
+}
+
 /* The port that the kernel has given a fresh socket, by a send that named
  * nobody: the program may know it. 0: none. */
 static uint16_t kernel_port(const struct pno_sock *s, int fd)
@@ -295,8 +303,10 @@ static int offload_unbound(struct pno_sock *s, int fd, struct pno_session *ses, 
 		any.port = 0;
 		err = offload(s, fd, ses, peer ? NULL : &any, peer);
 	}
-	if (!err)
+	if (!err) {
 		s->udp->chosen = s->udp->loose = true;
+		s->udp->only_v6 = only_v6(s, fd);
+	}
 	return err;
 }
 
@@ -334,6 +344,10 @@ int pno_udp_bind(struct pno_sock *s, int fd, struct pno_session *ses, const stru
 		way = decide(ses, PNO_RULE_LISTEN, &a, &err);
 		if (way == PNO_WAY_DPU)
 			err = offload(s, fd, ses, &a, NULL);
+		if (way == PNO_WAY_DPU && !err && s->local.family == 6)
+			pno_sock_only_v6(s, fd);
+		if (way == PNO_WAY_DPU && !err)
+			s->udp->only_v6 = only_v6(s, fd);
 	} else if (s->state != PNO_FRESH) {
 		way = PNO_WAY_ERROR; /* bound already, but the family comes first */
 		if (whole_name(s, len) && sa->sa_family != s->domain)
@@ -477,6 +491,8 @@ int pno_udp_connect(struct pno_sock *s, int fd, struct pno_session *ses, const s
 	err = pno_addr_from(sa, len, &peer);
 	if (!err && sa->sa_family != s->domain)
 		err = EAFNOSUPPORT;
+	if (!err && unlikely(s->domain == AF_INET6 && peer.family == 4 && only_v6(s, fd)))
+		err = ENETUNREACH;
 	if (!err && unlikely(s->udp->lost))
 		err = pno_udp_revive(s, fd);
 	if (err) {

@@ -53,11 +53,12 @@ struct pno_udp {
 	bool asking;       /* a thread is at bind or connect */
 	bool lost;         /* the DPU is gone; to be opened again */
 	bool doubt;        /* the peer is on the loopback: nobody may listen there */
+	bool only_v6;      /* says IPV6_V6ONLY, or its address */
 	bool df;           /* do not fragment: too long is EMSGSIZE here */
 	uint32_t mtu;
 	uint32_t want;     /* PNO_WANT_… */
 	uint16_t segment;  /* UDP_SEGMENT */
-	uint64_t set;      /* options that the DPU has to know, by position */
+	uint64_t set[2];   /* options that the DPU has to know, by position */
 	uint64_t need;     /* window that a send waits for */
 	struct pno_addr bad;  /* a destination that the DPU could not send to, */
 	int bad_err;          /* and why; 0: none */

@@ -40,7 +40,12 @@ static const struct {
 };
 
 #define COUNT (sizeof table / sizeof table[0])
-_Static_assert(COUNT <= 64, "one bit each in pno_udp.set");
+_Static_assert(COUNT <= 8 * sizeof ((struct pno_udp *)0)->set, "one bit each in pno_udp.set");
+
+static void note(struct pno_udp *u, unsigned i)
+{
+	u->set[i / 64] |= 1ull << i % 64;
+}
 
 static unsigned find(int level, int name)
 {
@@ -70,7 +75,7 @@ static void tell(struct pno_sock *s, int fd, unsigned i)
 void pno_udp_send_opts(struct pno_sock *s, int fd)
 {
 	for (unsigned i = 0; i < COUNT; i++)
-		if (s->udp->set >> i & 1)
+		if (s->udp->set[i / 64] >> i % 64 & 1)
 			tell(s, fd, i);
 }
 
@@ -122,7 +127,7 @@ void pno_udp_recall(struct pno_sock *s, int fd)
 		socklen_t len = sizeof val;
 
 		if (table[i].how == FORWARD)
-			s->udp->set |= 1ull << i;
+			note(s->udp, i);
 		if (table[i].how != REFUSE && table[i].how != GROUP &&
 		    real.getsockopt(fd, table[i].level, table[i].name, val, &len) == 0)
 			act(s, table[i].level, table[i].name, val, len);
@@ -148,17 +153,21 @@ int pno_udp_setopt(struct pno_sock *s, int fd, int level, int name, const void *
 	unsigned i = find(level, name);
 	enum how how = i < COUNT ? table[i].how : UNKNOWN;
 
+	if (how == REFUSE && pno_option_is_off(val, len))
+		how = KEEP; /* to have it off is what everybody does */
 	if (unserved(s, how)) {
 		pno_count(opt_unsupported);
-		return ENOPROTOOPT;
+		return how == UNKNOWN && real.setsockopt(fd, level, name, val, len) < 0 ? errno : ENOPROTOOPT;
 	}
+	if (level == IPPROTO_IPV6 && name == IPV6_V6ONLY && s->domain == AF_INET6 && s->state == PNO_DGRAM)
+		return EINVAL; /* its port is taken */
 	if (real.setsockopt(fd, level, name, val, len) < 0)
 		return errno;
 	if (i == COUNT || !val)
 		return 0;
 	act(s, level, name, val, len);
 	if (how == FORWARD) {
-		s->udp->set |= 1ull << i;
+		note(s->udp, i);
 		if (s->state == PNO_DGRAM)
 			tell(s, fd, i);
 	}

@@ -12,7 +12,6 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/udp.h>
-#include <signal.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -441,7 +440,7 @@ static ssize_t finish(struct pno_sock *s, struct pno_dgram *h, const struct pno_
 	struct iovec whole;
 	struct msghdr all = { .msg_iov = &whole, .msg_iovlen = 1 };
 	struct pno_cork *cork = NULL;
-	int err = check_length(s, h, to, corked + len);
+	int err = unlikely(s->udp->only_v6 && to->family == 4) ? ENETUNREACH : check_length(s, h, to, corked + len);
 	ssize_t rc;
 
 	if (!err)
@@ -501,7 +500,5 @@ ssize_t pno_udp_send(struct pno_sock *s, int fd, const struct msghdr *m, int fla
 	}
 	rc = err ? -err : finish(s, &h, &to, m, corked, len, flags);
 	pno_sock_unlock(s);
-	if (rc == -EPIPE && !(flags & MSG_NOSIGNAL))
-		raise(SIGPIPE);
 	return rc;
 }

@@ -305,6 +305,43 @@ static void after_refusal(void)
 	close(l);
 }
 
+/* Who has been disconnected is told of it when the next connection is made, and
+ * not before. */
+static void after_disconnect(void)
+{
+	struct sockaddr_storage at, any = loopback(AF_INET, 0), mine;
+	struct sockaddr none = { .sa_family = AF_UNSPEC };
+	int l = listener(AF_INET, &at), c = dial(&at), s = accept(l, NULL, NULL);
+
+	R(connect(c, &none, sizeof none));
+	R(bind(c, SA(any), LEN));
+	R(bind(c, SA(any), LEN));
+	mine = bound_to(c);
+	name_port(&mine, "after a disconnect");
+	READY(c);
+	R(send(c, "x", 1, MSG_NOSIGNAL));
+	R(send(c, "x", 1, MSG_NOSIGNAL));
+	R(connect(c, SA(at), LEN));
+	WHERE(getsockname, c);
+	close(accept(l, NULL, NULL));
+	close(s);
+	close(c);
+
+	/* an error from before it stays */
+	c = dial(&at);
+	s = accept(l, NULL, NULL);
+	close(c);
+	await_events(s, POLLRDHUP);
+	R(send(s, "x", 1, 0));
+	await_events(s, POLLERR);
+	R(connect(s, &none, sizeof none));
+	R(recv(s, &(char){ 0 }, 1, 0));
+	R(recv(s, &(char){ 0 }, 1, 0));
+	R(listen(s, 1));
+	close(s);
+	close(l);
+}
+
 /* Nothing is bound twice; but first the address is looked at. */
 static void foreign(void)
 {
@@ -399,6 +436,8 @@ int main(void)
 	after_named();
 	SECTION("after a refusal");
 	after_refusal();
+	SECTION("after a disconnect");
+	after_disconnect();
 	SECTION("bound already");
 	foreign();
 	SECTION("mistakes");

@@ -263,6 +263,29 @@ static void others(void)
 	close(s);
 }
 
+/* What a cork keeps back goes out after a while. */
+static void corked(void)
+{
+	char b[8];
+	int c, s;
+
+	pair(AF_INET, &c, &s);
+	SETOPT(c, IPPROTO_TCP, TCP_CORK, 1);
+	R(send(c, "kept", 4, 0));
+	TIMED(0, 8000, recv(s, b, 4, MSG_WAITALL));
+	R(send(c, "once", 4, 0));
+	R(send(c, "more", 4, 0));
+	TIMED(0, 8000, recv(s, b, 8, MSG_WAITALL));
+	show_bytes("got", b, 8);
+	R(send(c, "last", 4, 0));
+	SETOPT(c, IPPROTO_TCP, TCP_CORK, 0);
+	TIMED(0, 8000, recv(s, b, 4, MSG_WAITALL));
+	SETOPT(c, IPPROTO_TCP, TCP_FASTOPEN_NO_COOKIE, 1);
+	OPT(c, IPPROTO_TCP, TCP_FASTOPEN_NO_COOKIE);
+	close(c);
+	close(s);
+}
+
 /* What was set before is in force after. */
 static void kept(void)
 {
@@ -297,6 +320,8 @@ int main(void)
 	SECTION("accepted");
 	connected(true);
 	others();
+	SECTION("corked");
+	corked();
 	SECTION("kept over connect");
 	kept();
 	return 0;

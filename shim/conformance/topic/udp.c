@@ -423,7 +423,10 @@ static void shut_down(void)
 
 	R(connect(c, SA(at), LEN));
 	R(shutdown(c, SHUT_WR));
+	catch_signals(SIGPIPE);
 	R(send(c, "x", 1, MSG_NOSIGNAL));
+	R(send(c, "x", 1, 0));
+	show_signal(); /* that is for streams */
 	R(shutdown(c, SHUT_RD));
 	R(recv(c, b, 10, 0));
 	READY(c);

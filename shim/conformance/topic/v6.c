@@ -129,6 +129,32 @@ static void v6only(void)
 	close(c);
 }
 
+/* One address of IPv6 leaves nothing to IPv4, and the option says so. */
+static void one_address(int type)
+{
+	struct sockaddr_storage six = loopback(AF_INET6, 0), four = { .ss_family = AF_INET }, to;
+	int fd = socket(AF_INET6, type, 0);
+
+	OPT(fd, IPPROTO_IPV6, IPV6_V6ONLY);
+	R(bind(fd, SA(six), sizeof(struct sockaddr_in6)));
+	OPT(fd, IPPROTO_IPV6, IPV6_V6ONLY);
+	SETOPT(fd, IPPROTO_IPV6, IPV6_V6ONLY, 0);
+	((struct sockaddr_in *)&four)->sin_port = htons(9);
+	to = mapped(&four, "::ffff:127.0.0.1");
+	R(connect(fd, SA(to), sizeof(struct sockaddr_in6)));
+	if (type == SOCK_DGRAM)
+		R(sendto(fd, "x", 1, 0, SA(to), sizeof(struct sockaddr_in6)));
+	close(fd);
+
+	fd = socket(AF_INET6, type, 0);
+	to = mapped(&(struct sockaddr_storage){ .ss_family = AF_INET }, "::ffff:127.0.0.1");
+	R(bind(fd, SA(to), sizeof(struct sockaddr_in6)));
+	OPT(fd, IPPROTO_IPV6, IPV6_V6ONLY);
+	SETOPT(fd, IPPROTO_IPV6, IPV6_UNICAST_HOPS, 3);
+	OPT(fd, IPPROTO_IPV6, IPV6_UNICAST_HOPS);
+	close(fd);
+}
+
 /* A port that both families use is taken for both. */
 static void conflicts(void)
 {
@@ -203,6 +229,10 @@ int main(void)
 	dual(false);
 	SECTION("IPV6_V6ONLY");
 	v6only();
+	SECTION("one address");
+	one_address(SOCK_STREAM);
+	SECTION("one address, datagrams");
+	one_address(SOCK_DGRAM);
 	SECTION("conflicts");
 	conflicts();
 	SECTION("the unspecified address");
