@@ -12,6 +12,7 @@ var calls = map[string]func(t *turn, op Op) bool{
 	"bind":       doBind,
 	"listen":     doListen,
 	"connect":    doConnect,
+	"disconnect": doDisconnect,
 	"accept":     doAccept,
 	"shutdown":   doShutdown,
 	"close":      doClose,
@@ -20,6 +21,7 @@ var calls = map[string]func(t *turn, op Op) bool{
 	"nonblock":   doNonblock,
 	"setsockopt": doSetsockopt,
 	"getsockopt": doGetsockopt,
+	"tcpinfo":    doTCPInfo,
 	"sendto":     doSendto,
 	"sockname":   doSockname,
 	"peername":   doPeername,
@@ -34,7 +36,9 @@ var calls = map[string]func(t *turn, op Op) bool{
 	"ctl":        doCtl,
 	"epwait":     doEpwait,
 	"poll":       doPoll,
+	"ppoll":      doPoll,
 	"select":     doPoll,
+	"pselect":    doPoll,
 	"send":       doSend,
 	"write":      doSend,
 	"writev":     doSend,
@@ -117,6 +121,9 @@ func doListen(t *turn, op Op) bool {
 	if d.kind != fresh && d.kind != listening || d.untold {
 		return true
 	}
+	if d.undone && !d.bound {
+		return false // its address may be that of the listener it came from
+	}
 	if d.kind == fresh && !d.bound {
 		d.bound = true
 		if d.addr == "" {
@@ -182,8 +189,8 @@ func doConnect(t *turn, op Op) bool {
 		return false
 	case d.addr != "" && !reaches(op.word(3), d.addr):
 		return false // from where it cannot get there
-	case target == d:
-		return false // with itself
+	case target == d, d.undone && d.v6: // with itself; or what does not change between IPv4 and IPv6
+		return false
 	}
 	d.reset = false
 	if target.refs == 0 || target.kind != listening || !reaches(op.word(3), target.addr) {
@@ -201,6 +208,41 @@ func doConnect(t *turn, op Op) bool {
 	d.dialing, d.untold = true, d.nonblock
 	t.touch(target)
 	t.touch(d)
+	return true
+}
+
+// doDisconnect: connect to no address. What it leaves is as good as new, but for
+// the error of a connection that it has reset.
+func doDisconnect(t *turn, op Op) bool {
+	d := t.at(op, 1)
+	if d == nil {
+		return true
+	}
+	switch d.kind {
+	case fresh:
+		d.untold = false
+	case listening:
+		t.abandon(d)
+		d.kind, d.bound, d.reset = fresh, false, true
+	case connected:
+		if unseen(d) || d.edgeWanted || d.passed || t.forked {
+			return false
+		}
+		if d.peer != nil {
+			t.kill(d.peer)
+		}
+		bound, addr := d.rebound, d.addr
+		*d = desc{kind: fresh, v6: d.v6, refs: d.refs, nonblock: d.nonblock, linger0: d.linger0, slow: d.slow, reuse: d.reuse,
+			reset: true, undone: true}
+		if bound {
+			d.bound, d.addr = true, addr
+		}
+	case datagram:
+		if d.named || len(d.datagrams) > 0 {
+			return false // a port that bind has given stays: docs/compat.notes.md
+		}
+		d.bound, d.addr, d.udpPeer = false, "", nil
+	}
 	return true
 }
 
@@ -264,7 +306,11 @@ func doShutdown(t *turn, op Op) bool {
 			d.peer.shutWrite = true
 		}
 	case datagram:
-		return false
+		if !d.bound {
+			return false // the kernel's socket is shut, and not what it becomes
+		}
+		d.shutRead = d.shutRead || how != "wr"
+		d.shutWrite = d.shutWrite || how != "rd"
 	}
 	return true
 }
@@ -310,44 +356,6 @@ func doNonblock(t *turn, op Op) bool {
 	return true
 }
 
-// doGetsockopt: the options of a connection do not go with it to a receiver, who
-// is refused some of them: docs/compat.notes.md.
-func doGetsockopt(t *turn, op Op) bool {
-	d := t.at(op, 1)
-	return d == nil || d.kind != connected || !d.passed && !(d.reset && d.over)
-}
-
-func doSetsockopt(t *turn, op Op) bool {
-	d := t.at(op, 1)
-	if d == nil {
-		return true
-	}
-	if d.kind == connected && d.passed {
-		return false // as with getsockopt
-	}
-	if d.kind == listening && len(d.pending) > 0 {
-		return false // those have, or have not, come under the option before: who takes them out decides
-	}
-	if len(d.datagrams) > 0 && (op.word(2) == "IP_PKTINFO" || op.word(2) == "IPV6_RECVPKTINFO") {
-		return false // the kernel has not kept the interface of what had come before
-	}
-	v := op.num(3)
-	switch op.word(2) {
-	case "SO_LINGER":
-		if v > 0 || d.shutWrite {
-			return false // close would wait; or resets, unless both ends have come, which nothing tells
-		}
-		d.linger0 = v == 0
-	case "SO_RCVTIMEO", "SO_SNDTIMEO", "SO_RCVLOWAT":
-		d.slow = v > 0
-	case "SO_REUSEADDR", "SO_REUSEPORT":
-		d.reuse = d.reuse || v != 0
-	case "IPV6_V6ONLY":
-		return d.kind != fresh || d.bound // else who reaches whom is not modelled
-	}
-	return true
-}
-
 func doPair(t *turn, op Op) bool {
 	if op.num(1) == op.num(2) {
 		return false
@@ -378,7 +386,7 @@ func doCtl(t *turn, op Op) bool {
 	if e == nil || d == nil || e.kind != poller {
 		return true
 	}
-	if d.kind == listening && op.has(4, "in") {
+	if (d.kind == listening || d.kind == fresh) && op.has(4, "in") {
 		if d.watcher != nil && d.watcher != e {
 			return false // a connection is told to one of two instances: docs/compat.notes.md
 		}
@@ -413,6 +421,9 @@ func doSend(t *turn, op Op) bool {
 	}
 	switch d.kind {
 	case connected:
+		if d.reset && d.over {
+			return false // as with doRecv
+		}
 		if d.peer == nil && (op[0] == "sendmmsg" || op[0] == "sendfile") {
 			return false // the first part may cause a reset that meets the second
 		}
@@ -482,6 +493,9 @@ func doRecv(t *turn, op Op) bool {
 	case connected, stream, pipeRead:
 		hasFlags := op[0] == "recv" || op[0] == "recvfrom" || op[0] == "recvmsg" || op[0] == "recvmmsg"
 		nowait := d.nonblock || hasFlags && op.has(3, "dontwait")
+		if hasFlags && d.kind == connected && op.has(3, "errqueue") {
+			return true // nothing is there
+		}
 		take, atOnce := readable(d, n, !hasFlags, hasFlags && op.has(3, "waitall"))
 		if !atOnce && !nowait || d.slow || op[0] == "recvmmsg" && n < 3 {
 			return false

@@ -173,7 +173,7 @@ func (g *generator) step() { steps[g.IntN(len(steps))](g) }
 
 func (g *generator) send() {
 	fd, n := g.a(connected, connected, connected, stream, pipeWrite), g.length()
-	flags := g.some(0.15, "dontwait", "nosignal")
+	flags := g.some(0.12, "dontwait", "nosignal", "confirm", "eor")
 	if g.IntN(50) == 0 {
 		flags = "more" // which makes the kernel wait 200 ms
 	}
@@ -199,6 +199,9 @@ func (g *generator) receive() {
 		n = 30000
 	}
 	flags := g.some(0.15, "dontwait", "waitall", "trunc", "peek")
+	if g.IntN(40) == 0 {
+		flags = "errqueue|dontwait"
+	}
 	switch g.IntN(7) {
 	case 0:
 		g.try("read %d %d", fd, n)
@@ -241,16 +244,16 @@ func (g *generator) ready() {
 		ms = 5
 	}
 	if g.IntN(2) == 0 {
-		g.try("epwait %d %d", g.a(poller), ms)
+		g.try("epwait %d %d %s", g.a(poller), ms, g.pick("", "", "2"))
 		return
 	}
-	name, sets := "poll", ""
+	name, sets := g.pick("poll", "poll", "ppoll"), ""
 	if g.IntN(2) == 0 {
-		name = "select"
+		name = g.pick("select", "select", "pselect")
 	}
 	for range 1 + g.IntN(4) {
 		events := g.pick("in", "out", "in|out", "in|out|pri")
-		if name == "poll" {
+		if strings.HasSuffix(name, "poll") {
 			events = g.pick("in", "out", "in|out|rdhup", "pri", "in|rdnorm|wrnorm", "hup")
 		}
 		fd := g.fd()
@@ -264,7 +267,9 @@ func (g *generator) ready() {
 
 func (g *generator) look() {
 	fd := g.a(connected, connected, listening, fresh, fresh, stream, pipeRead)
-	switch g.IntN(8) {
+	switch g.IntN(9) {
+	case 8:
+		g.try("tcpinfo %d", fd)
 	case 0:
 		g.try("sockname %d", fd)
 	case 1:
@@ -282,7 +287,14 @@ func (g *generator) look() {
 }
 
 func (g *generator) establish() {
-	switch g.IntN(9) {
+	switch g.IntN(10) {
+	case 9:
+		switch fd := g.a(fresh, listening, connected); g.IntN(4) {
+		case 0:
+			g.try("disconnect %d", fd)
+		default:
+			g.try("sendto %d %d lo4 %d", fd, g.a(listening, fresh), g.length())
+		}
 	case 0:
 		g.open()
 	case 1:
@@ -311,7 +323,7 @@ func (g *generator) end() {
 		}
 		fallthrough
 	default:
-		g.try("close %d", fd)
+		g.try("close %d %s", fd, g.pick("", "", "range"))
 	}
 }
 
@@ -329,14 +341,13 @@ func (g *generator) copy() {
 
 func (g *generator) option() {
 	fd := g.a(connected, connected, listening, fresh, stream)
-	switch g.IntN(3) {
+	switch g.IntN(5) {
 	case 0:
 		g.try("nonblock %d %d %s", fd, g.IntN(2), g.pick("", "ioctl"))
 	case 1:
-		g.try("setfd %d %d", fd, g.IntN(2))
+		g.try("setfd %d %d %s", fd, g.IntN(2), g.pick("", "", "range"))
 	default:
-		g.try("setsockopt %d %s %d", fd, g.pick("SO_KEEPALIVE", "TCP_NODELAY", "SO_REUSEADDR", "SO_LINGER", "SO_OOBINLINE"),
-			g.number(0, 1, -1))
+		g.anyOption(fd, false)
 	}
 }
 

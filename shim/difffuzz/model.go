@@ -34,6 +34,8 @@ type desc struct {
 	refs     int
 	nonblock bool
 	bound    bool
+	undone   bool   // it was connected, and then disconnected
+	named    bool   // a datagram socket, by bind
 	rebound  bool   // it was bound when its connection was over
 	addr     string // that it is bound to
 	reuse    bool

@@ -8,7 +8,7 @@ package difffuzz
 // bindDatagram: what is bound once stays so.
 func bindDatagram(t *turn, op Op, d *desc) bool {
 	if !d.bound && suits(d, op.word(2)) {
-		d.bound, d.addr = true, op.word(2)
+		d.bound, d.named, d.addr = true, true, op.word(2)
 		t.slots[op.num(1)].port = d
 	}
 	return true
@@ -62,8 +62,15 @@ func doSendto(t *turn, op Op) bool {
 	if d == nil {
 		return true
 	}
-	if d.kind != datagram || to == nil {
+	switch {
+	case to == nil:
 		return false
+	case d.kind == connected:
+		return d.peer != nil && t.sendTCP(d, op.num(4)) // the address does not matter
+	case d.kind != datagram:
+		return d.kind == fresh || d.kind == listening
+	case d.shutWrite:
+		return d.bound // EPIPE
 	}
 	return datagramTo(t, d, to, op.word(3), op.num(4))
 }
@@ -75,6 +82,8 @@ func sendDatagram(t *turn, op Op, d *desc) bool {
 	case d.udpPeer == nil:
 		autobind(d)
 		return true // EDESTADDRREQ
+	case d.shutWrite:
+		return true // EPIPE
 	}
 	return datagramTo(t, d, d.udpPeer, d.udpAddr, op.num(2))
 }
@@ -84,8 +93,11 @@ func recvDatagram(op Op, d *desc) bool {
 	if !hasFlags && op.num(2) == 0 {
 		return true // as with any file
 	}
+	if hasFlags && op.has(3, "errqueue") {
+		return d.nonblock || op.has(3, "dontwait")
+	}
 	if len(d.datagrams) == 0 {
-		return d.nonblock || hasFlags && op.has(3, "dontwait")
+		return d.shutRead || d.nonblock || hasFlags && op.has(3, "dontwait")
 	}
 	if d.slow {
 		return false
@@ -102,7 +114,15 @@ func (g *generator) datagrams() {
 	if g.IntN(3) == 0 {
 		family, bindTo, to = "6", g.pick("any6", "lo6"), "lo6"
 	}
-	switch g.IntN(10) {
+	switch g.IntN(12) {
+	case 10:
+		g.anyOption(g.a(datagram), true)
+	case 11:
+		if g.IntN(3) == 0 {
+			g.try("shutdown %d %s", g.a(datagram), g.pick("rd", "wr", "rdwr"))
+		} else {
+			g.try("disconnect %d", g.a(datagram))
+		}
 	case 0:
 		a, b := g.free(), g.free()
 		g.try("socket %d udp%s %s", a, family, g.some(0.3, "nonblock", "cloexec"))

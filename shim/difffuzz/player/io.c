@@ -23,6 +23,7 @@ int message_flags(const char *word)
 	} flags[] = {
 		{ "peek", MSG_PEEK }, { "dontwait", MSG_DONTWAIT }, { "waitall", MSG_WAITALL },
 		{ "trunc", MSG_TRUNC }, { "nosignal", MSG_NOSIGNAL }, { "more", MSG_MORE },
+		{ "errqueue", MSG_ERRQUEUE }, { "oob", MSG_OOB }, { "confirm", MSG_CONFIRM }, { "eor", MSG_EOR },
 	};
 	int f = 0;
 

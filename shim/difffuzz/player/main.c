@@ -242,7 +242,7 @@ static void cut(char *line, struct op *op)
 
 static const struct call *find(const struct op *op)
 {
-	static const struct call *const tables[] = { socket_calls, io_calls, ready_calls };
+	static const struct call *const tables[] = { socket_calls, option_calls, io_calls, ready_calls };
 
 	for (size_t t = 0; t < sizeof tables / sizeof tables[0]; t++)
 		for (const struct call *c = tables[t]; c->name; c++)

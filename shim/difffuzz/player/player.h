@@ -27,7 +27,7 @@ struct call {
 };
 
 /* Each ends with a NULL name. */
-extern const struct call socket_calls[], io_calls[], ready_calls[];
+extern const struct call socket_calls[], option_calls[], io_calls[], ready_calls[];
 
 /* Appends to the transcript. */
 void say(const char *fmt, ...) __attribute__((format(printf, 1, 2)));

@@ -76,8 +76,22 @@ static int by_data(const void *a, const void *b)
 	return x->data.u64 < y->data.u64 ? -1 : x->data.u64 > y->data.u64;
 }
 
+static struct timespec timespec_of(const char *word)
+{
+	return (struct timespec){ .tv_nsec = number(word) * 1000000 };
+}
+
+static int first_wait(const struct op *op, int fd, struct epoll_event *ev, int room)
+{
+	struct timespec t = timespec_of(op->word[2]);
+
+	if (op->word[3])
+		return epoll_pwait2(fd, ev, room, &t, NULL);
+	return epoll_wait(fd, ev, room, number(op->word[2]));
+}
+
 /*
- * epwait E MS: what epoll_wait says, and goes on saying.
+ * epwait E MS [2]: what epoll_wait (epoll_pwait2) says, and goes on saying.
  *
  * The order of the events is nobody's promise, and not either that one call
  * returns all: it is made again and again, and what came is put together. What
@@ -87,7 +101,7 @@ static void do_epwait(const struct op *op)
 {
 	struct epoll_event seen[SEEN], ev[32];
 	int count[SEEN] = { 0 }, nseen = 0, fd = slot_fd(op->word[1]);
-	int n = epoll_wait(fd, ev, 32, number(op->word[2]));
+	int n = first_wait(op, fd, ev, 32);
 
 	if (n <= 0) {
 		say_rc(n);
@@ -120,15 +134,16 @@ static void do_epwait(const struct op *op)
 	}
 }
 
-/* poll MS SLOT EVENTS [SLOT EVENTS…] */
+/* poll MS SLOT EVENTS [SLOT EVENTS…], and ppoll. */
 static void do_poll(const struct op *op)
 {
+	struct timespec t = timespec_of(op->word[1]);
 	struct pollfd p[MAX_WORDS];
 	int n = 0, rc;
 
 	for (int i = 2; i + 1 < op->n; i += 2)
 		p[n++] = (struct pollfd){ slot_fd(op->word[i]), event_bits(op->word[i + 1]), 0 };
-	rc = poll(p, n, number(op->word[1]));
+	rc = op->word[0][1] == 'p' ? ppoll(p, n, &t, NULL) : poll(p, n, number(op->word[1]));
 	say_rc(rc);
 	for (int i = 0; i < n && rc > 0; i++) {
 		if (!p[i].revents)
@@ -138,9 +153,10 @@ static void do_poll(const struct op *op)
 	}
 }
 
-/* select MS SLOT SETS [SLOT SETS…], SETS of in, out and pri. */
+/* select MS SLOT SETS [SLOT SETS…], SETS of in, out and pri; and pselect. */
 static void do_select(const struct op *op)
 {
+	struct timespec ts = timespec_of(op->word[1]);
 	struct timeval t = { .tv_usec = number(op->word[1]) * 1000 };
 	fd_set sets[3];
 	int top = -1, rc;
@@ -159,7 +175,8 @@ static void do_select(const struct op *op)
 			FD_SET(fd, &sets[2]);
 		top = fd > top ? fd : top;
 	}
-	rc = select(top + 1, &sets[0], &sets[1], &sets[2], &t);
+	rc = op->word[0][0] == 'p' ? pselect(top + 1, &sets[0], &sets[1], &sets[2], &ts, NULL)
+				   : select(top + 1, &sets[0], &sets[1], &sets[2], &t);
 	say_rc(rc);
 	for (int i = 2; i + 1 < op->n && rc > 0; i += 2) {
 		int fd = slot_fd(op->word[i]);
@@ -212,7 +229,9 @@ const struct call ready_calls[] = {
 	{ "ctl", 3, do_ctl },
 	{ "epwait", 2, do_epwait },
 	{ "poll", 1, do_poll },
+	{ "ppoll", 1, do_poll },
 	{ "select", 1, do_select },
+	{ "pselect", 1, do_select },
 	{ "await", 3, do_await },
 	{ NULL, 0, NULL },
 };

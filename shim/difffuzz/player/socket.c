@@ -7,14 +7,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/close_range.h>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
-#include <sys/time.h>
 #include <unistd.h>
 
 bool has(const char *word, const char *flag)
@@ -100,6 +99,14 @@ static void do_connect(const struct op *op)
 	say_rc(connect(slot_fd(op->word[1]), (void *)&ss, len));
 }
 
+/* disconnect S: connect to no address, which undoes. */
+static void do_disconnect(const struct op *op)
+{
+	struct sockaddr none = { .sa_family = AF_UNSPEC };
+
+	say_rc(connect(slot_fd(op->word[1]), &none, sizeof none));
+}
+
 /* accept L S [FLAGS]: accept4 if there are flags. */
 static void do_accept(const struct op *op)
 {
@@ -123,9 +130,12 @@ static void do_shutdown(const struct op *op)
 	say_rc(shutdown(slot_fd(op->word[1]), !strcmp(how, "rd") ? SHUT_RD : !strcmp(how, "wr") ? SHUT_WR : SHUT_RDWR));
 }
 
+/* close S [range] */
 static void do_close(const struct op *op)
 {
-	say_rc(close(slot_fd(op->word[1])));
+	int fd = slot_fd(op->word[1]);
+
+	say_rc(op->word[2] ? close_range(fd, fd, 0) : close(fd));
 	slot_clear(op->word[1]);
 }
 
@@ -199,9 +209,15 @@ static void do_getfl(const struct op *op)
 	say_rc(fcntl(fd, F_GETFD));
 }
 
+/* setfd S 0|1 [range]: close on exec. */
 static void do_setfd(const struct op *op)
 {
-	say_rc(fcntl(slot_fd(op->word[1]), F_SETFD, number(op->word[2])));
+	int fd = slot_fd(op->word[1]);
+
+	if (op->word[3])
+		say_rc(close_range(fd, fd, CLOSE_RANGE_CLOEXEC));
+	else
+		say_rc(fcntl(fd, F_SETFD, number(op->word[2])));
 }
 
 static void do_fstat(const struct op *op)
@@ -221,93 +237,6 @@ static void do_fionread(const struct op *op)
 	say_rc(rc);
 	if (rc == 0)
 		say(" n=%d", n);
-}
-
-static const struct option {
-	const char *name;
-	int level, option;
-	enum { INT, LINGER, TIME } type;
-} options[] = {
-	{ "SO_ERROR", SOL_SOCKET, SO_ERROR, INT },
-	{ "SO_TYPE", SOL_SOCKET, SO_TYPE, INT },
-	{ "SO_DOMAIN", SOL_SOCKET, SO_DOMAIN, INT },
-	{ "SO_PROTOCOL", SOL_SOCKET, SO_PROTOCOL, INT },
-	{ "SO_ACCEPTCONN", SOL_SOCKET, SO_ACCEPTCONN, INT },
-	{ "SO_REUSEADDR", SOL_SOCKET, SO_REUSEADDR, INT },
-	{ "SO_REUSEPORT", SOL_SOCKET, SO_REUSEPORT, INT },
-	{ "SO_KEEPALIVE", SOL_SOCKET, SO_KEEPALIVE, INT },
-	{ "SO_OOBINLINE", SOL_SOCKET, SO_OOBINLINE, INT },
-	{ "SO_RCVLOWAT", SOL_SOCKET, SO_RCVLOWAT, INT },
-	{ "SO_LINGER", SOL_SOCKET, SO_LINGER, LINGER },
-	{ "SO_RCVTIMEO", SOL_SOCKET, SO_RCVTIMEO, TIME },
-	{ "SO_SNDTIMEO", SOL_SOCKET, SO_SNDTIMEO, TIME },
-	{ "TCP_NODELAY", IPPROTO_TCP, TCP_NODELAY, INT },
-	{ "TCP_KEEPIDLE", IPPROTO_TCP, TCP_KEEPIDLE, INT },
-	{ "TCP_KEEPINTVL", IPPROTO_TCP, TCP_KEEPINTVL, INT },
-	{ "TCP_KEEPCNT", IPPROTO_TCP, TCP_KEEPCNT, INT },
-	{ "TCP_USER_TIMEOUT", IPPROTO_TCP, TCP_USER_TIMEOUT, INT },
-	{ "IP_TOS", IPPROTO_IP, IP_TOS, INT },
-	{ "IP_PKTINFO", IPPROTO_IP, IP_PKTINFO, INT },
-	{ "IP_RECVTOS", IPPROTO_IP, IP_RECVTOS, INT },
-	{ "IP_RECVTTL", IPPROTO_IP, IP_RECVTTL, INT },
-	{ "IPV6_RECVPKTINFO", IPPROTO_IPV6, IPV6_RECVPKTINFO, INT },
-	{ "IPV6_RECVTCLASS", IPPROTO_IPV6, IPV6_RECVTCLASS, INT },
-	{ "IPV6_RECVHOPLIMIT", IPPROTO_IPV6, IPV6_RECVHOPLIMIT, INT },
-	{ "IPV6_V6ONLY", IPPROTO_IPV6, IPV6_V6ONLY, INT },
-};
-
-static const struct option *option(const char *name)
-{
-	for (size_t i = 0; i < sizeof options / sizeof options[0]; i++)
-		if (!strcmp(options[i].name, name))
-			return &options[i];
-	return NULL;
-}
-
-static void do_setsockopt(const struct op *op)
-{
-	const struct option *o = option(op->word[2]);
-	int v = number(op->word[3]);
-	struct linger l = { .l_onoff = v >= 0, .l_linger = v >= 0 ? v : 0 };
-	struct timeval t = { .tv_sec = v / 1000, .tv_usec = v % 1000 * 1000 };
-	int fd = slot_fd(op->word[1]);
-
-	if (!o)
-		say(" no such option");
-	else if (o->type == LINGER)
-		say_rc(setsockopt(fd, o->level, o->option, &l, sizeof l));
-	else if (o->type == TIME)
-		say_rc(setsockopt(fd, o->level, o->option, &t, sizeof t));
-	else
-		say_rc(setsockopt(fd, o->level, o->option, &v, sizeof v));
-}
-
-static void do_getsockopt(const struct op *op)
-{
-	const struct option *o = option(op->word[2]);
-	union {
-		int v;
-		struct linger l;
-		struct timeval t;
-	} u = { 0 };
-	socklen_t len = sizeof u;
-	int rc;
-
-	if (!o)
-		return;
-	rc = getsockopt(slot_fd(op->word[1]), o->level, o->option, &u, &len);
-	say_rc(rc);
-	if (rc < 0)
-		return;
-	say(" len=%u", len);
-	if (o->option == SO_ERROR && o->level == SOL_SOCKET)
-		say(" %s", strerrorname_np(u.v));
-	else if (o->type == LINGER)
-		say(" %d/%d", u.l.l_onoff, u.l.l_linger);
-	else if (o->type == TIME)
-		say(" %ld.%06ld", (long)u.t.tv_sec, (long)u.t.tv_usec);
-	else
-		say(" %d", u.v);
 }
 
 static void do_pipe(const struct op *op)
@@ -375,6 +304,7 @@ const struct call socket_calls[] = {
 	{ "bind", 2, do_bind },
 	{ "listen", 2, do_listen },
 	{ "connect", 3, do_connect },
+	{ "disconnect", 1, do_disconnect },
 	{ "accept", 2, do_accept },
 	{ "shutdown", 2, do_shutdown },
 	{ "close", 1, do_close },
@@ -386,8 +316,6 @@ const struct call socket_calls[] = {
 	{ "setfd", 2, do_setfd },
 	{ "fstat", 1, do_fstat },
 	{ "fionread", 1, do_fionread },
-	{ "setsockopt", 3, do_setsockopt },
-	{ "getsockopt", 2, do_getsockopt },
 	{ "pipe", 2, do_pipe },
 	{ "unix", 2, do_unix },
 	{ "eventfd", 2, do_eventfd },
