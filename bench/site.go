@@ -57,7 +57,7 @@ func (t *topology) offloadSite(ctx context.Context) (*site, error) {
 	if err := run("ip", "netns", "exec", s.clientNS, "ethtool", "-K", "eth0", "tx", "off"); err != nil {
 		return nil, err
 	}
-	if err := errors.Join(t.thread(s.clientNS, dpuNS), t.lossless(dpuNS)); err != nil {
+	if err := errors.Join(t.thread(s.clientNS, dpuNS), t.lossless(dpuNS), t.lossless(s.clientNS)); err != nil {
 		return nil, err
 	}
 	control := filepath.Join(t.dir, "dpud.sock")

@@ -3,10 +3,15 @@
 package dpu_test
 
 import (
+	"encoding/binary"
+	"net"
 	"syscall"
 	"testing"
+	"time"
 
+	"pno/dpu/netstack"
 	"pno/offload"
+	"pno/sim/wire"
 )
 
 // A host that holds its writer to a small buffer hears of every byte that was
@@ -51,4 +56,53 @@ func TestSmallBuffers(t *testing.T) {
 	}
 	h.do(func() { s.emit(offload.OpRxAck, 0, 0, uint32(s.consumed), nil) })
 	h.until("as much as was read", func() bool { return s.rxEnd == small+small/2 })
+}
+
+// The window that the peer is offered follows what is read, so that one
+// connection may fill a wire that is long.
+func TestReceiveWindowGrows(t *testing.T) {
+	slow := wire.Faults{Delay: 2 * time.Millisecond}
+	r := newRig(t, rigOptions{faults: [2]wire.Faults{slow, slow}})
+	h := newHost(t, r.agent, testLayout(1))
+	l := r.remote.listen(t, remoteAddr+":80")
+	s := h.connect(0, remoteAddr+":80", "")
+	if s.errno != 0 {
+		t.Fatalf("connect: errno %d", s.errno)
+	}
+	conn := acceptOne(t, l)
+	go func() {
+		for b := make([]byte, 1<<20); ; {
+			if _, err := conn.Write(b); err != nil {
+				return
+			}
+		}
+	}()
+	const begin = netstack.DefaultRecvBuffer
+	for end := time.Now().Add(20 * time.Second); ; {
+		if _, err := s.readN(256 << 10); err != nil {
+			t.Fatal(err)
+		}
+		o, errno := s.getOpt(syscall.SOL_SOCKET, syscall.SO_RCVBUF)
+		if errno != 0 {
+			t.Fatalf("SO_RCVBUF: errno %d", errno)
+		}
+		n := binary.LittleEndian.Uint32(o.Val[:])
+		if n >= 2*begin {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("a receive buffer of %d bytes, %d at first", n, begin)
+		}
+	}
+}
+
+func acceptOne(t *testing.T, l net.Listener) net.Conn {
+	t.Helper()
+	c, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	return c
 }

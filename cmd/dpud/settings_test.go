@@ -65,7 +65,7 @@ func TestSettingsErrors(t *testing.T) {
 		{"log", minimal + "log: {level: loud}\n", `c:3:14: "loud" is not a level; use debug, info, warn or error`},
 		{"congestion", minimal + "tcp: {congestion: bbr}\n", `c:3:19: "bbr" is not a congestion control; use cubic or reno`},
 		{"buffer", minimal + "tcp: {send_buffer: 1KiB}\n", "c:3:20: 1KiB, want 4KiB to 64MiB"},
-		{"buffer above its maximum", minimal + "tcp: {recv_buffer: 16MiB}\n", "c:3:20: 16MiB is more than its maximum, 8MiB"},
+		{"buffer above its maximum", minimal + "tcp: {recv_buffer: 16MiB}\n", "c:3:20: 16MiB is more than its maximum, 4MiB"},
 		{"moderation", minimal + "moderation:\n  max_delay: 1s\n  max_events: 0\n", "c:4:14: 1s, want 1ns to 10ms\nc:5:15: 0 events, want 1 to 65536"},
 	}
 	for _, tt := range tests {

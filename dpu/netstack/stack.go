@@ -51,7 +51,7 @@ const (
 	DefaultSendBuffer = 256 << 10
 	DefaultRecvBuffer = 256 << 10
 	DefaultSendMax    = 6 << 20
-	DefaultRecvMax    = 8 << 20
+	DefaultRecvMax    = 4 << 20
 	DefaultTimeWait   = 5 * time.Second
 	DefaultMinRTO     = 200 * time.Millisecond
 	DefaultSynRetries = 6

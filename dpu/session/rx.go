@@ -122,10 +122,24 @@ func (t *Table) receive(s *socket, q *queue, n int) int {
 		s.retainOff += uint64(got)
 	}
 	s.sent += uint64(got)
-	s.rxBytes += uint64(got)
+	s.read(got)
 	t.stats.bytesRx += uint64(got)
 	q.s.stats.bytesRx += uint64(got)
 	return got
+}
+
+// moderateEvery is how much is read before the stack is told. It asks for the
+// endpoint's lock and the time, too much for each small request.
+const moderateEvery = 16 << 10
+
+// read counts what was read from the stack, which fits the window that it
+// offers to the peer to how fast that goes.
+func (s *socket) read(n int) {
+	s.rxBytes += uint64(n)
+	if s.unmoderated += n; s.unmoderated >= moderateEvery {
+		s.ep.ModerateRecvBuf(s.unmoderated)
+		s.unmoderated = 0
+	}
 }
 
 // readError notes the end of the stream or the socket's death.

@@ -120,6 +120,7 @@ type socket struct {
 	sub  *subscription
 
 	rxBytes, txBytes uint64
+	unmoderated      int // of rxBytes, the last ones: see read
 }
 
 // events are all that the loop wants to hear of.

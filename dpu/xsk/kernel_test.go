@@ -196,7 +196,7 @@ func TestReopenAtOnce(t *testing.T) {
 	if got := ringMappings(t); got != maps {
 		t.Errorf("%d mappings of rings, %d before", got, maps)
 	}
-	frames := 2 * defaultFrames * 2048 / os.Getpagesize()
+	frames := (defaultRxFrames + defaultTxFrames) * 2048 / os.Getpagesize()
 	if got := residentPages(t) - pages; got > times*frames/4 {
 		t.Errorf("%d pages more than before, %d are one device's frames", got, frames)
 	}
