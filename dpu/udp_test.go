@@ -489,3 +489,37 @@ func TestUDPFork(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+// A process may keep a socket that it never reads, as one that hands it to its
+// workers does: what comes is for who has asked.
+func TestUDPHandedOver(t *testing.T) {
+	r := newRig(t, rigOptions{})
+	h := newHost(t, r.agent, testLayout(1))
+	s, _ := h.udp(0, dpuAddr+":1000", "", 0)
+	first, second := forkOf(t, h, 7), forkOf(t, h, 8)
+	a, b := first.sock(s), second.sock(s)
+	a.claim(0)
+	b.claim(0)
+	first.until("revoked", func() bool { return a.revoked })
+	b.close(0)
+	peer := r.remote.udp(t, remoteAddr+":6000", dpuAddr+":1000")
+	if _, err := peer.Write([]byte("to the other")); err != nil {
+		t.Fatal(err)
+	}
+	if d := a.recvFrom(); string(d.data) != "to the other" {
+		t.Errorf("%q", d.data)
+	}
+}
+
+func TestUDPToTheHostItself(t *testing.T) {
+	r := newRig(t, rigOptions{})
+	h := newHost(t, r.agent, testLayout(1))
+	for _, c := range []struct{ to, unspecified string }{{"127.0.0.1", "0.0.0.0"}, {"[::1]", "[::]"}} {
+		s, _ := h.udp(0, c.to+":1000", "", 0)
+		from, _ := h.udp(0, c.unspecified+":0", "", 0)
+		from.sendTo(offload.Dgram{Peer: toAddr(c.unspecified + ":1000")}, []byte("here"))
+		if d := s.recvFrom(); string(d.data) != "here" {
+			t.Errorf("%s: %q", c.unspecified, d.data)
+		}
+	}
+}

@@ -92,10 +92,9 @@ func toMany(a netip.Addr) bool {
 	return a.IsMulticast() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255})
 }
 
-// peerOf is the address to connect to: Linux takes the unspecified one for
-// the host itself.
-func peerOf(req offload.ConnectReq) netip.AddrPort {
-	p := req.Peer.AddrPort()
+// hostItself is the address that is meant: Linux takes the unspecified one, as
+// a destination, for the host itself.
+func hostItself(p netip.AddrPort) netip.AddrPort {
 	if !p.Addr().IsUnspecified() {
 		return p
 	}
@@ -118,7 +117,7 @@ func fromLocal(peer netip.Addr) netip.AddrPort {
 // connectNew makes a socket and connects it, from a local port that brings
 // the replies to this shard unless the host named one.
 func (t *Table) connectNew(ss *Session, req offload.ConnectReq) (*socket, uint32) {
-	peer := peerOf(req)
+	peer := hostItself(req.Peer.AddrPort())
 	local := req.Local.AddrPort()
 	if local.IsValid() {
 		if errno := t.mayBind(ss, local.Addr(), req.Flags); errno != 0 {
@@ -211,7 +210,7 @@ func (t *Table) connectOnce(st *netstack.Stack, req offload.ConnectReq, local ne
 // connectFrom starts the handshake of a socket. With explicit set the host
 // chose the local port, whose flows may belong to another shard.
 func (t *Table) connectFrom(s *socket, req offload.ConnectReq, explicit bool) uint32 {
-	peer := peerOf(req)
+	peer := hostItself(req.Peer.AddrPort())
 	if s.stack != t.Stack && !s.transparent {
 		return uint32(syscall.ENETUNREACH) // IP_FREEBIND is for listening
 	}

@@ -168,6 +168,8 @@ func (t *Table) claim(q *queue, h *hold) {
 	s := h.sock
 	former := s.at
 	h.claimed = q
+	t.claims++
+	h.asked = t.claims
 	if former == h {
 		// Another channel of the same process.
 		t.settle(s, q)

@@ -37,6 +37,8 @@ type hold struct {
 	have uint64
 	// claimed is the channel on which it last got the socket's records.
 	claimed *queue
+	// asked orders the holders by their last Claim; 0: it never asked.
+	asked uint64
 	// txSeq counts the bytes that this holder sent, txAcked those reported to
 	// it as taken. With one holder they are the socket's own.
 	txSeq, txAcked uint64

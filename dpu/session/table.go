@@ -64,8 +64,9 @@ type Table struct {
 	corks      []*socket // corked connections that keep something back, by when it is due
 	grants     map[Token]*grant
 	orphans    map[*socket]struct{}
-	owed       bool  // see Owed
-	now        int64 // monotonic nanoseconds, set at the start of each turn
+	owed       bool   // see Owed
+	claims     uint64 // so far
+	now        int64  // monotonic nanoseconds, set at the start of each turn
 	in         source
 	blocks     []*block // free
 	out        writer

@@ -93,7 +93,7 @@ func (t *Table) connectPeer(s *socket, fresh bool, req offload.ConnectReq) tcpip
 	if req.Peer.Family == 0 {
 		return s.u.Disconnect()
 	}
-	peer := peerOf(req)
+	peer := hostItself(req.Peer.AddrPort())
 	if !peer.Addr().IsValid() || peer.Addr().Is6() && !s.v6 {
 		return &tcpip.ErrAddressFamilyNotSupported{}
 	}
@@ -160,7 +160,7 @@ func (t *Table) sendFrame(h *hold, frame []byte) (bad string) {
 		return "malformed datagram"
 	}
 	s := h.sock
-	o := netstack.Sent{To: d.Peer.AddrPort(), From: d.Local.AddrPort().Addr(), TOS: -1}
+	o := netstack.Sent{To: hostItself(d.Peer.AddrPort()), From: d.Local.AddrPort().Addr(), TOS: -1}
 	if !o.To.Addr().IsValid() {
 		o.To = netip.AddrPort{}
 	}
@@ -372,19 +372,24 @@ func (t *Table) getOptUDP(q *queue, s *socket, rec offload.Record, o *offload.Op
 }
 
 // handOver gives a datagram socket whose home is gone to another holder, as if
-// that had claimed it: it may sleep until a datagram comes.
+// that had claimed it: it may sleep until a datagram comes. It is the one that
+// has asked for the socket last; one that never has (Node.js keeps what it
+// passes to its workers) does not read.
 func (t *Table) handOver(s *socket) {
 	if s.kind != datagrams || s.at != nil {
 		return
 	}
+	var next *hold
 	for _, h := range s.holds {
-		if h.s == nil || h.s.dead {
+		if h.s == nil || h.s.dead || h.listens() == nil {
 			continue
 		}
-		if q := h.listens(); q != nil {
-			t.claim(q, h)
-			return
+		if next == nil || h.asked > next.asked {
+			next = h
 		}
+	}
+	if next != nil {
+		t.claim(next.listens(), next)
 	}
 }
 

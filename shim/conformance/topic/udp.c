@@ -359,6 +359,28 @@ static void many(void)
 }
 
 /* Who sends and never receives is not held up, nor by who does not read. */
+/* The unspecified address is this host's. */
+static void to_itself(int family)
+{
+	struct sockaddr_storage at, none;
+	int s = bound(family, &at), a = socket(family, SOCK_DGRAM, 0);
+
+	none = at;
+	if (family == AF_INET)
+		((struct sockaddr_in *)&none)->sin_addr.s_addr = INADDR_ANY;
+	else
+		((struct sockaddr_in6 *)&none)->sin6_addr = in6addr_any;
+	R(sendto(a, "unconnected", 11, 0, SA(none), addr_len(&none)));
+	AWAIT(s, POLLIN);
+	R(recv(s, b, sizeof b, MSG_DONTWAIT));
+	R(connect(a, SA(none), addr_len(&none)));
+	R(send(a, "connected", 9, 0));
+	AWAIT(s, POLLIN);
+	R(recv(s, b, sizeof b, MSG_DONTWAIT));
+	close(a);
+	close(s);
+}
+
 static void only_sends(int family)
 {
 	struct sockaddr_storage at;
@@ -501,6 +523,10 @@ int main(void)
 	only_sends(AF_INET);
 	SECTION("only sends, IPv6");
 	only_sends(AF_INET6);
+	SECTION("to itself, IPv4");
+	to_itself(AF_INET);
+	SECTION("to itself, IPv6");
+	to_itself(AF_INET6);
 	SECTION("sendmmsg and recvmmsg");
 	many();
 	SECTION("readiness");
