@@ -170,12 +170,16 @@ func (c *Cluster) lost() {
 	}
 }
 
-// patience is until when an operation waits for a worker. When there is another
-// tier, an outage is waited for once, not by every operation. When there is none,
+// patience is until when an operation waits for a worker: not at all when who asks
+// has another place to go. When there is another tier, an outage is waited for
+// once, not by every operation. When there is none,
 // and nobody has said how long, an outage no older than operations may take is
 // waited for as long as they may: there is nothing better to do, and workers that
 // start again are back by then.
-func (c *Cluster) patience(now, deadline time.Time) time.Time {
+func (c *Cluster) patience(op *Op, now, deadline time.Time) time.Time {
+	if op.Next {
+		return now
+	}
 	until := now.Add(orDefault(c.cfg.Wait, DefaultWait))
 	if down := c.down.Load(); down != 0 {
 		began := time.Unix(0, down)
@@ -196,7 +200,11 @@ func (c *Cluster) ready(until time.Time) bool {
 	if slices.ContainsFunc(*c.workers.Load(), (*worker).up) {
 		return true
 	}
-	timer := time.NewTimer(time.Until(until))
+	left := time.Until(until)
+	if left <= 0 {
+		return false
+	}
+	timer := time.NewTimer(left)
 	defer timer.Stop()
 	for {
 		c.mu.Lock()

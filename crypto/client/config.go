@@ -20,6 +20,9 @@ type Op struct {
 	// Public is the public half, to verify with. When it is nil, and
 	// verification is on, the cluster is asked for it once.
 	Public crypto.PublicKey
+	// Next says that who asks has another place to have it done, once this one says
+	// that it cannot: an outage is not waited for.
+	Next bool
 	// Exec is set by Do: how long the worker that answered has computed, as it
 	// says. 0 when no worker of a cluster did.
 	Exec time.Duration

@@ -63,7 +63,7 @@ func (t *try) prepare() *signing.Error {
 			break
 		}
 		gone := t.last.Status == signing.Unavailable || t.last.Status == signing.DeadlineExceeded
-		if !gone || t.c.next.Load() || !t.again(pause) {
+		if !gone || t.next() || !t.again(pause) {
 			return t.last
 		}
 	}
@@ -86,7 +86,7 @@ func asError(err error) *signing.Error {
 }
 
 func (t *try) run() ([]byte, error) {
-	if !t.c.ready(t.c.patience(t.start, t.deadline)) {
+	if !t.c.ready(t.c.patience(t.op, t.start, t.deadline)) {
 		return nil, signing.Errorf(signing.Unavailable, "cluster %s: no worker is connected", t.c.cfg.Name)
 	}
 	if err := t.prepare(); err != nil {
@@ -148,6 +148,9 @@ func (t *try) due() time.Time {
 	return t.deadline
 }
 
+// next tells whether there is somewhere else to have it done.
+func (t *try) next() bool { return t.op.Next || t.c.next.Load() }
+
 // failure is what to say when nothing more is tried.
 func (t *try) failure() *signing.Error {
 	if t.last != nil {
@@ -179,7 +182,7 @@ func (t *try) send(now time.Time) bool {
 		}
 		w := t.c.pick(t.tried, now)
 		if w == nil {
-			if t.open > 0 || t.rounds >= leastAttempts && t.c.next.Load() || !t.again(pause) {
+			if t.open > 0 || t.rounds >= leastAttempts && t.next() || !t.again(pause) {
 				return false
 			}
 			t.rounds++
@@ -202,7 +205,7 @@ func (t *try) again(pause time.Duration) bool {
 		return false
 	}
 	time.Sleep(min(pause, time.Until(t.deadline)))
-	return time.Now().Before(t.deadline) && t.c.ready(t.c.patience(time.Now(), t.deadline))
+	return time.Now().Before(t.deadline) && t.c.ready(t.c.patience(t.op, time.Now(), t.deadline))
 }
 
 // take judges an answer.

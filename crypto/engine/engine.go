@@ -60,6 +60,7 @@ type Op struct {
 	Key      Key
 	Task     signing.Task
 	Deadline time.Time // zero: none; passed: not computed
+	Next     bool      // another engine will be asked if this one cannot: what is away is not waited for
 	Owner    any       // the submitter's
 
 	Out     []byte

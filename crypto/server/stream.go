@@ -310,10 +310,13 @@ func (s *Server) elsewhere(ops []*engine.Op) {
 // that has its key and was not tried, or of several of that kind, as cards are,
 // the one with least to do.
 func (s *Server) choose(p *pending) bool {
-	best := -1
+	best, left := -1, 0
 	for i, k := range p.key.loaded {
+		if k == nil || p.tried&(1<<i) != 0 {
+			continue
+		}
+		left++
 		switch {
-		case k == nil || p.tried&(1<<i) != 0:
 		case best < 0:
 			best = i
 		case s.infos[i].Kind == s.infos[best].Kind && s.lanes[i].busy() < s.lanes[best].busy():
@@ -323,7 +326,7 @@ func (s *Server) choose(p *pending) bool {
 	if best < 0 {
 		return false
 	}
-	p.engine, p.op.Key = best, p.key.loaded[best]
+	p.engine, p.op.Key, p.op.Next = best, p.key.loaded[best], left > 1
 	p.tried |= 1 << best
 	return true
 }

@@ -97,7 +97,7 @@ func (r *remote) do(op *engine.Op) {
 		op.Err = signing.Errorf(signing.DeadlineExceeded, "waited too long in the queue")
 	} else {
 		op.Started = start
-		out, err := r.client.Do(op.Deadline, &client.Op{Request: req, Public: k.public})
+		out, err := r.client.Do(op.Deadline, &client.Op{Request: req, Public: k.public, Next: op.Next})
 		op.Out, op.Exec = out, time.Since(start)
 		if err != nil {
 			e, ok := errors.AsType[*signing.Error](err)
