@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"pno/crypto/client"
+	"pno/crypto/rawconn"
 	"pno/internal/unixsock"
 )
 
@@ -152,7 +153,10 @@ func (a *Agent) accept(l *net.UnixListener, s Socket) error {
 		if err == nil {
 			err = a.admit(peer, s)
 		}
-		nc := &conn{a: a, c: c, peer: peer, some: make(chan struct{}, 1)}
+		nc := &conn{a: a, c: c, peer: peer}
+		if err == nil {
+			nc.c, err = rawconn.Wrap(c)
+		}
 		if err != nil {
 			a.stats.Refused.Add(1)
 			a.cfg.Log.Warn("key agent refused a connection", "path", s.Path, "pid", peer.Pid, "uid", peer.Uid, "reason", err)

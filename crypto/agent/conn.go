@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -20,16 +21,21 @@ import (
 // conn is a connection of the provider in one process.
 type conn struct {
 	a    *Agent
-	c    *net.UnixConn
+	c    net.Conn
 	peer unix.Ucred
 	name string
-	some chan struct{} // holds one token while there is something to write
 
 	mu       sync.Mutex
 	ready    []done
+	writing  bool // somebody writes, until there is nothing left
 	inflight int
 	closed   bool
 	open     sync.WaitGroup // operations
+
+	// Of who writes.
+	packet []byte
+	spare  []done
+	until  time.Time // the deadline of writes
 }
 
 // done is an operation that has ended.
@@ -50,14 +56,6 @@ func (c *conn) close() {
 	c.closed = true
 	c.mu.Unlock()
 	_ = c.c.Close() // whatever it says, it is over
-	c.signal()
-}
-
-func (c *conn) signal() {
-	select {
-	case c.some <- struct{}{}:
-	default:
-	}
 }
 
 // refuse says why and closes.
@@ -78,19 +76,12 @@ func (c *conn) serve() {
 	// The kernel's word for who that is; what the process takes its pid for counts
 	// in its own pid namespace only.
 	log.Debug("key agent connected", "pid", c.peer.Pid, "program", c.name)
-	var writer sync.WaitGroup
-	writer.Add(1)
-	go func() {
-		defer writer.Done()
-		c.write()
-	}()
 	err := c.read()
 	if errors.Is(err, ErrMessage) {
 		c.a.stats.Malformed.Add(1)
 		log.Warn("key agent ended a connection", "pid", c.peer.Pid, "program", c.name, "reason", err)
 	}
 	c.close()
-	writer.Wait()
 	c.open.Wait()
 }
 
@@ -158,7 +149,8 @@ func (c *conn) begin(op *Op) {
 	}
 	c.mu.Unlock()
 	if full {
-		c.finish(done{id: op.ID, status: signing.Overloaded})
+		// Not here: it may take a client that does not read a second.
+		c.open.Go(func() { c.finish(done{id: op.ID, status: signing.Overloaded}) })
 		return
 	}
 	var deadline time.Time // none: the client's limit
@@ -187,47 +179,70 @@ func (t *task) run() {
 	c.finish(done{t.id, status, uint32(min(took.Microseconds(), 1<<32-1)), out})
 }
 
-// finish queues a result. A client that asks on and does not read is closed:
-// after a second, or when more waits than its open operations can account for.
+// finish has a result written: by the one who calls, or by one who writes already.
+// So an operation alone wakes nobody for its result, and many go together. A client
+// that asks on and does not read is closed: after a second, or when more waits than
+// its open operations can account for.
 func (c *conn) finish(d done) {
 	c.a.stats.Operations[d.status&15].Add(1)
 	c.mu.Lock()
-	if !c.closed {
-		c.ready = append(c.ready, d)
+	if c.closed {
+		c.mu.Unlock()
+		return
 	}
-	flood := len(c.ready) > 4*c.a.cfg.MaxInflight
+	c.ready = append(c.ready, d)
+	if c.writing {
+		flood := len(c.ready) > 4*c.a.cfg.MaxInflight
+		c.mu.Unlock()
+		if flood {
+			c.close()
+		}
+		return
+	}
+	c.writing = true
+	alone := c.inflight == 0
 	c.mu.Unlock()
-	if flood {
-		c.close()
+	if !alone {
+		runtime.Gosched() // whoever is about to finish, may
 	}
-	c.signal()
+	c.write()
 }
 
 // write sends what has come up, as many results in a packet as fit.
 func (c *conn) write() {
-	packet := make([]byte, 0, MaxPacket)
-	var spare []done
-	for range c.some {
+	for {
 		c.mu.Lock()
-		ready, closed := c.ready, c.closed
-		c.ready = spare[:0]
-		c.mu.Unlock()
-		if closed {
+		ready := c.ready
+		if c.closed || len(ready) == 0 {
+			c.writing = false
+			c.mu.Unlock()
 			return
 		}
+		c.ready = c.spare[:0]
+		c.mu.Unlock()
 		for i, d := range ready {
-			packet = AppendResult(packet, d.id, d.status, d.micros, d.data)
-			if i < len(ready)-1 && len(packet)+ResultSize(ready[i+1].data) <= MaxPacket {
+			c.packet = AppendResult(c.packet, d.id, d.status, d.micros, d.data)
+			if i < len(ready)-1 && len(c.packet)+ResultSize(ready[i+1].data) <= MaxPacket {
 				continue
 			}
-			_ = c.c.SetWriteDeadline(time.Now().Add(writeWait))
-			if _, err := c.c.Write(packet); err != nil {
+			if err := c.send(); err != nil {
 				c.close()
 				return
 			}
-			packet = packet[:0]
 		}
 		clear(ready)
-		spare = ready
+		c.spare = ready
 	}
+}
+
+// send writes the packet. A deadline serves the writes of a second: to set one may
+// wake a thread.
+func (c *conn) send() error {
+	if now := time.Now(); c.until.Before(now.Add(writeWait)) {
+		c.until = now.Add(2 * writeWait)
+		_ = c.c.SetWriteDeadline(c.until)
+	}
+	_, err := c.c.Write(c.packet)
+	c.packet = c.packet[:0]
+	return err
 }

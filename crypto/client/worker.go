@@ -20,7 +20,7 @@ import (
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/keepalive"
 
-	"pno/crypto/tcpconn"
+	"pno/crypto/rawconn"
 	"pno/crypto/wire"
 )
 
@@ -85,7 +85,7 @@ func connect(ctx context.Context, addr string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return tcpconn.Wrap(c)
+	return rawconn.Wrap(c)
 }
 
 // keep holds stream i open.

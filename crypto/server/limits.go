@@ -14,8 +14,8 @@ import (
 	"google.golang.org/grpc/credentials"
 
 	"pno/crypto/audit"
+	"pno/crypto/rawconn"
 	"pno/crypto/signing"
-	"pno/crypto/tcpconn"
 )
 
 // Limits bound what clients hold open; zero values mean the defaults.
@@ -206,7 +206,7 @@ func (l listener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if c, err = tcpconn.Wrap(c); err != nil {
+		if c, err = rawconn.Wrap(c); err != nil {
 			continue // it is closed already
 		}
 		counted := &conn{Conn: c, doors: l.s.doors, address: addressOf(c.RemoteAddr())}

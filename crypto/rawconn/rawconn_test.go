@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package tcpconn_test
+package rawconn_test
 
 import (
 	"bytes"
@@ -9,12 +9,13 @@ import (
 	"io"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
-	"pno/crypto/tcpconn"
+	"pno/crypto/rawconn"
 )
 
 // pair is two ends of a connection, the first of them wrapped.
@@ -33,7 +34,7 @@ func pair(t *testing.T) (net.Conn, *net.TCPConn) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w, err := tcpconn.Wrap(near)
+	w, err := rawconn.Wrap(near)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,7 +86,7 @@ func TestCopies(t *testing.T) {
 	}
 }
 
-// What io.Copy looks for first works as well.
+// What io.Copy looks for first is not what package net does.
 func TestIOCopy(t *testing.T) {
 	w, far := pair(t)
 	if n, err := io.Copy(w, strings.NewReader("to there")); n != 8 || err != nil {
@@ -151,12 +152,59 @@ func TestErrors(t *testing.T) {
 	})
 }
 
-// What is no TCP connection stays what it is.
+// Packets of a Unix socket stay whole.
+func TestPackets(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	lis, err := net.Listen("unixpacket", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lis.Close()
+	far, err := net.Dial("unixpacket", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	near, err := lis.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := rawconn.Wrap(near)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	for _, packet := range []string{"one", "and another"} {
+		if _, err := w.Write([]byte(packet)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := far.Write([]byte(packet)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	buf := make([]byte, 64)
+	for _, packet := range []string{"one", "and another"} {
+		for _, c := range []net.Conn{w, far} {
+			if n, err := c.Read(buf); err != nil || string(buf[:n]) != packet {
+				t.Errorf("%q, %v, want %q", buf[:n], err, packet)
+			}
+		}
+	}
+	far.Close()
+	if n, err := w.Read(buf); n != 0 || err != io.EOF {
+		t.Errorf("at the end %d, %v", n, err)
+	}
+	var e *net.OpError
+	if _, err := w.Write(buf); !errors.Is(err, syscall.EPIPE) || !errors.As(err, &e) || e.Net != "unixpacket" {
+		t.Errorf("after the end: %v", err)
+	}
+}
+
+// What has no descriptor stays what it is.
 func TestOthers(t *testing.T) {
 	a, b := net.Pipe()
 	defer a.Close()
 	defer b.Close()
-	if got, err := tcpconn.Wrap(a); got != a || err != nil {
+	if got, err := rawconn.Wrap(a); got != a || err != nil {
 		t.Errorf("got %v, %v", got, err)
 	}
 }

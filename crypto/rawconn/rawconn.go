@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package tcpconn has TCP connections whose reads and writes the Go scheduler does
-// not take for calls that may block, which on a non-blocking socket they are not.
+// Package rawconn has connections whose reads and writes the Go scheduler does not
+// take for calls that may block, which on a non-blocking socket they are not.
 //
 // Each such call of package net tells the scheduler that a thread is in the kernel.
 // Under load that costs little. In a process that was idle the first one wakes the
 // runtime's monitor, which then looks every 20 µs whether the call has come back,
 // for as long as the process is at work: more wake-ups than the message itself has.
 //
-// A connection is used like any other net.Conn, but by one reader and one writer
-// at a time, as TLS does.
-package tcpconn
+// A connection, over TCP or of a Unix socket with packets, is used like any other
+// net.Conn, but by one reader and one writer at a time.
+package rawconn
 
 import (
 	"fmt"
@@ -23,7 +23,7 @@ import (
 
 // conn is a connection; what is not here does package net.
 type conn struct {
-	*net.TCPConn
+	net.Conn
 	raw      syscall.RawConn
 	in, out  call
 	readable func(fd uintptr) bool // made once, for each would be an allocation
@@ -38,17 +38,17 @@ type call struct {
 	errno syscall.Errno
 }
 
-// Wrap takes a TCP connection over. Any other connection is returned as it is.
+// Wrap takes a connection over. One that has no descriptor is returned as it is.
 func Wrap(c net.Conn) (net.Conn, error) {
-	tcp, ok := c.(*net.TCPConn)
+	file, ok := c.(syscall.Conn)
 	if !ok {
 		return c, nil
 	}
-	raw, err := tcp.SyscallConn()
+	raw, err := file.SyscallConn()
 	if err != nil {
-		return nil, fmt.Errorf("take over connection to %v: %w", tcp.RemoteAddr(), err)
+		return nil, fmt.Errorf("take over connection to %v: %w", c.RemoteAddr(), err)
 	}
-	w := &conn{TCPConn: tcp, raw: raw, in: call{trap: syscall.SYS_READ}, out: call{trap: syscall.SYS_WRITE}}
+	w := &conn{Conn: c, raw: raw, in: call{trap: syscall.SYS_READ}, out: call{trap: syscall.SYS_WRITE}}
 	w.readable, w.writable = w.in.try, w.out.try
 	return w, nil
 }
@@ -104,15 +104,5 @@ func (c *conn) Write(b []byte) (done int, err error) {
 
 // failed is the error that package net would have returned.
 func (c *conn) failed(op string, errno syscall.Errno) error {
-	return &net.OpError{Op: op, Net: "tcp", Source: c.LocalAddr(), Addr: c.RemoteAddr(), Err: os.NewSyscallError(op, errno)}
-}
-
-// ReadFrom hides that of package net, which Write would not be used by.
-func (c *conn) ReadFrom(r io.Reader) (int64, error) {
-	return io.Copy(struct{ io.Writer }{c}, r)
-}
-
-// WriteTo does so likewise.
-func (c *conn) WriteTo(w io.Writer) (int64, error) {
-	return io.Copy(w, struct{ io.Reader }{c})
+	return &net.OpError{Op: op, Net: c.LocalAddr().Network(), Source: c.LocalAddr(), Addr: c.RemoteAddr(), Err: os.NewSyscallError(op, errno)}
 }
