@@ -23,7 +23,7 @@ func TestCryptoNames(t *testing.T) {
 			"benchmark clients workers rate_offered rows key tls local cluster ratio host_ratio handshakes_per_s proxy_cpu_us proxy_user_us " +
 				"agent_cpu_us worker_cpu_us p50_us p99_us failed proxy_cpu_spread runs machine"},
 		{RPCComparison{RPC: []RPCRow{{}}, Latency: []LatencyRow{{}}, Cards: []CardRow{{RPCRun: RPCRun{Runs: []RPCRun{{}}}}}},
-			"benchmark rpc inflight ops_per_s cpu_us_per_op cpu_spread latency key rate_offered signature_p50_us total_p50_us " +
+			"benchmark rpc inflight ops_per_s cpu_us_per_op cpu_spread latency key path rate_offered signature_p50_us total_p50_us " +
 				"added_p50_us added_p99_us cards simulated_cards card_ops_per_s efficiency p50_us p99_us runs machine"},
 	} {
 		b, err := json.Marshal(tt.result)

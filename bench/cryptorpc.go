@@ -54,19 +54,6 @@ type RPCRow struct {
 	RPCRun
 }
 
-// LatencyRow is what the way adds to a signature: the time that the client waits,
-// less what the worker says that it has computed.
-type LatencyRow struct {
-	Key      string       `json:"key"`
-	Rate     int          `json:"rate_offered"`
-	ExecP50  float64      `json:"signature_p50_us"`
-	TotalP50 float64      `json:"total_p50_us"`
-	P50      float64      `json:"added_p50_us"`
-	P99      float64      `json:"added_p99_us"`
-	Spread   float64      `json:"added_p50_spread"`
-	Runs     []LatencyRow `json:"runs,omitempty"`
-}
-
 // CardRow is a worker with simulated cards.
 type CardRow struct {
 	Cards     int     `json:"simulated_cards"`
@@ -304,68 +291,6 @@ func (b *rpcBench) load(ctx context.Context, cl *client.Cluster, n int, others .
 	slices.Sort(took)
 	return RPCRun{Ops: float64(len(took)) / elapsed.Seconds(), CPU: micros(after-before) / float64(len(took)),
 		P50: micros(quantile(took, 0.5)), P99: micros(quantile(took, 0.99))}, nil
-}
-
-// latency measures a worker of its own process, with real signatures.
-func (b *rpcBench) latency(ctx context.Context, c *RPCComparison) error {
-	p256, err := b.operation("p256", signing.ECDSAP256SHA256)
-	if err != nil {
-		return err
-	}
-	addr, err := b.cluster.worker(ctx, "", "[{kind: libcrypto}]")
-	if err != nil {
-		return err
-	}
-	cl, err := b.client(addr, client.VerifyOff)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = cl.Close() }()
-	ops := map[string]*client.Op{"rsa2048": b.rsa, "p256": p256}
-	for _, key := range []string{"rsa2048", "p256"} {
-		c.Latency = append(c.Latency, LatencyRow{Key: key, Rate: b.Rate})
-	}
-	for range b.Pairs {
-		for i := range c.Latency {
-			row := &c.Latency[i]
-			r, err := b.lowLoad(ctx, cl, *ops[row.Key])
-			if err != nil {
-				return err
-			}
-			b.Log("%s at %d/s: signature %.0f µs, in all %.0f µs; added p50 %.0f µs, p99 %.0f µs", row.Key, row.Rate, r.ExecP50, r.TotalP50, r.P50, r.P99)
-			row.Runs = append(row.Runs, r)
-		}
-	}
-	for i := range c.Latency {
-		row := &c.Latency[i]
-		field := func(get func(LatencyRow) float64) float64 { return medianOf(row.Runs, get) }
-		row.ExecP50 = field(func(r LatencyRow) float64 { return r.ExecP50 })
-		row.TotalP50 = field(func(r LatencyRow) float64 { return r.TotalP50 })
-		row.P50 = field(func(r LatencyRow) float64 { return r.P50 })
-		row.P99 = field(func(r LatencyRow) float64 { return r.P99 })
-		row.Spread = spreadOf(row.Runs, func(r LatencyRow) float64 { return r.P50 })
-	}
-	return nil
-}
-
-// lowLoad does one operation at a time, at the low rate.
-func (b *rpcBench) lowLoad(ctx context.Context, cl *client.Cluster, op client.Op) (LatencyRow, error) {
-	var exec, total, added []time.Duration
-	tick := time.NewTicker(time.Second / time.Duration(b.Rate))
-	defer tick.Stop()
-	for end := time.Now().Add(b.Duration); time.Now().Before(end) && ctx.Err() == nil; <-tick.C {
-		start := time.Now()
-		if _, err := cl.Do(start.Add(5*time.Second), &op); err != nil {
-			return LatencyRow{}, fmt.Errorf("operation at low load: %w", err)
-		}
-		took := time.Since(start)
-		exec, total, added = append(exec, op.Exec), append(total, took), append(added, took-op.Exec)
-	}
-	for _, d := range [][]time.Duration{exec, total, added} {
-		slices.Sort(d)
-	}
-	return LatencyRow{ExecP50: micros(quantile(exec, 0.5)), TotalP50: micros(quantile(total, 0.5)),
-		P50: micros(quantile(added, 0.5)), P99: micros(quantile(added, 0.99))}, nil
 }
 
 // cards measures workers with simulated cards, each a process of its own. The

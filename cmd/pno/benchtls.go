@@ -122,6 +122,8 @@ func newCryptoRPCBenchCmd() *cobra.Command {
 	return c
 }
 
+var pathNames = map[string]string{"library": "client library to worker", "agent": "socket of the key agent to worker"}
+
 func printCryptoRPC(w io.Writer, c *bench.RPCComparison) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	line := func(name string, r bench.RPCRun) {
@@ -138,8 +140,8 @@ func printCryptoRPC(w io.Writer, c *bench.RPCComparison) error {
 		return err
 	}
 	for _, r := range c.Latency {
-		if _, err := fmt.Fprintf(w, "%s at %d/s: signature %.0f µs, in all %.0f µs; added p50 %.0f µs (spread %.0f %%), p99 %.0f µs\n",
-			r.Key, r.Rate, r.ExecP50, r.TotalP50, r.P50, 100*r.Spread, r.P99); err != nil {
+		if _, err := fmt.Fprintf(w, "%s at %d/s, %s: signature %.0f µs, in all %.0f µs; added p50 %.0f µs (spread %.0f %%), p99 %.0f µs\n",
+			r.Key, r.Rate, pathNames[r.Path], r.ExecP50, r.TotalP50, r.P50, 100*r.Spread, r.P99); err != nil {
 			return err
 		}
 	}
