@@ -18,7 +18,7 @@ func HAProxy(ctx context.Context, o Options, w Web) (*Comparison, error) {
 
 // Splice compares HAProxy moving bodies by splice, in tcp mode.
 func Splice(ctx context.Context, o Options, w Web) (*Comparison, error) {
-	return haproxy(ctx, o, w, "splice", "mode tcp\n  option splice-auto")
+	return haproxy(ctx, o, w, "splice", "mode tcp\n  option splice-auto\n  option splice-response")
 }
 
 func haproxy(ctx context.Context, o Options, w Web, name, mode string) (*Comparison, error) {

@@ -63,26 +63,28 @@ type answer struct {
 
 // hsock is the host's idea of a socket.
 type hsock struct {
-	h        *host
-	shard    int
-	channel  int
-	handle   uint32
-	rx       []byte
-	rxEnd    uint64
-	consumed uint64
-	acked    uint64
-	tx       uint64
-	taken    uint64
-	fin      bool
-	errno    uint32
-	pair     offload.AddrPair
-	opened   bool
-	accepts  []*hsock
-	revoked  bool
-	alone    bool
-	homeless bool
-	claimed  *offload.Record
-	onData   func()
+	h          *host
+	shard      int
+	channel    int
+	handle     uint32
+	rx         []byte
+	rxEnd      uint64
+	consumed   uint64
+	acked      uint64
+	tx         uint64
+	taken      uint64
+	fin        bool
+	errno      uint32
+	pair       offload.AddrPair
+	opened     bool
+	accepts    []*hsock
+	revoked    bool
+	alone      bool
+	homeless   bool
+	held       uint64 // rx offset up to which the DPU holds the data
+	generation uint8  // of the hold
+	claimed    *offload.Record
+	onData     func()
 	datagrams
 	standings []standing
 	heed      bool // answers Standing
@@ -335,6 +337,11 @@ func (h *host) take(shard int, rec offload.Record, payload []byte) {
 		s.takeDgram(rec, payload)
 	case offload.OpTxAck:
 		s.ack(rec.Ack)
+	case offload.OpHeld:
+		s.ack(rec.Ack)
+		if rec.Flags == s.generation {
+			s.held = s.rxEnd + uint64(int64(int32(rec.Seq-uint32(s.rxEnd))))
+		}
 	case offload.OpFin:
 		s.fin = true
 		s.ack(rec.Ack)

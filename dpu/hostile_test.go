@@ -5,6 +5,7 @@ package dpu_test
 import (
 	"encoding/binary"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -56,6 +57,30 @@ func TestViolationEndsOneSession(t *testing.T) {
 		{"datagram for a connection", func(h *host, l, s *hsock) {
 			h.emit(0, offload.OpSendDgram, 0, s.handle, 0, 0, make([]byte, offload.DgramSize))
 		}},
+		{"short move", func(h *host, l, s *hsock) { h.emit(0, offload.OpMove, 0, s.handle, 0, 0, make([]byte, 15)) }},
+		{"move from nothing", badMove(offload.MoveReq{From: 77, Len: 1})},
+		{"move from a listener", func(h *host, l, s *hsock) { badMove(offload.MoveReq{From: l.handle, Len: 1})(h, l, s) }},
+		{"move of what is not on hold", func(h *host, l, s *hsock) { badMove(offload.MoveReq{From: s.handle, Len: 1})(h, l, s) }},
+		{"move of what never came", func(h *host, l, s *hsock) {
+			h.emit(0, offload.OpHold, offload.FlagHoldOn, s.handle, 1, 0, nil)
+			badMove(offload.MoveReq{From: s.handle, Len: 1})(h, l, s)
+		}},
+		{"move of more than there can be", func(h *host, l, s *hsock) {
+			h.emit(0, offload.OpHold, offload.FlagHoldOn, s.handle, 1, 0, nil)
+			badMove(offload.MoveReq{From: s.handle, Len: ^uint32(0)})(h, l, s)
+		}},
+		{"move of nothing", func(h *host, l, s *hsock) {
+			h.emit(0, offload.OpHold, offload.FlagHoldOn, s.handle, 1, 0, nil)
+			badMove(offload.MoveReq{From: s.handle})(h, l, s)
+		}},
+		{"move of what was moved", func(h *host, l, s *hsock) {
+			h.emit(0, offload.OpHold, offload.FlagHoldOn, s.handle, 1, 0, nil)
+			badMove(offload.MoveReq{From: s.handle, Off: ^uint32(0), Len: 1})(h, l, s)
+		}},
+		{"move on a datagram socket", badDgram(func(h *host, u *hsock) { badMove(offload.MoveReq{From: u.handle, Len: 1})(h, nil, u) })},
+		{"hold of a listener", func(h *host, l, s *hsock) { h.emit(0, offload.OpHold, offload.FlagHoldOn, l.handle, 1, 0, nil) }},
+		{"hold of unknown kind", func(h *host, l, s *hsock) { h.emit(0, offload.OpHold, 2, s.handle, 1, 0, nil) }},
+		{"hold that counts too much", func(h *host, l, s *hsock) { h.emit(0, offload.OpHold, 1, s.handle, 1, 9, nil) }},
 		{"stream for a datagram socket", badDgram(func(h *host, u *hsock) {
 			h.emit(0, offload.OpSend, 0, u.handle, 0, 0, []byte("abc"))
 		})},
@@ -131,6 +156,14 @@ func TestViolationEndsOneSession(t *testing.T) {
 	}
 }
 
+func badMove(m offload.MoveReq) func(h *host, l, s *hsock) {
+	return func(h *host, _, s *hsock) {
+		b := make([]byte, offload.MoveReqSize)
+		m.Put(b)
+		h.emit(0, offload.OpMove, 0, s.handle, 0, 0, b)
+	}
+}
+
 // badDgram gives a case a datagram socket.
 func badDgram(do func(h *host, u *hsock)) func(h *host, l, s *hsock) {
 	return func(h *host, _, _ *hsock) {
@@ -168,6 +201,11 @@ func FuzzRecords(f *testing.F) {
 	connect[64] = 6
 	f.Add(append(connect, rec(offload.OpSend, offload.HandleHost|2, 100)...))
 	f.Add(rec(offload.OpFork, 0, 16))
+	hold := rec(offload.OpHold, offload.HandleHost|2, 0)
+	hold[1] = offload.FlagHoldOn
+	move := rec(offload.OpMove, offload.HandleHost|2, offload.MoveReqSize)
+	offload.MoveReq{From: offload.HandleHost | 2, Len: 5}.Put(move[offload.RecordHdr:])
+	f.Add(slices.Concat(connect, hold, move, rec(offload.OpHold, offload.HandleHost|2, 0)))
 	udp := append([]byte(nil), bind...)
 	udp[40] = offload.ProtoUDP
 	dgram := rec(offload.OpSendDgram, offload.HandleHost|1, offload.DgramSize+5)
@@ -201,7 +239,7 @@ func TestRandomRecords(t *testing.T) {
 		h := newHost(t, r.agent, testLayout(1))
 		handles := []uint32{offload.HandleHost | 1, offload.HandleHost | 2, 1<<22 | 1, 1<<22 | 2}
 		for range 300 {
-			op := offload.Op(1 + rng.IntN(17))
+			op := offload.Op(1 + rng.IntN(21))
 			n := []int{0, 16, offload.BindReqSize, offload.ConnectReqSize, offload.OptValSize, offload.DgramSize}[rng.IntN(6)]
 			proto := []byte{offload.ProtoTCP, offload.ProtoUDP}[rng.IntN(2)]
 			b := make([]byte, n)

@@ -96,18 +96,6 @@ func TestMixedDescriptors(t *testing.T) {
 	l.checkOffloaded()
 }
 
-// TestSplice lets HAProxy move data by splice, through kernel pipes.
-func TestSplice(t *testing.T) {
-	l := newLab(t)
-	l.backendNginx()
-	l.haproxy(haproxyConf{Threads: 2, Splice: true})
-	for _, addr := range []string{haHTTP, haTCP} {
-		l.runLoad("load", loadSpec{Addr: addr, Objects: testSite(t).pick("64b", "1k", "64k", "1m"), Conns: 16, Requests: 400})
-		l.download(addr, "100m")
-	}
-	l.checkServers()
-}
-
 // TestBriefOutage takes the wire away for a moment, at the client's end and at
 // the DPU's: transfers go on where they were.
 func TestBriefOutage(t *testing.T) {

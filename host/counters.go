@@ -46,4 +46,6 @@ var shimCounters = []counterDef{
 	{"sockets_udp", "offloaded sockets that are UDP's"},
 	{"sockets_kernel_multicast", "sockets left to the kernel: multicast or broadcast"},
 	{"udp_mixed", "sends refused: an offloaded UDP socket, an address that the policy leaves to the kernel"},
+	{"bytes_spliced", "bytes moved between two sockets within the DPU"},
+	{"splices_fetched", "pipes whose bytes had stayed on the DPU and were fetched: read, or spliced elsewhere"},
 }

@@ -160,7 +160,7 @@ func (s *Server) newSession(ctx context.Context, peer attach.Peer, name string, 
 		return nil, err
 	}
 	o := &opening{memfd: -1, intr0: -1, session: &session{
-		id: newID(), peer: peer, name: name, foreign: foreign, layout: l, features: status.Features & offload.FeatureUDP,
+		id: newID(), peer: peer, name: name, foreign: foreign, layout: l, features: status.Features & (offload.FeatureUDP | offload.FeatureSplice),
 		generation: status.Generation, attached: time.Now(),
 		intr: make([]int, l.Channels), sockets: make(map[uint64]*attach.SocketInfo),
 	}}

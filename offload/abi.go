@@ -16,6 +16,7 @@ const (
 const (
 	FeatureUDP     = 1 << 0 // datagram sockets
 	FeatureForeign = 1 << 1 // Welcome only: this process may use addresses that are not the DPU's
+	FeatureSplice  = 1 << 2 // OpHold and OpMove: bytes from one socket to another without crossing to the host
 )
 
 // Geometry of the session memory. Sizes in bytes.
@@ -30,7 +31,8 @@ const (
 	CacheLine    = 64
 	RecordAlign  = 16
 	RecordHdr    = 16
-	MaxPayload   = 32768 // largest payload of one record
+	MaxPayload   = 32768   // largest payload of one record
+	MoveWindow   = 1 << 21 // what a connection may have on hold, and under way with Moves
 	MaxChannels  = 64
 	MaxShards    = 16
 	MinRingSize  = 65536
@@ -81,6 +83,8 @@ const (
 	OpSendDgram   Op = 17 // Seq tx offset, Ack rx bytes consumed; payload Dgram and its data
 	OpUnread      Op = 18 // Seq tag: reply only if non-zero; Ack rx stream offset of payload[0], unread bytes given back
 	OpHeard       Op = 19 // the answer to OpStanding, before which no other follows
+	OpHold        Op = 20 // Flags HoldOn or 0; Seq generation, of which 8 bits count; Ack rx bytes consumed: announce what is received (OpHeld) instead of sending it; or send it again
+	OpMove        Op = 21 // Seq tx stream offset; Ack rx bytes consumed; payload MoveReq: bytes that another socket of this shard holds are sent on this one
 )
 
 // Records from the DPU to the host.
@@ -98,6 +102,7 @@ const (
 	OpUnshared  Op = 74 // no other session holds the socket any more: consumption need not be reported at once
 	OpHomeless  Op = 75 // who had claimed the socket has closed it: who waits for it claims it
 	OpStanding  Op = 76 // to a holder of a shared connection: Seq rx offset received, Ack Standing…; answered by OpHeard
+	OpHeld      Op = 77 // Flags generation of OpHold; Seq rx stream offset up to which the DPU holds the data; Ack tx bytes taken
 )
 
 // How a connection stands, OpStanding. The first two are for holders that are
@@ -114,6 +119,7 @@ const (
 	FlagCloseReset = 1 // OpClose: send RST (unread data, or SO_LINGER 0)
 	FlagCloseAway  = 2 // OpClose: by a holder that was never at home; Seq and Ack do not count
 	FlagShutNoted  = 3 // OpShutdown: for reading, by one of several holders; what comes can still be read
+	FlagHoldOn     = 1 // OpHold
 	FlagMore       = 1 // OpSend: more follows at once (MSG_MORE, TCP_CORK)
 	FlagPart       = 1 // OpSendDgram, OpDgram: the datagram goes on in this socket's next record
 )
@@ -218,6 +224,15 @@ type OptVal struct {
 // ForkReq is the payload of OpFork.
 type ForkReq struct {
 	Token [16]byte // the child presents it to hostd
+}
+
+// MoveReq is the payload of OpMove: Len bytes of what the socket From holds,
+// which start at the rx stream offset Off.
+type MoveReq struct {
+	From     uint32
+	Off      uint32
+	Len      uint32
+	Reserved uint32
 }
 
 // SessionHeader is the first page of the session memory. hostd writes it, the

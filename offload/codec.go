@@ -28,6 +28,7 @@ const (
 	ConnectReqSize = 2*AddrSize + 8
 	OptValSize     = 256
 	ForkReqSize    = 16
+	MoveReqSize    = 16
 	DgramInfoSize  = 2*AddrSize + 8
 	DgramSize      = 2*AddrSize + 16
 )
@@ -198,6 +199,23 @@ func GetDgram(b []byte) (d Dgram, err error) {
 	d.Peer, _ = GetAddr(b[8:])
 	d.Local, _ = GetAddr(b[32:])
 	return d, nil
+}
+
+// Put encodes m into b, MoveReqSize bytes.
+func (m MoveReq) Put(b []byte) {
+	_ = b[MoveReqSize-1]
+	le.PutUint32(b, m.From)
+	le.PutUint32(b[4:], m.Off)
+	le.PutUint32(b[8:], m.Len)
+	le.PutUint32(b[12:], m.Reserved)
+}
+
+// GetMoveReq decodes a MoveReq.
+func GetMoveReq(b []byte) (m MoveReq, err error) {
+	if len(b) < MoveReqSize {
+		return m, ErrShort
+	}
+	return MoveReq{From: le.Uint32(b), Off: le.Uint32(b[4:]), Len: le.Uint32(b[8:]), Reserved: le.Uint32(b[12:])}, nil
 }
 
 // Put encodes o into b, OptValSize bytes.

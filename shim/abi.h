@@ -12,6 +12,7 @@
 
 #define PNO_FEATURE_UDP 0x1u
 #define PNO_FEATURE_FOREIGN 0x2u
+#define PNO_FEATURE_SPLICE 0x4u
 
 #define PNO_HEADER_SIZE 0x1000u
 #define PNO_STATS_OFFSET 0x1000u
@@ -24,6 +25,7 @@
 #define PNO_RECORD_ALIGN 0x10u
 #define PNO_RECORD_HDR 0x10u
 #define PNO_MAX_PAYLOAD 0x8000u
+#define PNO_MOVE_WINDOW 0x200000u
 #define PNO_MAX_CHANNELS 0x40u
 #define PNO_MAX_SHARDS 0x10u
 #define PNO_MIN_RING_SIZE 0x10000u
@@ -60,6 +62,8 @@
 #define PNO_OP_SEND_DGRAM 0x11u
 #define PNO_OP_UNREAD 0x12u
 #define PNO_OP_HEARD 0x13u
+#define PNO_OP_HOLD 0x14u
+#define PNO_OP_MOVE 0x15u
 
 #define PNO_OP_REPLY 0x40u
 #define PNO_OP_ACCEPT 0x41u
@@ -74,6 +78,7 @@
 #define PNO_OP_UNSHARED 0x4au
 #define PNO_OP_HOMELESS 0x4bu
 #define PNO_OP_STANDING 0x4cu
+#define PNO_OP_HELD 0x4du
 
 #define PNO_STANDING_READABLE 0x1u
 #define PNO_STANDING_ENDED 0x2u
@@ -83,6 +88,7 @@
 #define PNO_FLAG_CLOSE_RESET 0x1u
 #define PNO_FLAG_CLOSE_AWAY 0x2u
 #define PNO_FLAG_SHUT_NOTED 0x3u
+#define PNO_FLAG_HOLD_ON 0x1u
 #define PNO_FLAG_MORE 0x1u
 #define PNO_FLAG_PART 0x1u
 
@@ -178,6 +184,18 @@ struct pno_fork_req {
 };
 _Static_assert(sizeof(struct pno_fork_req) == 16, "ForkReq");
 _Static_assert(offsetof(struct pno_fork_req, token) == 0, "ForkReq.Token");
+
+struct pno_move_req {
+	uint32_t from;
+	uint32_t off;
+	uint32_t len;
+	uint32_t reserved;
+};
+_Static_assert(sizeof(struct pno_move_req) == 16, "MoveReq");
+_Static_assert(offsetof(struct pno_move_req, from) == 0, "MoveReq.From");
+_Static_assert(offsetof(struct pno_move_req, off) == 4, "MoveReq.Off");
+_Static_assert(offsetof(struct pno_move_req, len) == 8, "MoveReq.Len");
+_Static_assert(offsetof(struct pno_move_req, reserved) == 12, "MoveReq.Reserved");
 
 struct pno_dgram_info {
 	struct pno_addr local;

@@ -48,4 +48,6 @@ const (
 	statSocketsUdp             stat = 37 // offloaded sockets that are UDP's
 	statSocketsKernelMulticast stat = 38 // sockets left to the kernel: multicast or broadcast
 	statUdpMixed               stat = 39 // sends refused: an offloaded UDP socket, an address that the policy leaves to the kernel
+	statBytesSpliced           stat = 40 // bytes moved between two sockets within the DPU
+	statSplicesFetched         stat = 41 // pipes whose bytes had stayed on the DPU and were fetched: read, or spliced elsewhere
 )

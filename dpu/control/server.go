@@ -189,7 +189,7 @@ func (s *Server) handle(c *net.UnixConn, m *offload.Control, fds []int) *offload
 	case offload.CtlHello:
 		if err = s.hello(c, m); err == nil {
 			answer.Version = offload.VersionMajor<<16 | offload.VersionMinor
-			answer.Shards, answer.Features = s.backend.Shards(), offload.FeatureUDP
+			answer.Shards, answer.Features = s.backend.Shards(), offload.FeatureUDP|offload.FeatureSplice
 		}
 	case offload.CtlSessionOpen:
 		err = s.openSession(m, fds)

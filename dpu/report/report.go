@@ -55,8 +55,9 @@ type SocketTotals struct {
 
 // Traffic counts application payload.
 type Traffic struct {
-	BytesRx     uint64 `json:"bytes_rx"` // towards the host
-	BytesTx     uint64 `json:"bytes_tx"` // from the host
+	BytesRx     uint64 `json:"bytes_rx"`      // towards the host
+	BytesTx     uint64 `json:"bytes_tx"`      // from the host
+	Spliced     uint64 `json:"bytes_spliced"` // between sockets, without crossing to the host
 	RecordsH2D  uint64 `json:"records_h2d"`
 	RecordsD2H  uint64 `json:"records_d2h"`
 	Interrupts  uint64 `json:"interrupts"`
@@ -253,6 +254,7 @@ func (s *Session) Merge(o Session) {
 func (t *Traffic) Add(o Traffic) {
 	t.BytesRx += o.BytesRx
 	t.BytesTx += o.BytesTx
+	t.Spliced += o.Spliced
 	t.RecordsH2D += o.RecordsH2D
 	t.RecordsD2H += o.RecordsD2H
 	t.Interrupts += o.Interrupts

@@ -14,8 +14,8 @@ type backlog struct {
 type block [32 << 10]byte
 
 // maxSpare is how many free blocks a table keeps: enough for the writers of
-// one turn, 4 MiB.
-const maxSpare = 128
+// one turn, and for what a dozen spliced connections have on hold, 16 MiB.
+const maxSpare = 512
 
 func (b *backlog) len() int {
 	if len(b.blocks) == 0 {
@@ -48,6 +48,33 @@ func (t *Table) take(b *backlog, n int) {
 		last := copy(b.blocks, b.blocks[1:])
 		b.blocks[last] = nil
 		b.blocks = b.blocks[:last]
+	}
+}
+
+// shift appends the first n bytes of from to b, and removes them there. Blocks
+// change hands as they are if b ends with one.
+func (t *Table) shift(b, from *backlog, n int) {
+	if n == from.len() && b.len() == 0 {
+		*b, *from = *from, *b
+		return
+	}
+	if whole := (from.from + n) / len(block{}); b.len() == 0 && whole > 0 && whole < len(from.blocks) {
+		b.blocks = append(b.blocks, from.blocks[:whole]...)
+		b.from, b.to = from.from, len(block{})
+		n -= b.len()
+		last := copy(from.blocks, from.blocks[whole:])
+		clear(from.blocks[last:])
+		from.blocks, from.from = from.blocks[:last], 0
+	}
+	for n > 0 {
+		end := len(block{})
+		if len(from.blocks) == 1 {
+			end = from.to
+		}
+		k := min(n, end-from.from)
+		t.put(b, from.blocks[0][from.from:from.from+k])
+		t.take(from, k)
+		n -= k
 	}
 }
 

@@ -79,3 +79,54 @@ func TestBacklogAllocates(t *testing.T) {
 		t.Errorf("%v allocations a record", n)
 	}
 }
+
+// What is shifted from one backlog to another is taken from the front of the
+// one and comes to the end of the other, and no block is in both.
+func TestBacklogShift(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(3, 4))
+	var table Table
+	var b [2]backlog
+	var model [2][]byte
+	next := byte(0)
+	for i := range 2000 {
+		k := rnd.IntN(2)
+		switch rnd.IntN(4) {
+		case 0:
+			p := make([]byte, rnd.IntN(3*len(block{})))
+			for j := range p {
+				p[j] = next
+				next = next*5 + 1 + byte(j>>8)
+			}
+			table.put(&b[k], p)
+			model[k] = append(model[k], p...)
+		case 1:
+			n := rnd.IntN(len(model[k]) + 1)
+			if rnd.IntN(2) == 0 {
+				n = len(model[k])
+			}
+			table.take(&b[k], n)
+			model[k] = model[k][n:]
+		default:
+			n := rnd.IntN(len(model[k]) + 1)
+			if rnd.IntN(3) == 0 {
+				n = len(model[k])
+			}
+			table.shift(&b[1-k], &b[k], n)
+			model[1-k] = append(model[1-k][:len(model[1-k]):len(model[1-k])], model[k][:n]...)
+			model[k] = model[k][n:]
+		}
+		seen := map[*block]bool{}
+		for k := range b {
+			got := make([]byte, b[k].len())
+			if _, err := io.ReadFull(&source{b: &b[k]}, got); err != nil && len(got) > 0 || !bytes.Equal(got, model[k]) {
+				t.Fatalf("step %d: backlog %d has %d bytes, want %d, %v", i, k, len(got), len(model[k]), err)
+			}
+			for _, one := range b[k].blocks {
+				if seen[one] {
+					t.Fatalf("step %d: a block is used twice", i)
+				}
+				seen[one] = true
+			}
+		}
+	}
+}

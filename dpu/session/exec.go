@@ -33,12 +33,15 @@ func (t *Table) dispatch(q *queue, rec offload.Record, payload []byte) (ok bool,
 	case offload.OpFork:
 		return true, t.fork(q, rec, payload)
 	}
-	if rec.Op < offload.OpBind || rec.Op > offload.OpHeard {
+	if rec.Op < offload.OpBind || rec.Op > offload.OpMove {
 		return true, "unknown operation"
 	}
 	h := q.s.handles.get(rec.Sock)
 	if h == nil {
 		return true, t.unknown(q, rec)
+	}
+	if h.sock.keep != nil && mayBeAhead(rec.Op) && h.sock.ahead(rec.Ack) {
+		return false, ""
 	}
 	switch rec.Op {
 	case offload.OpSend:
@@ -75,6 +78,10 @@ func (t *Table) dispatch(q *queue, rec offload.Record, payload []byte) (ok bool,
 		t.claim(q, h)
 	case offload.OpShared:
 		return true, t.park(q, h, rec, payload)
+	case offload.OpHold:
+		return true, t.setHold(h, rec)
+	case offload.OpMove:
+		return t.move(q, h, rec, payload)
 	case offload.OpUnread:
 		t.unread(q, h, rec, payload)
 	case offload.OpHeard:

@@ -24,6 +24,8 @@ type queue struct {
 	waiting   []*socket
 	spaceWait int64 // since when waiting is not empty
 	held      *record
+	telling   bool     // a Held was emitted in this turn
+	toldAt    int64    // when the last one was
 	passing   *passing // what held waits for, if it is other rings
 
 	// Interrupt moderation.

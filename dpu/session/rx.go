@@ -57,6 +57,12 @@ func (t *Table) pull(s *socket) {
 	if q == nil {
 		return
 	}
+	if s.keep != nil {
+		if s.kind == connected {
+			t.gather(s, q)
+		}
+		return
+	}
 	for moved := 0; ; {
 		n := s.credit()
 		if n == 0 {
@@ -186,7 +192,7 @@ func (t *Table) finish(s *socket, q *queue) {
 			s.errno = uint32(syscall.EPIPE)
 		}
 	}
-	if s.retained() > 0 || !s.eof {
+	if s.retained() > 0 || !s.eof || s.kind != connected {
 		return
 	}
 	switch {
@@ -199,7 +205,7 @@ func (t *Table) finish(s *socket, q *queue) {
 		s.stack.Untrack(s.ep)
 		t.clear(&s.pend)
 	case !s.finSent:
-		if t.emit(q, offload.OpFin, s.at.handle, uint32(s.sent), t.ack(s.at), 0) == nil {
+		if t.emit(q, offload.OpFin, s.at.handle, uint32(s.end()), t.ack(s.at), 0) == nil {
 			t.wait(q, s)
 			return
 		}
@@ -255,6 +261,10 @@ func (t *Table) drain(s *socket) {
 	var scratch [4096]byte
 	s.retainOff += uint64(len(s.retain)) // what the host has, it may still read
 	s.retain = nil
+	if s.keep != nil {
+		s.retainOff = s.end()
+		t.drop(s)
+	}
 	for range 64 {
 		t.out = writer{b: scratch[:]}
 		_, err := s.ep.Read(&t.out, tcpip.ReadOptions{})

@@ -45,6 +45,7 @@ func (t *Table) fork(q *queue, rec offload.Record, payload []byte) string {
 		if s.from != nil {
 			return // not accepted: the child has no descriptor for it
 		}
+		t.letGo(s)
 		have := s.sent
 		if s.at != h {
 			have = h.have // what went to another holder the parent has not
@@ -286,6 +287,7 @@ func (t *Table) park(q *queue, h *hold, rec offload.Record, payload []byte) stri
 		return ""
 	}
 	q.s.parks++
+	t.letGo(s)
 	c := &hold{sock: s, handle: h.handle, txSeq: h.txSeq, txAcked: h.txSeq}
 	s.holds = append(s.holds, c)
 	t.grants[tok] = &grant{parent: q.s, holds: []*hold{c}, parked: true}

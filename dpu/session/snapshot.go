@@ -12,7 +12,7 @@ import (
 
 func (c *counters) traffic() report.Traffic {
 	return report.Traffic{
-		BytesRx: c.bytesRx, BytesTx: c.bytesTx, RecordsH2D: c.recordsH2D, RecordsD2H: c.recordsD2H,
+		BytesRx: c.bytesRx, BytesTx: c.bytesTx, Spliced: c.spliced, RecordsH2D: c.recordsH2D, RecordsD2H: c.recordsD2H,
 		Interrupts: c.interrupts, Moderated: c.moderated, Doorbells: c.doorbells,
 		UnknownSock: c.unknown, RingFull: c.ringFull,
 		DMAReads: c.dmaReads, DMAWrites: c.dmaWrites, DMAReadBytes: c.dmaReadBytes, DMAWriteBytes: c.dmaWriteBytes,
@@ -132,7 +132,7 @@ func (t *Table) socket(s *socket) report.Socket {
 	r := report.Socket{
 		Shard: t.Shard, Channel: -1, State: netstack.StateName(s.state()),
 		BytesRx: s.rxBytes, BytesTx: s.txBytes, RxUnread: s.sent - s.consumed,
-		RxQueued: uint64(t.queued(s)) + uint64(s.retained()), TxPending: uint64(s.pend.len()),
+		RxQueued: uint64(t.queued(s)) + uint64(s.retained()) + uint64(s.onHold()), TxPending: uint64(s.pend.len()),
 		Holders: len(s.holds), Shared: len(s.holds) > 1,
 	}
 	local, peer := s.addrs()

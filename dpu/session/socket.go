@@ -42,6 +42,7 @@ type hold struct {
 	// txSeq counts the bytes that this holder sent, txAcked those reported to
 	// it as taken. With one holder they are the socket's own.
 	txSeq, txAcked uint64
+	moved          uint64 // up to here in txSeq there are Moves
 
 	// told is what the holder was last told of the socket's standing, toldOff
 	// how much had been received then; unheard means that it has not answered.
@@ -103,6 +104,8 @@ type socket struct {
 	strict    atomic.Bool // both halves are shut, so late is to be set
 	late      atomic.Bool // data came after the peer had seen our FIN
 	errno     uint32
+	keep      *keep // what comes stays here: see hold.go
+	untold    bool  // in the table's list
 
 	// Sending.
 	pend    backlog // from the host, not taken by the stack
@@ -113,6 +116,7 @@ type socket struct {
 	shut    bool    // FIN after pend
 	shutEnd bool    // FIN is with the stack
 	taken   uint64  // bytes given to the stack
+	ackBy   int64   // when to acknowledge what was moved; 0: no need
 
 	// Listener.
 	l *listener
@@ -219,7 +223,7 @@ func (t *Table) shutdownSocket(s *socket, how closing) {
 		t.closeListener(s)
 		t.destroy(s, false)
 	case connected:
-		unread := s.sent != s.consumed || s.retained() > 0 || t.queued(s) > 0
+		unread := s.sent != s.consumed || s.retained()+s.onHold()+t.queued(s) > 0
 		switch {
 		case how == closeReset || unread && !s.discard && s.errno == 0:
 			t.stats.resets++
@@ -258,6 +262,7 @@ func (t *Table) destroy(s *socket, reset bool) {
 	s.ep.Close()
 	s.ep, s.kind = nil, dead
 	t.clear(&s.pend)
+	t.drop(s)
 	s.retain = nil
 	t.stats.sockets--
 	t.stats.closed++
@@ -334,5 +339,9 @@ func (t *Table) service(s *socket) {
 		t.tell(s)
 	case datagrams:
 		t.serviceUDP(s)
+	case dead:
+		if s.retained() > 0 && s.at != nil {
+			t.pull(s) // what was on hold when it died
+		}
 	}
 }

@@ -8,6 +8,7 @@ import "pno/offload"
 // writer and reader; snapshots are taken by the loop.
 type counters struct {
 	bytesRx, bytesTx       uint64
+	spliced                uint64 // bytes that went from one socket to another here
 	recordsH2D, recordsD2H uint64
 	interrupts, moderated  uint64
 	doorbells              uint64

@@ -67,6 +67,9 @@ type Table struct {
 	owed       bool   // see Owed
 	claims     uint64 // so far
 	now        int64  // monotonic nanoseconds, set at the start of each turn
+	held       int    // bytes on hold
+	kept       keeper
+	untold     []*socket // on hold, with something that the host is not told yet
 	in         source
 	blocks     []*block // free
 	out        writer

@@ -29,6 +29,9 @@ func (t *Table) Turn(now int64) bool {
 			}
 		}
 	}
+	if len(t.untold) > 0 {
+		t.tellAll()
+	}
 	return busy
 }
 
@@ -145,6 +148,7 @@ func (t *Table) flush(q *queue) {
 // interrupts wakes the hosts that sleep with something to see.
 func (t *Table) interrupts() {
 	for _, q := range t.hot {
+		q.telling = false
 		if q.s.dead || !q.qp.InterruptDue() {
 			q.due = false
 			continue
@@ -198,6 +202,9 @@ func (t *Table) Cool(now int64, all bool) (busy bool, again int64) {
 	t.spare = list[:0]
 	if len(t.corks) > 0 {
 		sooner(max(t.corks[0].uncork-now, 1))
+	}
+	if d := t.tellIn(); d > 0 {
+		sooner(d)
 	}
 	if !t.ready.empty() || len(t.again) > 0 {
 		busy = true

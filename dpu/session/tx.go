@@ -19,6 +19,22 @@ const slack = 2
 // send takes in data from the host. It reports false if the record is ahead
 // of others that still lie in a former channel's ring.
 func (t *Table) send(h *hold, rec offload.Record, payload []byte) (ok bool, bad string) {
+	if ok, bad := t.expect(h, rec, uint64(len(payload)), uint64(h.s.l.TxWindow)); !ok || bad != "" {
+		return ok, bad
+	}
+	if h.sock.u != nil {
+		return true, "stream data for a datagram socket"
+	}
+	if h.sock.kind == connected && !h.sock.shut {
+		t.stats.bytesTx += uint64(len(payload))
+		h.s.stats.bytesTx += uint64(len(payload))
+	}
+	t.outgoing(h, payload, rec.Flags&offload.FlagMore != 0)
+	return true, ""
+}
+
+// expect checks that n bytes may come from the host now.
+func (t *Table) expect(h *hold, rec offload.Record, n, window uint64) (ok bool, bad string) {
 	s := h.sock
 	switch gap := int32(rec.Seq - uint32(h.txSeq)); {
 	case gap > 0:
@@ -26,8 +42,6 @@ func (t *Table) send(h *hold, rec offload.Record, payload []byte) (ok bool, bad 
 	case gap < 0:
 		return true, "send behind the stream"
 	}
-	n := uint64(len(payload))
-	window := uint64(h.s.l.TxWindow)
 	if len(s.holds) > 1 {
 		window *= slack
 	}
@@ -37,33 +51,33 @@ func (t *Table) send(h *hold, rec offload.Record, payload []byte) (ok bool, bad 
 	if !t.consume(s, rec.Ack) {
 		return true, "consumed more than was sent"
 	}
+	return true, ""
+}
+
+// outgoing gives the stack what h sends, or keeps it until the stack takes more.
+func (t *Table) outgoing(h *hold, payload []byte, more bool) {
+	s, n := h.sock, uint64(len(payload))
 	h.txSeq += n
 	if s.kind != connected || s.shut {
-		if s.u != nil {
-			return true, "stream data for a datagram socket"
-		}
 		// The socket died, or the host shut it down and sent all the same:
 		// its records crossed ours.
 		h.txAcked = h.txSeq
-		return true, ""
+		return
 	}
 	s.txBytes += n
-	t.stats.bytesTx += n
-	h.s.stats.bytesTx += n
-	s.cork = rec.Flags&offload.FlagMore != 0 && uint64(s.pend.len())+n < min(corkMax, window/4)
+	s.cork = more && uint64(s.pend.len())+n < min(corkMax, uint64(h.s.l.TxWindow)/4)
 	if s.cork {
 		// What follows at once usually lies in the same batch: one segment
 		// instead of two. The next turn sends it in any case.
 		t.put(&s.pend, payload)
 		t.later(s)
-		return true, ""
+		return
 	}
 	t.write(s, payload)
 	t.corkedWrite(s)
 	if s.kind == connected {
 		t.credit(h)
 	}
-	return true, ""
 }
 
 // write gives the stack what waits, and then b; what it does not take waits.
@@ -137,6 +151,10 @@ func (t *Table) ack(h *hold) uint32 {
 // of the window, hears at a quarter, or when the window is full.
 func (t *Table) credit(h *hold) {
 	if h.s == nil || h.sock.home == nil || h.sock.at != h {
+		return
+	}
+	if h.moved > h.txAcked {
+		t.creditMoved(h)
 		return
 	}
 	window := h.txWindow()

@@ -105,6 +105,7 @@ func channelStats(t dpureport.Traffic) *adminv1.ChannelStats {
 		Interrupts:          t.Interrupts,
 		InterruptsModerated: t.Moderated,
 		RingFull:            t.RingFull,
+		BytesSpliced:        t.Spliced,
 	}
 }
 

@@ -99,6 +99,7 @@ func dpuChannelFamilies() []family {
 		counter("pno_dpu_doorbells_total", "Doorbells taken.", of((*adminv1.ChannelStats).GetDoorbells)),
 		counter("pno_dpu_interrupts_total", "Interrupts raised at hosts.", of((*adminv1.ChannelStats).GetInterrupts)),
 		counter("pno_dpu_interrupts_moderated_total", "Interrupts put off by moderation.", of((*adminv1.ChannelStats).GetInterruptsModerated)),
+		counter("pno_dpu_bytes_spliced_total", "Payload that went from one socket to another within the DPU.", of((*adminv1.ChannelStats).GetBytesSpliced)),
 		counter("pno_dpu_ring_full_total", "Times that a socket had to wait for room in a ring.", of((*adminv1.ChannelStats).GetRingFull)),
 	}
 }

@@ -103,6 +103,7 @@ func (v *view) dpu(d *adminv1.DpuStats) {
 	v.row("packets sent", number(l.GetPacketsTx()), bytesize(l.GetBytesTx()), nonzero(l.GetDropsTx(), "dropped"), many(l.GetKicks(), "kick"))
 	v.row("records from the host", number(c.GetRecordsH2D()), nonzero(c.GetRecordsUnknown(), "for closed sockets"))
 	v.row("records to the host", number(c.GetRecordsD2H()), nonzero(c.GetRingFull(), "waited for room"))
+	v.row("spliced within the DPU", bytesize(c.GetBytesSpliced()))
 	v.row("DMA reads", number(c.GetDmaReads()), bytesize(c.GetDmaReadBytes()))
 	v.row("DMA writes", number(c.GetDmaWrites()), bytesize(c.GetDmaWriteBytes()))
 	v.row("doorbells taken", number(c.GetDoorbells()))

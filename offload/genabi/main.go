@@ -29,7 +29,7 @@ import (
 // structs are the shared structures in the order of the header.
 var structs = []any{
 	offload.Record{}, offload.Addr{}, offload.AddrPair{}, offload.BindReq{},
-	offload.ConnectReq{}, offload.OptVal{}, offload.ForkReq{}, offload.DgramInfo{}, offload.Dgram{},
+	offload.ConnectReq{}, offload.OptVal{}, offload.ForkReq{}, offload.MoveReq{}, offload.DgramInfo{}, offload.Dgram{},
 	offload.SessionHeader{}, offload.HostLine{}, offload.DevLine{},
 }
 

@@ -86,7 +86,10 @@ func TestConformance(t *testing.T) {
 						continue
 					}
 					t.Run(f.name, func(t *testing.T) {
-						got := offloaded(t, bin, filepath.Join(bin, "conformance", f.name, topic), f.linked)
+						got, r := offloaded(t, bin, filepath.Join(bin, "conformance", f.name, topic), f.linked)
+						if r.DPU.Traffic.BytesSpliced == 0 && bytes.Contains(text, []byte("conf: spliced")) {
+							t.Errorf("no byte was spliced on the DPU: the transcript proves nothing")
+						}
 						compare(t, topic, want, got, used)
 					})
 				}
@@ -162,11 +165,16 @@ func onKernel(t *testing.T, program string) []string {
 type simReport struct {
 	SocketsOffloaded uint64            `json:"sockets_offloaded"`
 	SocketsKernel    map[string]uint64 `json:"sockets_kernel"`
+	DPU              struct {
+		Traffic struct {
+			BytesSpliced uint64 `json:"bytes_spliced"`
+		} `json:"traffic"`
+	} `json:"dpu"`
 }
 
 // offloaded runs a program in a simulation and holds that its sockets were the
 // DPU's. How it ended is reported, but its transcript is compared anyway.
-func offloaded(t *testing.T, bin, program string, linked bool) []string {
+func offloaded(t *testing.T, bin, program string, linked bool) ([]string, simReport) {
 	t.Helper()
 	stats := filepath.Join(t.TempDir(), "stats.json")
 	argv := []string{filepath.Join(bin, "pno"), "sim", "--offload-loopback", "--stats", stats, "--"}
@@ -193,7 +201,7 @@ func offloaded(t *testing.T, bin, program string, linked bool) []string {
 			t.Errorf("%d sockets were left to the kernel: %s", n, reason)
 		}
 	}
-	return lines
+	return lines, r
 }
 
 // count returns the checks of a transcript: lines that are no section's name

@@ -20,6 +20,7 @@
 
 #include "epoll.h"
 #include "log.h"
+#include "relay.h"
 #include "sock.h"
 #include "stats.h"
 #include "udp.h"
@@ -179,6 +180,17 @@ static struct pno_chan *waiter(const struct pno_sock *s)
 	return it && it->ep->chan && it->ep->ses == s->ses ? it->ep->chan : s->qp->chan;
 }
 
+static const char *on_held(struct pno_sock *s, const struct pno_record *r)
+{
+	const char *bad;
+
+	tx_ack(s, r->ack);
+	bad = pno_relay_held(s, r);
+	atomic_fetch_add_explicit(&s->arrivals, 1, memory_order_relaxed);
+	event(s, IN);
+	return bad;
+}
+
 static const char *on_sock(struct pno_session *ses, struct pno_sock *s, struct pno_qp *q, struct pno_drain *d,
 			   const struct pno_record *r, const uint8_t *payload, uint64_t start)
 {
@@ -191,6 +203,8 @@ static const char *on_sock(struct pno_session *ses, struct pno_sock *s, struct p
 	if (unlikely(s->udp))
 		return pno_udp_record(s, q, r, payload, d);
 	switch (r->op) {
+	case PNO_OP_HELD:
+		return on_held(s, r);
 	case PNO_OP_TX_ACK:
 		tx_ack(s, r->ack);
 		event(s, 0);
@@ -243,7 +257,7 @@ static const char *dispatch(struct pno_session *ses, struct pno_qp *q, struct pn
 		pno_listener_park(ses, q, r, payload);
 		return NULL;
 	}
-	if (unlikely(r->op < PNO_OP_REPLY || r->op > PNO_OP_STANDING))
+	if (unlikely(r->op < PNO_OP_REPLY || r->op > PNO_OP_HELD))
 		return "unknown record";
 	s = pno_handle_sock(ses, q->shard, r->sock);
 	if (unlikely(!s)) {

@@ -20,6 +20,7 @@
 #include "policy.h"
 #include "quiet.h"
 #include "real.h"
+#include "relay.h"
 #include "stats.h"
 #include "wait.h"
 
@@ -493,6 +494,8 @@ int pno_sock_disconnect(struct pno_sock *s, int fd)
 		pno_listener_stop(s); /* how HAProxy pauses */
 		return 0;
 	}
+	if (s->hold && !pno_relay_fetch(s))
+		return EBADF;
 	if ((!s->own_file || s->pair) && !pno_pass_end(s))
 		return errno;
 	if (s->rebound) {

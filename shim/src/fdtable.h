@@ -21,6 +21,7 @@
 enum pno_kind {
 	PNO_KIND_SOCK = 1,
 	PNO_KIND_EPOLL,
+	PNO_KIND_PIPE, /* either end: see pipe.h */
 	PNO_KIND_OWN, /* the shim's own: memory, eventfds, hostd */
 };
 

@@ -126,6 +126,7 @@ static FILE *open_stream(int fd, const char *mode)
 PNO_EXPORT FILE *fdopen(int fd, const char *mode)
 {
 	PNO_ENTER();
+	pno_pipe_leave_fd(fd);
 	return is_socket(fd) ? open_stream(fd, mode) : real.fdopen(fd, mode);
 }
 

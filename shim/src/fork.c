@@ -26,6 +26,7 @@
 #include "log.h"
 #include "memory.h"
 #include "real.h"
+#include "relay.h"
 #include "sock.h"
 #include "stats.h"
 #include "udp.h"
@@ -120,6 +121,7 @@ static void before(void)
 	unsigned offloaded = 0;
 	int saved = errno;
 
+	pno_relay_stop();
 	pno_sock_each(count_one, &offloaded);
 	/* A child that forks before it needed a session needs one now: its own
 	 * child inherits from it. */
@@ -145,6 +147,7 @@ static void in_parent(void)
 	pno_memory_unlock();
 	pno_sock_each_slot(thaw, NULL);
 	pno_session_unlock_all(forking);
+	pno_relay_resume();
 }
 
 /* All of them before any is touched: a listener's lets go of others. */
@@ -183,6 +186,7 @@ static void in_child(void)
 	pno_close_child_locks();
 	pno_listener_child_locks();
 	pno_stdio_child_locks();
+	pno_relay_child();
 	pno_thread_set_chan(NULL);
 	if (granted)
 		pno_hostd_forked(token, getpid());

@@ -21,6 +21,7 @@
 #include "filestream.h"
 #include "log.h"
 #include "real.h"
+#include "relay.h"
 #include "stats.h"
 #include "wait.h"
 #include "udp.h"
@@ -64,6 +65,12 @@ static void forget(int fd)
 	if (likely(!pno_fd_obj(fd)))
 		return;
 	s = pno_sock_peek(fd);
+	if (s && unlikely(s->hold) && atomic_load_explicit(&s->lent, memory_order_relaxed)) {
+		/* What a pipe has of it outlives it. */
+		pno_relay_fetch(s);
+		pno_sock_unlock(s);
+		s = pno_sock_peek(fd);
+	}
 	if (s)
 		pno_sock_close_fd(s, fd);
 	else if ((ep = pno_epoll_at(fd)))
@@ -190,6 +197,8 @@ static int do_fcntl(int fd, int cmd, void *arg)
 		return real.fcntl(fd, cmd, arg);
 	if (own(fd))
 		return bad(EBADF);
+	if (pno_fd_is_pipe(fd) && cmd != F_DUPFD && cmd != F_DUPFD_CLOEXEC)
+		return pno_pipe_fcntl((struct pno_pipe *)pno_fd_obj(fd), fd, cmd, arg);
 	if (cmd == F_DUPFD || cmd == F_DUPFD_CLOEXEC)
 		return also(fd, real.fcntl(fd, cmd, arg));
 	if ((cmd != F_GETFL && cmd != F_SETFL) || !(s = pno_sock_peek(fd)))

@@ -65,7 +65,10 @@ PNO_EXPORT int epoll_ctl(int epfd, int op, int fd, struct epoll_event *event)
 
 	PNO_ENTER();
 	ep = pno_epoll_at(epfd);
-	return ep ? pno_epoll_ctl(ep, op, fd, event) : real.epoll_ctl(epfd, op, fd, event);
+	if (likely(ep))
+		return pno_epoll_ctl(ep, op, fd, event);
+	pno_pipe_leave_fd(fd);
+	return real.epoll_ctl(epfd, op, fd, event);
 }
 
 PNO_EXPORT int epoll_wait(int epfd, struct epoll_event *events, int max, int timeout)

@@ -13,6 +13,7 @@
 #include "fault.h"
 #include "log.h"
 #include "real.h"
+#include "relay.h"
 #include "stats.h"
 #include "udp.h"
 #include "wait.h"
@@ -193,7 +194,6 @@ static int take(struct pno_sock *l, struct sockaddr *addr, socklen_t *len, int f
 	pno_lock(&c->lock);
 	if (c->state == PNO_PARKED)
 		c->state = PNO_OPEN;
-	c->parent = NULL;
 	c->connect_told = true;
 	c->nfds = 1;
 	c->nonblock = flags & SOCK_NONBLOCK;
@@ -339,7 +339,9 @@ PNO_EXPORT int shutdown(int fd, int how)
 			pno_sock_unlock(s);
 		return real.shutdown(fd, how);
 	}
-	if (news(s) && !pno_sock_look(s)) {
+	/* With both halves shut the DPU forgets what it holds. */
+	if ((news(s) && !pno_sock_look(s)) ||
+	    (unlikely(s->hold) && (how != SHUT_WR || s->shut_rd) && !pno_relay_fetch(s))) {
 		err = EBADF;
 	} else if (s->udp) {
 		err = pno_udp_shutdown(s, how);
@@ -365,7 +367,7 @@ PNO_EXPORT int shutdown(int fd, int how)
 		 * still be read. With both shut the DPU answers data with RST. */
 		if (s->shut_wr || s->shared)
 			pno_sock_record(s, s->qp, (struct pno_record){
-				.op = PNO_OP_SHUTDOWN, .sock = s->handle, .seq = s->tx_sent, .ack = s->rx_read,
+				.op = PNO_OP_SHUTDOWN, .sock = s->handle, .seq = s->tx_sent, .ack = pno_sock_consumed(s),
 				.flags = !s->shut_wr ? PNO_FLAG_SHUT_NOTED : s->shut_rd ? 2 : 1 }, NULL);
 		pno_sock_event(s, PNO_STATE_CHANGE);
 	}

@@ -134,6 +134,12 @@ PNO_EXPORT __attribute__((no_sanitize("address"))) long syscall(long number, ...
 		return sendfile(a, b, (void *)c, d);
 	case SYS_splice:
 		return splice(a, (void *)b, c, (void *)d, e, f);
+	case SYS_tee:
+		return tee(a, b, c, d);
+	case SYS_vmsplice:
+		return vmsplice(a, (void *)b, c, d);
+	case SYS_pipe2:
+		return pipe2((void *)a, b);
 	case SYS_close:
 		return close(a);
 	case SYS_close_range:
@@ -177,6 +183,8 @@ PNO_EXPORT __attribute__((no_sanitize("address"))) long syscall(long number, ...
 		return select(a, (void *)b, (void *)c, (void *)d, (void *)e);
 	case SYS_dup2:
 		return dup2(a, b);
+	case SYS_pipe:
+		return pipe((void *)a);
 	case SYS_epoll_create:
 		return epoll_create(a);
 	case SYS_epoll_wait:

@@ -355,7 +355,6 @@ void pno_listener_park(struct pno_session *ses, struct pno_qp *q, const struct p
 		return;
 	}
 	s->domain = l->domain;
-	s->parent = l;
 	if (queue->head)
 		queue->tail->next_parked = s;
 	else

@@ -34,6 +34,7 @@
 #include "log.h"
 #include "quiet.h"
 #include "real.h"
+#include "relay.h"
 #include "sock.h"
 #include "stats.h"
 #include "udp.h"
@@ -338,12 +339,17 @@ static void pass(int fd, bool in_message)
 	struct pno_sock *s;
 	int saved = errno, err = 0;
 
+	pno_pipe_leave_fd(fd);
 	if (likely(!o || o->kind != PNO_KIND_SOCK || ((struct pno_sock *)o)->state < PNO_BOUND))
 		return;
 	ses = pno_session_get(); /* the child of a fork needs its own */
 	s = pno_sock_peek(fd);
 	if (!s)
 		return;
+	if (s->hold && !pno_relay_fetch(s)) {
+		pno_sock_unlock(s);
+		return;
+	}
 	if (ses && s->ses == ses && s->cookie != UNDER_WAY) {
 		if (s->state == PNO_OPEN && !s->pair)
 			err = pass_connection(s, fd);
@@ -400,7 +406,7 @@ void pno_pass_exec(void)
 	for (unsigned fd = 0; fd < atomic_load(&pno_fd_top); fd++) {
 		struct pno_obj *o = pno_fd_obj(fd);
 
-		if (o && o->kind == PNO_KIND_SOCK && !(real.fcntl(fd, F_GETFD) & FD_CLOEXEC))
+		if (o && (o->kind == PNO_KIND_SOCK || o->kind == PNO_KIND_PIPE) && !(real.fcntl(fd, F_GETFD) & FD_CLOEXEC))
 			pno_pass(fd);
 	}
 }

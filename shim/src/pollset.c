@@ -43,6 +43,8 @@ bool pno_poll_concerns(int fd)
 
 	if (!o)
 		return false;
+	if (unlikely(o->kind == PNO_KIND_PIPE))
+		pno_pipe_leave((struct pno_pipe *)o);
 	if (o->kind == PNO_KIND_EPOLL)
 		return ((struct pno_epoll *)o)->nitems > 0 || ((struct pno_epoll *)o)->ninner > 0;
 	return o->kind == PNO_KIND_SOCK && ((struct pno_sock *)o)->state >= PNO_LISTENING;

@@ -47,13 +47,13 @@ bool pno_sock_record(struct pno_sock *s, struct pno_qp *q, struct pno_record r, 
 
 void pno_sock_ack(struct pno_sock *s, bool now)
 {
-	uint64_t n = s->rx_read - s->rx_told;
+	uint64_t read = pno_sock_consumed(s), n = read - s->rx_told;
 
 	if (s->state != PNO_OPEN || !n || (!now && n < pno_sock_rx_window(s) / 4))
 		return;
-	s->rx_told = s->rx_read;
+	s->rx_told = read;
 	pno_sock_record(s, s->qp, (struct pno_record){
-		.op = PNO_OP_RX_ACK, .sock = s->handle, .ack = s->rx_read }, NULL);
+		.op = PNO_OP_RX_ACK, .sock = s->handle, .ack = read }, NULL);
 }
 
 void pno_sock_claim(struct pno_sock *s, struct pno_chan *c)

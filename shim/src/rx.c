@@ -12,6 +12,7 @@
 
 #include "fault.h"
 #include "real.h"
+#include "relay.h"
 #include "sock.h"
 #include "stats.h"
 #include "wait.h"
@@ -72,6 +73,13 @@ static size_t take(struct pno_sock *s, struct cursor *c)
 	return s->rx_read - from;
 }
 
+size_t pno_sock_copy(struct pno_sock *s, const struct iovec *v)
+{
+	struct cursor c = { v, 1, 0, false, false };
+
+	return take(s, &c);
+}
+
 static __attribute__((noinline)) size_t peek(const struct pno_sock *s, struct cursor *c)
 {
 	uint64_t at = s->rx_read;
@@ -93,7 +101,7 @@ static __attribute__((noinline)) size_t peek(const struct pno_sock *s, struct cu
 }
 
 /* What a read finds instead of data: 0 (end), -errno, or 1 (nothing yet). */
-static int instead(struct pno_sock *s)
+static inline int instead(struct pno_sock *s)
 {
 	int err = s->err;
 
@@ -118,6 +126,11 @@ static int instead(struct pno_sock *s)
 	s->err = 0;
 	pno_sock_refresh(s);
 	return -err;
+}
+
+int pno_sock_instead(struct pno_sock *s)
+{
+	return instead(s);
 }
 
 static size_t capacity(const struct iovec *iov, size_t n)
@@ -188,7 +201,7 @@ static __attribute__((noinline)) ssize_t recv_nothing(struct pno_sock *s, int fl
 	int64_t deadline = 0;
 	bool looked = false;
 
-	while (!rc && !pno_sock_unread(s) && (rc = instead(s)) > 0) {
+	while (!rc && !pno_sock_unread(s) && (rc = pno_sock_instead(s)) > 0) {
 		rc = wait_data(s, flags, &looked, &deadline);
 		if (deadline && rc != -EBADF)
 			rc = 0; /* it has waited */
@@ -243,6 +256,12 @@ ssize_t pno_sock_recv(struct pno_sock *s, const struct iovec *iov, size_t n, int
 			break;
 		if (got && (s->err || s->state != PNO_OPEN))
 			break; /* the next call says why */
+		if (unlikely(s->hold) && pno_sock_unread(s)) {
+			if (pno_relay_fetch(s))
+				continue;
+			rc = -EBADF;
+			break;
+		}
 		rc = instead(s);
 		if (rc <= 0)
 			break;

@@ -29,6 +29,7 @@
 #include <sys/uio.h>
 
 #include "fdtable.h"
+#include "pipe.h"
 #include "session.h"
 
 enum pno_state {
@@ -132,6 +133,8 @@ struct pno_sock {
 	bool stranger;     /* from another process, and never at home here */
 	bool frozen;       /* locked for the time of a fork */
 	uint8_t standing;  /* away: PNO_STANDING_…, as last told */
+	bool hold;         /* spliced: the DPU keeps what it receives, and tells how much */
+	bool settling;     /* and is giving it back */
 	pno_lock_t lock;
 	_Atomic uint32_t mask; /* EPOLL…, read without the lock */
 	_Atomic uint32_t arrivals; /* Data records, likewise */
@@ -141,7 +144,10 @@ struct pno_sock {
 	int err;          /* SO_ERROR */
 	int nfds;         /* descriptors */
 	int via;          /* shared: the descriptor that a call last used */
-	uint32_t stood;   /* received when its standing was told */
+	union {
+		uint32_t stood;   /* shared: received when its standing was told */
+		uint32_t relayed; /* not shared: where the last relay ended */
+	};
 	_Atomic uint32_t generation; /* read without the lock */
 	int rcvlowat;     /* SO_RCVLOWAT; 0 is 1 */
 
@@ -151,9 +157,14 @@ struct pno_sock {
 
 	uint64_t tx_sent, tx_acked;
 	uint64_t rx_read;  /* consumed by the program */
-	uint64_t rx_next;  /* contiguous up to here */
+	uint64_t rx_next;  /* contiguous up to here; on hold: beyond the segments it is the DPU that has it */
 	uint64_t rx_told;  /* consumption last reported */
 	uint64_t rx_fin;
+	/* Splicing, see relay.c. */
+	_Atomic uint32_t lent; /* the last bytes before rx_read, which a pipe has */
+	uint8_t relays;        /* in a row, without a read */
+	uint8_t patience;      /* how many of them it takes */
+	uint8_t hold_generation;
 	struct pno_seg *rx_head, *rx_tail;
 
 	struct pno_item *items;
@@ -162,7 +173,6 @@ struct pno_sock {
 	struct pno_udp *udp; /* a datagram socket's */
 	struct pno_sock *next_parked; /* of the listener's queue, or free list */
 	struct pno_sock *next_space;  /* of the ring's waiters (tx_lock) */
-	struct pno_sock *parent;      /* PARKED: its listener */
 	struct pno_opt *opts;
 	struct pno_optset *inherited; /* of a listener: for those to come */
 	uint32_t rcv_millis, snd_millis; /* SO_RCVTIMEO, SO_SNDTIMEO; 0: none */
@@ -192,8 +202,13 @@ static inline struct pno_sock *pno_sock_peek(int fd)
 		struct pno_obj *o = pno_fd_obj(fd);
 		struct pno_sock *s = (struct pno_sock *)o;
 
-		if (likely(!o) || o->kind != PNO_KIND_SOCK)
+		if (likely(!o))
 			return NULL;
+		if (unlikely(o->kind != PNO_KIND_SOCK)) {
+			if (o->kind == PNO_KIND_PIPE)
+				pno_pipe_leave((struct pno_pipe *)o);
+			return NULL;
+		}
 		pno_lock(&s->lock);
 		if (likely(pno_fd_obj(fd) == o))
 			return s;
@@ -297,6 +312,12 @@ static inline void pno_sock_readable(struct pno_sock *s, bool yes)
 	uint32_t m = atomic_load_explicit(&s->mask, memory_order_relaxed);
 
 	atomic_store_explicit(&s->mask, yes ? m | in : m & ~in, memory_order_relaxed);
+}
+
+/* What the DPU may forget. */
+static inline uint64_t pno_sock_consumed(const struct pno_sock *s)
+{
+	return s->rx_read - atomic_load_explicit(&s->lent, memory_order_relaxed);
 }
 
 /* The windows: the session's, or what the buffer sizes left of them. */
@@ -516,6 +537,10 @@ int pno_sock_ask(struct pno_sock *s, struct pno_qp *q, struct pno_record r, cons
 
 /* rx.c, tx.c: socket locked on entry, unlocked on return; bytes or -errno. */
 ssize_t pno_sock_recv(struct pno_sock *s, const struct iovec *iov, size_t n, int flags);
+/* What a read finds when nothing is there: 0, -errno, or 1 (nothing yet). Stays locked. */
+int pno_sock_instead(struct pno_sock *s);
+/* Takes bytes that are here; stays locked. */
+size_t pno_sock_copy(struct pno_sock *s, const struct iovec *v);
 ssize_t pno_sock_send(struct pno_sock *s, const struct iovec *iov, size_t n, int flags);
 ssize_t pno_sock_sendfile(struct pno_sock *s, int in, off_t *offset, size_t count);
 ssize_t pno_sock_from_pipe(struct pno_sock *s, int in, size_t count);

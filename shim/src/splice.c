@@ -21,6 +21,7 @@
 
 #include "fault.h"
 #include "real.h"
+#include "relay.h"
 #include "sock.h"
 
 #define CHUNK 16384
@@ -58,12 +59,18 @@ static ssize_t to_pipe(int fd, const uint8_t *buf, size_t len, bool wait)
 	return done;
 }
 
-static ssize_t peek(int fd, uint8_t *buf, size_t len, int flags)
+static ssize_t peek(int fd, uint8_t *buf, size_t len, int flags, bool more)
 {
 	struct iovec v = { buf, len };
 	struct pno_sock *s = pno_sock_lock(fd);
 
-	return s ? pno_sock_recv(s, &v, 1, flags) : -EBADF;
+	if (!s)
+		return -EBADF;
+	if (unlikely(s->hold) && more && !s->rx_head) {
+		pno_sock_unlock(s);
+		return -EAGAIN; /* the rest is on hold */
+	}
+	return pno_sock_recv(s, &v, 1, flags);
 }
 
 /* Whether to ask for more: an error, if that is what comes next, is left for the
@@ -85,7 +92,7 @@ static ssize_t from_socket(int in, int out, size_t len, bool wait)
 
 	while (done < len) {
 		size_t want = len - done < CHUNK ? len - done : CHUNK;
-		ssize_t n = peek(in, buf, want, MSG_PEEK | (done ? MSG_DONTWAIT : 0));
+		ssize_t n = peek(in, buf, want, MSG_PEEK | (done ? MSG_DONTWAIT : 0), done);
 		ssize_t k;
 
 		if (n <= 0)
@@ -93,7 +100,7 @@ static ssize_t from_socket(int in, int out, size_t len, bool wait)
 		k = to_pipe(out, buf, n, wait && !done);
 		if (k < 0)
 			return done ? (ssize_t)done : k;
-		peek(in, buf, k, MSG_TRUNC | MSG_DONTWAIT);
+		peek(in, buf, k, MSG_TRUNC | MSG_DONTWAIT, false);
 		done += k;
 		if (k < n || !has_more(in))
 			break;
@@ -115,6 +122,32 @@ static ssize_t to_socket(int in, int out, size_t len, bool wait)
 		return 0; /* nobody will write to it any more */
 	s = pno_sock_lock(out);
 	return s ? pno_sock_from_pipe(s, in, len < (size_t)there ? len : (size_t)there) : -EBADF;
+}
+
+/* The same, of a pipe that the shim knows, by way of the DPU if that can be. */
+static ssize_t into_known(int in, int out, size_t len, bool wait)
+{
+	ssize_t rc = pno_relay_in(in, out, len, wait);
+
+	if (rc != PNO_RELAY_NO)
+		return rc;
+	pno_pipe_fetch_fd(out);
+	rc = from_socket(in, out, len, wait);
+	if (rc > 0)
+		pno_relay_fed(in, out, rc);
+	return rc;
+}
+
+static ssize_t out_of_known(int in, int out, size_t len, bool wait)
+{
+	ssize_t rc = pno_relay_out(in, out, len, wait);
+
+	if (rc != PNO_RELAY_NO)
+		return rc;
+	rc = to_socket(in, out, len, wait);
+	if (rc > 0)
+		pno_relay_passed(in, out, rc);
+	return rc;
 }
 
 static bool offloaded(int fd, bool *dgram)
@@ -149,13 +182,38 @@ static int check(int pipe, int mode, const off64_t *pipe_offset, const off64_t *
 	return is_pipe && !socket_offset ? 0 : -EINVAL;
 }
 
+static bool known(int fd, int end)
+{
+	return pno_fd_is_pipe(fd) && ((const struct pno_pipe *)pno_fd_obj(fd))->fd[end] == fd;
+}
+
+static bool stream(int fd)
+{
+	bool dgram = false;
+
+	return !pno_fd_is_pipe(fd) && offloaded(fd, &dgram) && !dgram;
+}
+
+static ssize_t give(ssize_t rc)
+{
+	if (rc >= 0)
+		return rc;
+	errno = -rc;
+	return -1;
+}
+
 PNO_EXPORT ssize_t splice(int in, off64_t *off_in, int out, off64_t *off_out, size_t len, unsigned flags)
 {
+	bool plain = !off_in && !off_out && len && !(flags & ~ALL_FLAGS);
 	bool wait = !(flags & SPLICE_F_NONBLOCK);
 	bool in_ours, dgram = false;
 	ssize_t rc;
 
 	PNO_ENTER();
+	if (plain && known(out, 1) && stream(in))
+		return give(into_known(in, out, len, wait));
+	if (plain && known(in, 0) && stream(out))
+		return give(out_of_known(in, out, len, wait));
 	in_ours = offloaded(in, &dgram);
 	if ((!in_ours && !offloaded(out, &dgram)) || !len || (flags & ~ALL_FLAGS))
 		return real.splice(in, off_in, out, off_out, len, flags);
@@ -167,8 +225,5 @@ PNO_EXPORT ssize_t splice(int in, off64_t *off_in, int out, off64_t *off_out, si
 		rc = -EINVAL;
 	if (!rc)
 		rc = in_ours ? from_socket(in, out, len, wait) : to_socket(in, out, len, wait);
-	if (rc >= 0)
-		return rc;
-	errno = -rc;
-	return -1;
+	return give(rc);
 }

@@ -125,13 +125,13 @@ static size_t push(struct pno_sock *s, struct source *src, size_t want, bool *dr
 		}
 		pno_qp_commit(q, (struct pno_record){
 			.op = PNO_OP_SEND, .flags = src->more || (src->iov && sent + n < want) ? PNO_FLAG_MORE : 0,
-			.len = n, .sock = s->handle, .seq = s->tx_sent, .ack = s->rx_read });
+			.len = n, .sock = s->handle, .seq = s->tx_sent, .ack = pno_sock_consumed(s) });
 		s->tx_sent += n;
 		window -= n;
 		sent += n;
 	}
 	if (sent) {
-		s->rx_told = s->rx_read;
+		s->rx_told = pno_sock_consumed(s);
 		pno_qp_publish(q);
 	}
 	pno_unlock(&q->tx_lock);
@@ -232,11 +232,11 @@ static size_t send_at_once(struct pno_sock *s, const struct iovec *iov, size_t n
 	}
 	pno_qp_commit(q, (struct pno_record){
 		.op = PNO_OP_SEND, .flags = more ? PNO_FLAG_MORE : 0,
-		.len = want, .sock = s->handle, .seq = s->tx_sent, .ack = s->rx_read });
+		.len = want, .sock = s->handle, .seq = s->tx_sent, .ack = pno_sock_consumed(s) });
 	pno_qp_publish(q);
 	pno_unlock(&q->tx_lock);
 	s->tx_sent += want;
-	s->rx_told = s->rx_read;
+	s->rx_told = pno_sock_consumed(s);
 	s->sent_blind = true;
 	if (unlikely(window - out < window / 4))
 		pno_sock_refresh(s); /* no longer writable */

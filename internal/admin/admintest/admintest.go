@@ -44,7 +44,7 @@ func (DPU) Stats() dpureport.Stats {
 			Accepts: 6_000,
 			Traffic: dpureport.Traffic{
 				BytesRx: 500_000, BytesTx: 10_500_000, RecordsH2D: records, RecordsD2H: records / 2,
-				Interrupts: 900, Moderated: 4_000, Doorbells: 800, UnknownSock: 1, RingFull: 7,
+				Interrupts: 900, Moderated: 4_000, Doorbells: 800, UnknownSock: 1, RingFull: 7, Spliced: 3_000_000,
 			},
 		}
 	}
@@ -60,7 +60,7 @@ func (DPU) Stats() dpureport.Stats {
 		},
 		Traffic: dpureport.Traffic{
 			BytesRx: 1_048_576, BytesTx: 21_474_836_480, RecordsH2D: 160_000, RecordsD2H: 80_000,
-			Interrupts: 1_800, Moderated: 8_000, Doorbells: 1_600, UnknownSock: 2, RingFull: 14,
+			Interrupts: 1_800, Moderated: 8_000, Doorbells: 1_600, UnknownSock: 2, RingFull: 14, Spliced: 5_000_000,
 			DMAReads: 190_000, DMAWrites: 96_000, DMAReadBytes: 21_500_000_000, DMAWriteBytes: 9_000_000,
 		},
 		Shards: []dpureport.Shard{shard(0, 4, 100_000), shard(1, 2, 60_000)},

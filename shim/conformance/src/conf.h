@@ -21,7 +21,8 @@
  * SECTION(name) begins a section; a difference is reported with its name.
  *
  * A topic says in its first comment "conf: threads", and then runs under
- * ThreadSanitizer too, or "conf: not sanitized" with the reason.
+ * ThreadSanitizer too, "conf: not sanitized" with the reason, or "conf: spliced"
+ * if bytes must have been moved on the DPU.
  */
 #ifndef CONF_H
 #define CONF_H

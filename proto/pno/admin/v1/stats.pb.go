@@ -477,7 +477,10 @@ type ChannelStats struct {
 	// Interrupts put off by moderation, and so often saved.
 	InterruptsModerated uint64 `protobuf:"varint,10,opt,name=interrupts_moderated,json=interruptsModerated,proto3" json:"interrupts_moderated,omitempty"`
 	// Times that a socket had to wait for room in a ring.
-	RingFull      uint64 `protobuf:"varint,11,opt,name=ring_full,json=ringFull,proto3" json:"ring_full,omitempty"`
+	RingFull uint64 `protobuf:"varint,11,opt,name=ring_full,json=ringFull,proto3" json:"ring_full,omitempty"`
+	// Payload that went from one socket to another within the DPU (splice), and
+	// neither from hosts nor to them.
+	BytesSpliced  uint64 `protobuf:"varint,12,opt,name=bytes_spliced,json=bytesSpliced,proto3" json:"bytes_spliced,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -585,6 +588,13 @@ func (x *ChannelStats) GetInterruptsModerated() uint64 {
 func (x *ChannelStats) GetRingFull() uint64 {
 	if x != nil {
 		return x.RingFull
+	}
+	return 0
+}
+
+func (x *ChannelStats) GetBytesSpliced() uint64 {
+	if x != nil {
+		return x.BytesSpliced
 	}
 	return 0
 }
@@ -1239,7 +1249,7 @@ const file_pno_admin_v1_stats_proto_rawDesc = "" +
 	"resetsSent\x12\x1f\n" +
 	"\vhanded_over\x18\v \x01(\x04R\n" +
 	"handedOver\x12\x1c\n" +
-	"\tredirects\x18\f \x01(\x04R\tredirects\"\x91\x03\n" +
+	"\tredirects\x18\f \x01(\x04R\tredirects\"\xb6\x03\n" +
 	"\fChannelStats\x12\x1f\n" +
 	"\vrecords_h2d\x18\x01 \x01(\x04R\n" +
 	"recordsH2d\x12\x1f\n" +
@@ -1257,7 +1267,8 @@ const file_pno_admin_v1_stats_proto_rawDesc = "" +
 	"interrupts\x121\n" +
 	"\x14interrupts_moderated\x18\n" +
 	" \x01(\x04R\x13interruptsModerated\x12\x1b\n" +
-	"\tring_full\x18\v \x01(\x04R\bringFull\"]\n" +
+	"\tring_full\x18\v \x01(\x04R\bringFull\x12#\n" +
+	"\rbytes_spliced\x18\f \x01(\x04R\fbytesSpliced\"]\n" +
 	"\aCounter\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04help\x18\x02 \x01(\tR\x04help\x12\x14\n" +
