@@ -104,13 +104,13 @@ func (c Costs) constants() []Constant {
 }
 
 // Measured are the costs of this tree: nginx 1.22 over AF_XDP on veth, one core
-// of an AMD EPYC virtual machine for each side.
+// of an AMD EPYC virtual machine for each side, with nothing else to do.
 var Measured = Costs{
-	Host: Cost{Request: 1.7, Byte: 283.0 / (1 << 20), Conn: 3},
-	DPU:  Cost{Request: 6.2, Byte: 1387.0 / (1 << 20), Conn: 44},
+	Host: Cost{Request: 1.36, Byte: 140.0 / (1 << 20), Conn: 0.9},
+	DPU:  Cost{Request: 5.6, Byte: 856.0 / (1 << 20), Conn: 39.5},
 	Source: Sources{
-		Request: "pno bench nginx on a virtual EPYC core, the README's first figures",
-		Byte:    "pno bench bulk on a virtual EPYC core: 283 and 1387 µs for 1 MiB",
-		Conn:    "pno bench conns on a virtual EPYC core with other work: what it took beyond pno bench nginx in turn",
+		Request: "pno bench table of 2026-11-22, nginx from 64 B to 64 KiB and 1 MiB without sendfile, least squares",
+		Byte:    "the same",
+		Conn:    "the same table, 2.28 and 45.1 µs for nginx with a connection each, less a request",
 	},
 }
