@@ -244,7 +244,7 @@ func (s *Shard) Run(ctx context.Context) {
 		s.stats.Loops++
 		if busy {
 			s.stats.BusyLoops++
-			s.idle.found()
+			s.idle.found(now)
 			if now-polled > pollEvery {
 				// Doorbells of silent channels are seen while others keep
 				// the loop busy.

@@ -6,9 +6,9 @@ package shard
 // way: if what is waited for comes about as soon as falling asleep and waking
 // up would take. Whether it does, the last waits of its kind tell.
 
-// spinner is for waits of one kind. Failures halve its budget until there is
-// none, so that polling for what takes long costs nothing but an attempt now
-// and then; a success restores it.
+// spinner is for waits of one kind. Its budget is twice what successes lately
+// took. Failures halve it until there is none, so that polling for what takes
+// long costs nothing but an attempt now and then, which may take longest.
 type spinner struct {
 	most   int64 // nanoseconds
 	budget int64
@@ -31,6 +31,15 @@ func (s *spinner) next() int64 {
 	s.rest = 0
 	return s.most
 }
+
+// hit takes a success into account: at once what it took more than before, and
+// in steps what it took less.
+func (s *spinner) hit(took int64) {
+	s.budget = max(min(2*took+leastSpin, s.most), s.budget-s.budget/8)
+}
+
+// miss takes a failure into account.
+func (s *spinner) miss() { s.budget /= 2 }
 
 // idler decides whether the idle loop polls on or sleeps.
 //
@@ -62,9 +71,9 @@ func (i *idler) polls(now int64, owed bool) bool {
 }
 
 // found notes that there is work.
-func (i *idler) found() {
+func (i *idler) found(now int64) {
 	if i.wait != nil && i.limit > 0 {
-		i.wait.budget = i.wait.most
+		i.wait.hit(now - i.since)
 	}
 	i.wait = nil
 }
@@ -72,7 +81,7 @@ func (i *idler) found() {
 // slept notes that polling, if there was any, did not help.
 func (i *idler) slept() {
 	if i.wait != nil && i.limit > 0 {
-		i.wait.budget /= 2
+		i.wait.miss()
 	}
 	i.wait = nil
 }

@@ -9,7 +9,7 @@ import "testing"
 func wait(i *idler, owed bool, after int64) (polled int64, found bool) {
 	for now := int64(0); i.polls(now, owed); now += 100 {
 		if now >= after {
-			i.found()
+			i.found(now)
 			return now, true
 		}
 		polled = now + 100
@@ -51,6 +51,23 @@ func TestIdlerTellsFramesFromAnswers(t *testing.T) {
 	}
 	if most := int64(8 * 20_000); frames > most {
 		t.Errorf("polled %d ns for frames that come late, want no more than %d", frames, most)
+	}
+}
+
+// What comes at once is not polled for long when it does not come.
+func TestIdlerPollsNoLongerThanItTakes(t *testing.T) {
+	i := newIdler(20_000)
+	for range 2 * spinsAgain {
+		wait(&i, true, 2_000)
+	}
+	if polled, _ := wait(&i, true, 1_000_000); polled > 6_000 {
+		t.Errorf("polled %d ns for what takes 2000", polled)
+	}
+	for range 2 * spinsAgain {
+		wait(&i, true, 30_000)
+	}
+	if polled, found := wait(&i, true, 30_000); !found {
+		t.Errorf("slept after %d ns for what takes 30,000 now", polled)
 	}
 }
 
