@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"strings"
 	"time"
 
 	"pno/bench/lane"
@@ -59,7 +60,7 @@ func MeasureShards(ctx context.Context, o Options, conns int) (*Shards, error) {
 	s := &Shards{Benchmark: "shards", Size: lane.Size, Conns: conns, Machine: machine()}
 	for i := range o.Pairs {
 		for n, out := range []*ShardRun{&s.One, &s.Two} {
-			r, err := shardRun(ctx, o, n+1, conns)
+			r, err := shardRun(ctx, o, n+1, i, conns)
 			if err != nil {
 				return nil, err
 			}
@@ -76,11 +77,17 @@ func MeasureShards(ctx context.Context, o Options, conns int) (*Shards, error) {
 	return s, nil
 }
 
-// shardRun measures in a process of its own, on as many cores as shards.
-func shardRun(ctx context.Context, o Options, shards, conns int) (ShardRun, error) {
+// shardRun measures in a process of its own, on as many cores as shards, from
+// core first on: one shard takes turns on all, so that a core which is slow or
+// has other things to do counts for it as for two.
+func shardRun(ctx context.Context, o Options, shards, first, conns int) (ShardRun, error) {
 	args := []string{filepath.Join(o.Bin, "pno"), "bench", "lanes", strconv.Itoa(shards), strconv.Itoa(conns), o.Duration.String()}
-	if runtime.NumCPU() >= shards {
-		args = append([]string{"taskset", "-c", fmt.Sprintf("0-%d", shards-1)}, args...)
+	if cores := runtime.NumCPU(); cores >= shards {
+		var list []string
+		for i := range shards {
+			list = append(list, strconv.Itoa((first+i)%cores))
+		}
+		args = append([]string{"taskset", "-c", strings.Join(list, ",")}, args...)
 	}
 	c := exec.CommandContext(ctx, args[0], args[1:]...)
 	var said bytes.Buffer

@@ -3,12 +3,14 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -170,7 +172,8 @@ func TestBenchCeiling(t *testing.T) {
 }
 
 // TestBenchShards holds two shards to what one costs, more loosely than a
-// longer run on an idle machine shows it.
+// longer run on an idle machine shows it. What else the machine does can only
+// make a run dearer, so the cheapest ones are compared.
 func TestBenchShards(t *testing.T) {
 	plausible(t, func(d time.Duration) error {
 		var s bench.Shards
@@ -182,8 +185,11 @@ func TestBenchShards(t *testing.T) {
 		if s.One.DPUCPU <= 0 || s.Two.DPUCPU <= 0 || s.One.RPS <= 0 || s.Two.RPS <= 0 || len(s.Two.Runs) != 3 {
 			return fmt.Errorf("%+v", s)
 		}
-		if s.Ratio < 0.7 {
-			return fmt.Errorf("two shards at %.2f of linear; locks %+v", s.Ratio, s.Two.Locks)
+		cheapest := func(r bench.ShardRun) float64 {
+			return slices.MinFunc(r.Runs, func(a, b bench.ShardRun) int { return cmp.Compare(a.DPUCPU, b.DPUCPU) }).DPUCPU
+		}
+		if one, two := cheapest(s.One), cheapest(s.Two); one < 0.7*two {
+			return fmt.Errorf("%.2f µs with one shard, %.2f µs with two: %.2f of linear; locks %+v", one, two, one/two, s.Two.Locks)
 		}
 		return nil
 	})
