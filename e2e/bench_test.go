@@ -59,6 +59,9 @@ func plausible(t *testing.T, measure func(d time.Duration) error) {
 	t.Error(err)
 }
 
+// TestBenchHandshake holds the proxy's CPU to what a longer run on an idle machine
+// shows (docs/crypto.md: 1.79 with a local key to 1 with the cluster; 1.67 is asked
+// for), less what neighbours in the caches take.
 func TestBenchHandshake(t *testing.T) {
 	plausible(t, func(d time.Duration) error {
 		var r bench.HandshakeComparison
@@ -71,13 +74,15 @@ func TestBenchHandshake(t *testing.T) {
 		if row.Local.Failed+row.Cluster.Failed > 0 {
 			t.Errorf("failed handshakes: %+v", row)
 		}
-		if row.Ratio < 1.2 || row.Cluster.WorkerCPU < 50 {
+		if row.Ratio < 1.5 || row.Cluster.WorkerCPU < 50 {
 			return fmt.Errorf("%+v", row)
 		}
 		return nil
 	})
 }
 
+// TestBenchCryptoRPC does likewise with the way to the worker (docs/crypto.md: 5 µs
+// at 32 in flight).
 func TestBenchCryptoRPC(t *testing.T) {
 	var r bench.RPCComparison
 	plausible(t, func(d time.Duration) error {
@@ -90,7 +95,7 @@ func TestBenchCryptoRPC(t *testing.T) {
 		}
 		t.Logf("CPU an operation: %.1f µs at 1, %.1f µs at 32 in flight; added p50 %.0f µs; %.0f and %.0f operations/s of simulated cards",
 			r.RPC[0].CPU, r.RPC[1].CPU, r.Latency[0].P50, r.Cards[0].Ops, r.Cards[1].Ops)
-		if r.RPC[1].CPU <= 0 || r.RPC[1].CPU > 20 || r.RPC[0].CPU < r.RPC[1].CPU {
+		if r.RPC[1].CPU <= 0 || r.RPC[1].CPU > 10 || r.RPC[0].CPU > 60 || r.RPC[0].CPU < r.RPC[1].CPU {
 			return fmt.Errorf("%+v", r)
 		}
 		return nil
