@@ -161,7 +161,8 @@ func (l *Log) take() error {
 }
 
 // resume finds the end of the chain in a file that is there already. What a
-// crash left of a line is cut off.
+// crash left of a line is cut off, if the file is an audit log: any other that
+// somebody named by mistake is left as it is.
 func (l *Log) resume(f *os.File) (torn int64, err error) {
 	end, err := f.Seek(0, io.SeekEnd)
 	if err != nil || end == 0 {
@@ -172,28 +173,21 @@ func (l *Log) resume(f *os.File) (torn int64, err error) {
 		return 0, err
 	}
 	whole := bytes.LastIndexByte(tail, '\n') + 1
+	if whole > 0 {
+		line := tail[:whole-1]
+		l.seq, l.head, err = lastOf(line[bytes.LastIndexByte(line, '\n')+1:])
+	} else if int64(len(tail)) < end || !bytes.HasPrefix(tail, lineStart[:min(len(tail), len(lineStart))]) {
+		err = errNoRecord
+	}
+	if err != nil {
+		return 0, fmt.Errorf("%s does not end in an audit record; move it away: %w", f.Name(), err)
+	}
 	torn = int64(len(tail) - whole)
-	if torn > 0 {
-		if err := f.Truncate(end - torn); err != nil {
-			return 0, err
-		}
-	}
 	l.size = end - torn
-	if whole == 0 && l.size == 0 {
-		return torn, nil
+	if torn > 0 {
+		err = f.Truncate(l.size)
 	}
-	line := tail[:max(whole-1, 0)]
-	line = line[bytes.LastIndexByte(line, '\n')+1:]
-	body, head, err := split(line)
-	if err != nil {
-		return 0, fmt.Errorf("%s does not end in an audit record; move it away: %w", f.Name(), err)
-	}
-	seq, err := sequence(body)
-	if err != nil {
-		return 0, fmt.Errorf("%s does not end in an audit record; move it away: %w", f.Name(), err)
-	}
-	l.head, l.seq = head, seq
-	return torn, nil
+	return torn, err
 }
 
 // Add queues a record, or counts it and those that it stands for as lost.

@@ -4,7 +4,9 @@ package audit
 
 import (
 	"bytes"
+	"encoding/hex"
 	"encoding/json"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"pno/crypto/signing"
 )
@@ -118,12 +122,22 @@ func TestTornLine(t *testing.T) {
 	if s, err := verify(t, path); err != nil || s.Torn != 12 || s.Records != 2 {
 		t.Errorf("%v, %+v", err, s)
 	}
-	if err := os.WriteFile(path, []byte("something else\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if l, err := Open(Config{Path: path}); err == nil {
-		l.Close()
-		t.Error("a foreign file was continued")
+}
+
+// A file that is none of ours, as one that was named by mistake, is left alone.
+func TestForeignFile(t *testing.T) {
+	for _, text := range []string{"something else\n", "32 bytes of a KEK, without a line", "two\nlines", "\nX", strings.Repeat("long", 1<<16)} {
+		path := filepath.Join(t.TempDir(), "a")
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if l, err := Open(Config{Path: path}); err == nil {
+			l.Close()
+			t.Errorf("%.20q was continued", text)
+		}
+		if now, err := os.ReadFile(path); err != nil || string(now) != text {
+			t.Errorf("%.20q was changed to %.20q, %v", text, now, err)
+		}
 	}
 }
 
@@ -371,4 +385,47 @@ func TestOneWriter(t *testing.T) {
 	if s, err := verify(t, path); err != nil || s.Records != 2 {
 		t.Errorf("%+v, %v", s, err)
 	}
+}
+
+// Whatever is found where the log should be: it is refused, or gone on with where it
+// ends.
+func FuzzResume(f *testing.F) {
+	path := filepath.Join(f.TempDir(), "a")
+	l := open(f, path, Config{})
+	l.Add(sample("x"))
+	if err := l.Close(); err != nil {
+		f.Fatal(err)
+	}
+	good, err := os.ReadFile(path)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good)
+	f.Add(good[:len(good)-3])
+	f.Add(append(bytes.Clone(good), "torn"...))
+	f.Add([]byte("{}\n"))
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, data []byte) {
+		fd, err := unix.MemfdCreate("audit", unix.MFD_CLOEXEC)
+		if err != nil {
+			t.Fatal(err)
+		}
+		file := os.NewFile(uintptr(fd), "audit")
+		defer file.Close()
+		if _, err := file.Write(data); err != nil {
+			t.Fatal(err)
+		}
+		var l Log
+		torn, err := l.resume(file)
+		if end, _ := file.Seek(0, io.SeekEnd); torn < 0 || end != int64(len(data))-torn {
+			t.Fatalf("%d bytes of %d are torn, and %d are left", torn, len(data), end)
+		}
+		var v Verifier
+		if v.Verify("f", bytes.NewReader(data)) != nil || !bytes.HasSuffix(data, []byte("\n")) {
+			return // a line without its end is torn
+		}
+		if err != nil || torn != 0 || l.seq != v.Last || hex.EncodeToString(l.head[:]) != v.Head {
+			t.Fatalf("goes on after %d, %x; %v; the log ends with %+v", l.seq, l.head, err, v.Summary)
+		}
+	})
 }

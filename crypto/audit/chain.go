@@ -25,12 +25,15 @@ const (
 	maxLine   = 4096
 )
 
+// lineStart is how each line begins.
+var lineStart = []byte(`{"seq":`)
+
 func (l *Log) start() { l.startAt(time.Now()) }
 
 func (l *Log) startAt(t time.Time) {
 	l.seq++
 	l.begun = len(l.buf)
-	l.buf = append(l.buf, `{"seq":`...)
+	l.buf = append(l.buf, lineStart...)
 	l.buf = strconv.AppendUint(l.buf, l.seq, 10)
 	l.buf = append(l.buf, `,"time":"`...)
 	l.buf = t.UTC().AppendFormat(l.buf, "2006-01-02T15:04:05.000000Z")
@@ -137,9 +140,14 @@ func decode(body []byte) (entry, error) {
 	return e, nil
 }
 
-func sequence(body []byte) (uint64, error) {
+// lastOf is where a chain that ends with this line goes on.
+func lastOf(line []byte) (seq uint64, head [sha256.Size]byte, err error) {
+	body, head, err := split(line)
+	if err != nil {
+		return 0, head, err
+	}
 	e, err := decode(body)
-	return e.Seq, err
+	return e.Seq, head, err
 }
 
 // Summary is what Verify found.

@@ -4,6 +4,7 @@ package engine
 
 import (
 	"bytes"
+	"encoding/binary"
 	"testing"
 	"time"
 
@@ -84,4 +85,26 @@ func TestUnpadTime(t *testing.T) {
 		}
 	}
 	t.Errorf("%q takes %.2f times as long as %q", slowest, ratio, fastest)
+}
+
+// Whatever a ciphertext decrypts to: what comes out is the premaster secret of a
+// block that is in order, as RFC 8017 has it, or instead.
+func FuzzUnpad(f *testing.F) {
+	for _, block := range blocks() {
+		f.Add(block, uint16(0x0303))
+	}
+	instead := NewRejecter([]byte("key")).Instead([]byte("ciphertext"))
+	f.Fuzz(func(t *testing.T, block []byte, version uint16) {
+		if len(block) < 256 {
+			return // of the size of the key, which is no smaller
+		}
+		want := instead
+		if zero := bytes.IndexByte(block[2:], 0); block[0] == 0 && block[1] == 2 && zero == len(block)-3-signing.PremasterLen &&
+			binary.BigEndian.Uint16(block[zero+3:]) == version {
+			want = block[zero+3:]
+		}
+		if got := Unpad(block, instead, version); !bytes.Equal(got, want) {
+			t.Fatalf("got %x, want %x", got, want)
+		}
+	})
 }
