@@ -218,6 +218,11 @@ def unreachable():
     s = tcp()
     s.settimeout(10)
     attempt("no route", s.connect, NO_ROUTE)
+    for _ in range(2):
+        s = tcp(False)
+        attempt("no route, and no waiting", s.connect, NO_ROUTE)
+        say("SO_ERROR", so_error(s))
+        say("poll", polled(s))
     s = tcp()
     s.settimeout(10)
     attempt("nobody there", s.connect, NOBODY)

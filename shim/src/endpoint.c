@@ -455,15 +455,62 @@ void pno_sock_settle(struct pno_sock *s)
 	pno_sock_wait(s, EPOLLOUT, pno_now() + SETTLE_NANOS);
 }
 
+/*
+ * The DPU's routes are not known here, but who has none is to be told at once.
+ * So the first connection to a destination is followed by a question: when that
+ * is answered, the DPU has begun, or has said why not.
+ */
+#define BEGUN 256u
+
+static _Atomic uint64_t begun[BEGUN]; /* hashes of destinations */
+
+static uint64_t hash_of(const struct pno_session *ses, const struct pno_addr *peer)
+{
+	uint64_t h = (uintptr_t)ses;
+
+	for (unsigned i = 0; i < sizeof peer->ip; i++)
+		h = (h ^ peer->ip[i]) * 0x100000001b3ull;
+	return (h ^ h >> 32) | 1;
+}
+
+/* The answers of the network, in contrast to those of the DPU. */
+static bool from_afar(int err)
+{
+	return err == ECONNREFUSED || err == ECONNRESET || err == ETIMEDOUT;
+}
+
+/* 0, or why the DPU has not even begun. */
+static int begin(struct pno_sock *s)
+{
+	struct pno_opt_val v = { .level = IPPROTO_TCP, .name = TCP_MAXSEG, .len = sizeof(int) };
+	uint64_t h = hash_of(s->ses, &s->peer);
+	uint32_t generation = s->generation;
+	struct pno_call call;
+
+	if (likely(atomic_load_explicit(&begun[h % BEGUN], memory_order_relaxed) == h))
+		return 0;
+	pno_sock_ask(s, s->qp, (struct pno_record){
+		.op = PNO_OP_GET_OPT, .len = sizeof v, .sock = s->handle }, &v, &call);
+	if (s->generation != generation)
+		return EBADF;
+	if (s->state == PNO_DEAD && !from_afar(s->err))
+		return finish_connect(s);
+	atomic_store_explicit(&begun[h % BEGUN], h, memory_order_relaxed);
+	return 0;
+}
+
 static int wait_connected(struct pno_sock *s)
 {
 	int64_t deadline = pno_deadline_within(s->snd_millis);
 	int rc;
 
-	if (s->nonblock) {
-		if (on_loopback(&s->peer))
-			pno_sock_settle(s);
+	if (s->nonblock && on_loopback(&s->peer)) {
+		pno_sock_settle(s);
 		return EINPROGRESS;
+	}
+	if (s->nonblock) {
+		rc = begin(s);
+		return rc ? rc : EINPROGRESS;
 	}
 	pno_interrupts_begin();
 	do
