@@ -138,8 +138,8 @@ e2e: build ## real proxies through the offload (root)
 	$(GO) test -count=1 -timeout 20m -v ./e2e/...
 
 .PHONY: suites
-suites: build ## other people's test suites, natively and offloaded, into docs/suites.md (root; most of an hour; ONLY=glob)
-	@scripts/deps.sh test
+suites: build ## other people's test suites, natively and offloaded, into docs/suites.md (root; an hour and more; ONLY=glob)
+	@scripts/deps.sh suites
 	nice -n 10 $(GO) test -count=1 -timeout 3h -v -run TestAll ./e2e/suites -args -all \
 	  $(if $(ONLY),-only '$(ONLY)',-record $(CURDIR)/docs/suites.md)
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# deps.sh build|demo|test|lint: makes sure that the programs a make target
+# deps.sh build|demo|test|suites|lint: makes sure that the programs a make target
 # calls are there. Root installs what is missing with apt-get; anyone else is
 # told the command. Nothing missing means nothing is done, not even a network
 # request.
@@ -72,6 +72,11 @@ test_needs=(
   /usr/sbin/gtlsserver:ngtcp2-server
   gtlsclient:ngtcp2-client
   "/usr/lib/nginx/modules/ngx_stream_module.so:libnginx-mod-stream"
+)
+suites_needs=(
+  "${test_needs[@]}"
+  cmake:cmake
+  dpkg-source:dpkg-dev
 )
 lint_needs=(shellcheck:shellcheck)
 
@@ -167,9 +172,10 @@ case $group in
   build) needs=("${build_needs[@]}") ;;
   demo) needs=("${demo_needs[@]}") ;;
   test) needs=("${test_needs[@]}") ;;
+  suites) needs=("${suites_needs[@]}") ;;
   lint) needs=("${lint_needs[@]}") ;;
   *)
-    echo "usage: $0 build|demo|test|lint" >&2
+    echo "usage: $0 build|demo|test|suites|lint" >&2
     exit 2
     ;;
 esac

@@ -2,7 +2,10 @@
 
 package suites
 
-import "time"
+import (
+	"testing"
+	"time"
+)
 
 // kind says how the cases of a module are run.
 type kind int
@@ -10,7 +13,8 @@ type kind int
 const (
 	unittest kind = iota
 	pytest
-	vtc // a directory of test cases for varnishtest
+	vtc   // a directory of test cases for varnishtest
+	built // cases that are commands of their own
 )
 
 // module is a part of a suite that runs in one process.
@@ -19,6 +23,8 @@ type module struct {
 	kind        kind
 	match       []string // cases to run, as globs; all if empty
 	without     []string // cases to leave out
+	list        func(*testing.T) []aCase
+	jobs        int // of these cases at a time
 	limit       time.Duration
 }
 
@@ -44,7 +50,8 @@ func all() []module {
 	list := suite(cpython, "test.", unittest, "test_epoll", "test_select", "test_poll", "test_selectors", "test_socket",
 		"test_socketserver", "test_ssl", "test_httpservers", "test_httplib", "test_ftplib", "test_smtplib", "test_poplib",
 		"test_imaplib", "test_telnetlib", "test_xmlrpc", "test_urllib2_localnet", "test_wsgiref", "test_logging", "test_asyncore",
-		"test_asynchat", "test_smtpd", "test_os", "test_eintr", "test_signal")
+		"test_asynchat", "test_smtpd", "test_os", "test_eintr", "test_signal", "test_docxmlrpc", "test_robotparser",
+		"test_multiprocessing_fork")
 	for i := range list {
 		switch list[i].name {
 		case "test.test_socket":
@@ -64,7 +71,11 @@ func all() []module {
 		"web.test.test_webclient", "web.test.test_http")...)
 	list = append(list, suite(trio, "trio.", pytest, "tests.test_socket", "tests.test_highlevel_socket",
 		"tests.test_highlevel_open_tcp_listeners", "tests.test_highlevel_open_tcp_stream", "tests.test_dtls", "_core.tests.test_io")...)
-	return append(list, suite(varnish, "", vtc, "haproxy")...)
+	list = append(list, suite(varnish, "", vtc, "haproxy")...)
+	return append(list,
+		module{suite: "libuv (source of libuv1)", name: "libuv", kind: built, list: libuv, jobs: 1, limit: wholeRun},
+		module{suite: "HAProxy's reg-tests (source of haproxy)", name: "reg-tests", kind: built, list: regTests, jobs: 1, limit: wholeRun},
+		module{suite: "Node.js (source of nodejs)", name: "node", kind: built, list: node, jobs: 2, limit: 2 * wholeRun})
 }
 
 // quick is the part that make test runs.

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package suites runs other people's test suites, as Debian ships them, on
-// kernel sockets and under the shim, and compares case by case.
+// Package suites runs other people's test suites, as Debian ships them in its
+// packages and in their sources, on kernel sockets and under the shim, and
+// compares case by case.
 //
 // A module of a suite runs twice, each time in a network namespace of its own
 // that has nothing but a loopback: natively, and as the program of

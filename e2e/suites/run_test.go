@@ -91,13 +91,17 @@ func run(t *testing.T, m module, on side, only []string) *sideResult {
 	return r
 }
 
-// runPython is one process of a Python module; it leaves out the cases that r
+// runPython is one process of a module that writes a journal; it leaves out the cases that r
 // has. It returns false if a case did not end: there may be more behind it.
 func runPython(t *testing.T, m module, on side, only []string, r *sideResult) (complete bool) {
 	t.Helper()
 	dir := workDir(t)
 	journal, done := filepath.Join(dir, "journal"), filepath.Join(dir, "done")
-	script, err := filepath.Abs("testdata/cases.py")
+	name := "cases.py"
+	if m.kind == built {
+		name = "each.py"
+	}
+	script, err := filepath.Abs(filepath.Join("testdata", name))
 	if err == nil {
 		err = os.WriteFile(done, []byte(strings.Join(r.order, "\n")), 0o644)
 	}
@@ -105,8 +109,13 @@ func runPython(t *testing.T, m module, on side, only []string, r *sideResult) (c
 		t.Fatal(err)
 	}
 	argv := []string{python, "-u", script, "--out", journal, "--done", done, "--timeout", fmt.Sprint(caseLimit)}
-	if m.kind == pytest {
+	switch m.kind {
+	case pytest:
 		argv = append(argv, "--pytest")
+	case built:
+		list := filepath.Join(dir, "list")
+		writeList(t, list, m.list(t))
+		argv = append(argv, "--list", list, "--jobs", fmt.Sprint(m.jobs))
 	}
 	for _, g := range m.without {
 		argv = append(argv, "--without", g)
@@ -117,7 +126,10 @@ func runPython(t *testing.T, m module, on side, only []string, r *sideResult) (c
 	for _, g := range only {
 		argv = append(argv, "--match", g)
 	}
-	log, _ := command(t, dir, on, m.limit, append(argv, m.name), &r.stats)
+	if m.kind != built {
+		argv = append(argv, m.name)
+	}
+	log, _ := command(t, dir, on, m.limit, argv, &r.stats)
 	before := len(r.order)
 	complete = r.read(t, journal)
 	if !complete && len(r.order) == before {
