@@ -38,12 +38,28 @@ func New(timeout time.Duration, tiers ...Tier) (*Client, error) {
 func (c *Client) Timeout() time.Duration { return c.timeout }
 
 // Do has an operation done by the deadline, or the client's timeout when that
-// is earlier. Each tier but the last has half of the time that is left.
+// is earlier. Each tier but the last has half of the time that is left. When none
+// of several has done it and there is time, they are asked once more: the first
+// may have had a worker that it did not come to, among others that said nothing.
 func (c *Client) Do(deadline time.Time, op *Op) ([]byte, error) {
 	now := time.Now()
 	if limit := now.Add(c.timeout); deadline.IsZero() || deadline.After(limit) {
 		deadline = limit
 	}
+	out, late, err := c.ask(deadline, op)
+	if len(c.tiers) == 1 || !late || !time.Now().Before(deadline) {
+		return out, err
+	}
+	again := *op
+	again.Next = true // an outage was waited for already
+	out, _, err = c.ask(deadline, &again)
+	op.Exec = again.Exec
+	return out, err
+}
+
+// ask asks the tiers in turn. When the operation is not done, late tells whether
+// one of them might still have done it.
+func (c *Client) ask(deadline time.Time, op *Op) (out []byte, late bool, err error) {
 	last := error(signing.Errorf(signing.DeadlineExceeded, "no time left"))
 	for i, t := range c.tiers {
 		left := time.Until(deadline)
@@ -57,14 +73,17 @@ func (c *Client) Do(deadline time.Time, op *Op) ([]byte, error) {
 		out, err := t.Do(until, op)
 		if err == nil {
 			c.used[i].Add(1)
-			return out, nil
+			return out, false, nil
 		}
 		last = err
-		if s := signing.StatusOf(err); !s.Elsewhere() && s != signing.DeadlineExceeded {
-			break
+		switch s := signing.StatusOf(err); {
+		case s == signing.DeadlineExceeded || s == signing.Unavailable:
+			late = true // nobody answered
+		case !s.Elsewhere():
+			return nil, false, last
 		}
 	}
-	return nil, last
+	return nil, late, last
 }
 
 // Used returns how many operations each tier has done.

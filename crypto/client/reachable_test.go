@@ -208,3 +208,36 @@ func TestWorkerWithoutTime(t *testing.T) {
 		t.Error("the worker without time was never asked")
 	}
 }
+
+// Several tiers, of which the first did not come to its good worker in its half of
+// the time, and of the others one is gone and one has no such key: the first is
+// asked once more.
+func TestTiersOnceMore(t *testing.T) {
+	const half = 2 * time.Second
+	c := cryptotest.New(t, 1, cryptotest.AllowAll, "P-256")
+	first := connect(t, c, func(cfg *client.Config) { cfg.Stall = time.Minute })
+	gone := connect(t, c, func(cfg *client.Config) { cfg.Workers, cfg.Wait = []string{"127.0.0.1:1"}, time.Millisecond })
+	none := connect(t, cryptotest.New(t, 1, cryptotest.AllowAll), nil) // without the key
+	cl, err := client.New(2*half, first, gone, none)
+	if err != nil {
+		t.Fatal(err)
+	}
+	connected(t, none, 1)
+	connected(t, first, 1)
+	known(t, first, "P-256")
+	w := c.Workers[0]
+	w.Fault.Stall()
+	done := make(chan error, 1)
+	go func() {
+		_, err := cl.Do(time.Time{}, opFor(t, "P-256", signing.ECDSAP256SHA256))
+		done <- err
+	}()
+	eventually(t, "the first half is over", func() bool { return first.Stats().Failures > 0 })
+	w.Fault.Clear()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if used := cl.Used()["cluster"]; used != 1 {
+		t.Errorf("%d operations done", used)
+	}
+}
