@@ -45,7 +45,8 @@ func newClusterLab(t *testing.T, kinds ...string) *clusterLab {
 // newClusterLabAt is newClusterLab in a place that is there already.
 func newClusterLabAt(t *testing.T, dir string, ns *netns.NS, addr, rules string, kinds ...string) *clusterLab {
 	t.Helper()
-	l := &clusterLab{tlsLab: tlsLab{t: t, dir: dir, ns: ns, addr: addr, agent: &agenttest.Agent{Path: filepath.Join(dir, "keys.sock")}},
+	l := &clusterLab{tlsLab: tlsLab{t: t, dir: dir, ns: ns, addr: addr, agent: &agenttest.Agent{Path: filepath.Join(dir, "keys.sock")},
+		more: []string{"PNO_AGENT_TIMEOUT_MS=25000"}}, // a busy machine starts an agent slowly
 		cluster: cryptotest.New(t, 2, rules, kinds...), metrics: freePort(t)}
 	l.port = freePort(t)
 	files := l.cluster.CA.Issue(t, "spiffe://pno.test/cryptod/process", time.Hour)
@@ -63,6 +64,7 @@ state: none
 agent:
   listen: [{path: %[2]s, user: haproxy}, {path: %[2]s.nginx, user: www-data}]
   tls: {cert: %[3]s, key: %[4]s, ca: %[5]s}
+  timeout: 20s
   clusters:
     - {name: here, workers: [%[6]q, %[7]q, %[8]q], worker_identity: %[9]q, eject: 1s}
 `, l.dir, l.agent.Path, files.Cert, files.Key, files.CA, l.cluster.Addrs()[0], l.cluster.Addrs()[1], l.port, cryptotest.WorkerURI, l.metrics))

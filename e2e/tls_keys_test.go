@@ -37,7 +37,7 @@ func TestTLSClusterKeys(t *testing.T) {
 		k := l.key(kind)
 		keys, fronts = append(keys, k), append(fronts, front{fmt.Sprintf("127.0.0.1:%d", 8443+i), l.exported(k)})
 	}
-	l.also, l.more = fronts[1:], []string{"PNO_AGENT_TIMEOUT_MS=25000"}
+	l.also = fronts[1:]
 	const ok = `pno_agent_operations_total{status="ok"}`
 	all := func(t *testing.T, decrypt bool) {
 		begun, before := time.Now(), l.metric(ok)

@@ -59,7 +59,7 @@ http {
     location / { return 200 served; }
   }`, pem)))
 	return spawn(l.t, l.dir, "nginx", l.ns, []string{"nginx", "-e", "stderr", "-p", l.dir, "-c", nginx},
-		spawnOptions{env: []string{"OPENSSL_CONF=" + conf}})
+		spawnOptions{env: append([]string{"OPENSSL_CONF=" + conf}, l.more...)})
 }
 
 // nginx has no asynchronous handshakes, so that a worker does one handshake at a
@@ -83,4 +83,36 @@ func TestTLSNginxBlocksAndReloads(t *testing.T) {
 		l.startAgent()
 	})
 	p.stop(syscall.SIGQUIT, 5*time.Second)
+}
+
+// What happens to a worker, or to the agent, fails no handshake of nginx either,
+// whose workers wait meanwhile.
+func TestTLSClusterNginx(t *testing.T) {
+	l := newClusterLab(t, "RSA-2048")
+	l.agent.Path += ".nginx" // each user has a socket of its own
+	k := l.key("RSA-2048")
+	cfg := trustingCluster(tls.VersionTLS13, k)
+	p := l.tlsNginx(2, l.exported(k))
+	l.waitServing(p, cfg)
+	const clients = 4
+	l.during("kill -9 of a worker of three", clients, cfg, func() {
+		l.worker.kill9()
+		time.Sleep(500 * time.Millisecond)
+		l.startWorker()
+	})
+	l.during("two of three behind a partition", clients, cfg, func() {
+		l.cluster.Workers[0].Link.Cut()
+		l.cluster.Workers[1].Link.Cut()
+		time.Sleep(1500 * time.Millisecond)
+		l.cluster.Workers[0].Link.Mend()
+		l.cluster.Workers[1].Link.Mend()
+	})
+	l.during("kill -9 of the agent, and HUP", clients, cfg, func() {
+		l.hostd.kill9()
+		time.Sleep(100 * time.Millisecond)
+		l.startHostd()
+		p.signal(syscall.SIGHUP)
+		time.Sleep(300 * time.Millisecond)
+	})
+	p.stop(syscall.SIGQUIT, 10*time.Second)
 }
