@@ -13,28 +13,54 @@ import (
 // it. While nothing is open it is not set again.
 type alarms struct {
 	mu    sync.Mutex
-	open  map[*try]time.Time // when each is due
+	open  alarm // the list's head
 	timer *time.Timer
 	next  time.Time // when the timer fires; zero: it is not set
 }
 
-func newAlarms() *alarms { return &alarms{open: map[*try]time.Time{}} }
+// alarm is a place in the list of who is to be woken.
+type alarm struct {
+	prev, next *alarm // nil: not in it
+	due        time.Time
+	late       chan struct{} // holds one token once it is due
+}
 
-// set has t woken at a time, once, instead of what it had set before.
-func (a *alarms) set(t *try, due time.Time) {
+func newAlarms() *alarms {
+	a := new(alarms)
+	a.open.prev, a.open.next = &a.open, &a.open
+	return a
+}
+
+// set has somebody woken at a time, once, instead of what was set before.
+func (a *alarms) set(t *alarm, due time.Time) {
 	a.mu.Lock()
-	a.open[t] = due
+	t.due = due
+	if t.next == nil {
+		t.prev, t.next = a.open.prev, &a.open
+		t.prev.next, a.open.prev = t, t
+	}
 	if a.next.IsZero() || due.Before(a.next) {
 		a.arm(due)
 	}
 	a.mu.Unlock()
 }
 
-// clear ends that. A wake-up may be on the channel already, but none follows.
-func (a *alarms) clear(t *try) {
+// clear ends that, and takes a wake-up back that has not been heard.
+func (a *alarms) clear(t *alarm) {
 	a.mu.Lock()
-	delete(a.open, t)
+	t.leave()
 	a.mu.Unlock()
+	select {
+	case <-t.late:
+	default:
+	}
+}
+
+func (t *alarm) leave() {
+	if t.next != nil {
+		t.prev.next, t.next.prev = t.next, t.prev
+		t.prev, t.next = nil, nil
+	}
 }
 
 func (a *alarms) arm(at time.Time) {
@@ -53,17 +79,19 @@ func (a *alarms) ring() {
 	now := time.Now()
 	a.next = time.Time{}
 	var next time.Time
-	for t, due := range a.open {
+	for t := a.open.next; t != &a.open; {
+		following := t.next
 		switch {
-		case !due.After(now):
-			delete(a.open, t)
+		case !t.due.After(now):
+			t.leave()
 			select {
 			case t.late <- struct{}{}:
 			default: // it has not taken the last one yet
 			}
-		case next.IsZero() || due.Before(next):
-			next = due
+		case next.IsZero() || t.due.Before(next):
+			next = t.due
 		}
+		t = following
 	}
 	if !next.IsZero() {
 		a.arm(next)

@@ -7,27 +7,27 @@ import (
 	"time"
 )
 
-func newTry() *try { return &try{late: make(chan struct{}, 1)} }
+func newAlarm() *alarm { return &alarm{late: make(chan struct{}, 1)} }
 
 // A timer that was set for one operation does for those after it, until one must be
 // woken earlier.
 func TestAlarmIsSetOnce(t *testing.T) {
 	a := newAlarms()
 	hour := time.Now().Add(time.Hour)
-	one := newTry()
+	one := newAlarm()
 	a.set(one, hour)
 	a.clear(one)
 	timer := a.timer
 	for i := range 1000 {
-		next := newTry()
+		next := newAlarm()
 		a.set(next, hour.Add(time.Duration(i)*time.Millisecond))
 		if !a.next.Equal(hour) || a.timer != timer {
 			t.Fatalf("it is set again, to %v", a.next)
 		}
 		a.clear(next)
 	}
-	if len(a.open) != 0 {
-		t.Errorf("%d are left", len(a.open))
+	if a.open.next != &a.open {
+		t.Error("some are left")
 	}
 	a.set(one, hour.Add(-time.Minute))
 	if !a.next.Equal(hour.Add(-time.Minute)) {
@@ -41,13 +41,13 @@ func TestAlarmIsSetOnce(t *testing.T) {
 func TestAlarmRings(t *testing.T) {
 	a := newAlarms()
 	now := time.Now()
-	early, later, cleared := newTry(), newTry(), newTry()
+	early, later, cleared := newAlarm(), newAlarm(), newAlarm()
 	a.set(later, now.Add(40*time.Millisecond))
 	a.set(cleared, now.Add(10*time.Millisecond))
 	a.set(early, now.Add(20*time.Millisecond))
 	a.clear(cleared)
 	for i, tt := range []struct {
-		t     *try
+		t     *alarm
 		least time.Duration
 	}{{early, 20 * time.Millisecond}, {later, 40 * time.Millisecond}} {
 		select {
@@ -61,7 +61,7 @@ func TestAlarmRings(t *testing.T) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if len(cleared.late) != 0 || len(a.open) != 0 || !a.next.IsZero() {
-		t.Errorf("%d wake-ups, %d open, the timer is set to %v", len(cleared.late), len(a.open), a.next)
+	if len(cleared.late) != 0 || a.open.next != &a.open || !a.next.IsZero() {
+		t.Errorf("%d wake-ups, some open: %v, the timer is set to %v", len(cleared.late), a.open.next != &a.open, a.next)
 	}
 }

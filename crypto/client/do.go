@@ -20,7 +20,7 @@ type try struct {
 	start    time.Time
 
 	answers chan answer
-	late    chan struct{} // the alarm's
+	alarm   *alarm // for when the answer is late
 	tried   []*worker
 	sent    int
 	rounds  int // that had tried every worker
@@ -33,16 +33,12 @@ type try struct {
 func (c *Cluster) Do(deadline time.Time, op *Op) ([]byte, error) {
 	t, ok := c.tries.Get().(*try)
 	if !ok {
-		t = &try{answers: make(chan answer, max(c.cfg.Attempts, mostAttempts)), late: make(chan struct{}, 1)}
+		t = &try{answers: make(chan answer, max(c.cfg.Attempts, mostAttempts)), alarm: &alarm{late: make(chan struct{}, 1)}}
 	}
-	*t = try{c: c, op: op, deadline: deadline, start: time.Now(), answers: t.answers, late: t.late, tried: t.tried[:0]}
+	*t = try{c: c, op: op, deadline: deadline, start: time.Now(), answers: t.answers, alarm: t.alarm, tried: t.tried[:0]}
 	c.stats.operations.Add(1)
 	out, err := t.run()
-	c.alarms.clear(t)
-	select {
-	case <-t.late: // too late
-	default:
-	}
+	c.alarms.clear(t.alarm)
 	if t.open == 0 {
 		t.op = nil
 		c.tries.Put(t)
@@ -96,7 +92,7 @@ func (t *try) run() ([]byte, error) {
 	if !t.send(time.Now()) {
 		return nil, t.failure()
 	}
-	t.c.alarms.set(t, t.due())
+	t.c.alarms.set(t.alarm, t.due())
 	for {
 		select {
 		case a := <-t.answers:
@@ -113,12 +109,12 @@ func (t *try) run() ([]byte, error) {
 			if t.open == 0 {
 				return nil, t.failure()
 			}
-		case <-t.late:
+		case <-t.alarm.late:
 			if !time.Now().Before(t.deadline) {
 				return nil, signing.Errorf(signing.DeadlineExceeded, "cluster %s: no answer in %v", t.c.cfg.Name, time.Since(t.start).Round(time.Millisecond))
 			}
 			t.hedge()
-			t.c.alarms.set(t, time.Now().Add(t.nextHedge()))
+			t.c.alarms.set(t.alarm, time.Now().Add(t.nextHedge()))
 		}
 	}
 }

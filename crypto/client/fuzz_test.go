@@ -57,7 +57,7 @@ func FuzzResponse(f *testing.F) {
 		l := &link{w: w, stream: &replay{resp: resp}, cancel: func() {}, open: map[uint64]attempt{}}
 		answers := make(chan answer, open)
 		for id := range uint64(open) {
-			l.open[id+1] = attempt{answers, time.Now(), 1}
+			l.open[id+1] = attempt{answers, time.Now()}
 			w.outstanding.Add(1)
 		}
 		l.fail(l.receive())

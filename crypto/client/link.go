@@ -33,17 +33,17 @@ type answer struct {
 // attempt is an operation at one worker. It stays open after its caller has
 // gone: a worker that does not answer is a busy one.
 type attempt struct {
-	to    chan<- answer // with room for every attempt of its operation
-	sent  time.Time
-	bytes int // on the way
+	to   chan<- answer // with room for every attempt of its operation
+	sent time.Time
 }
 
 // link is one stream to a worker, while it lasts.
 //
-// Whoever has an operation for it writes it to the stream, and what others queue
-// meanwhile, so that one operation alone passes through no other goroutine. Who
-// has a deadline must not wait for the worker to read, though: when more is
-// unanswered than gRPC takes without that, the link's own goroutine writes.
+// While operations come one at a time, each caller writes its own to the stream, so
+// that it passes through no other goroutine; gRPC takes it without waiting for the
+// worker to read, which who has a deadline must not. Everything else is left to the
+// link's own goroutine, which finds more to send together: also the first one after
+// a time in which there were several, for there will be others.
 type link struct {
 	w      *worker
 	stream cryptov1.CryptoService_OperateClient
@@ -53,28 +53,28 @@ type link struct {
 
 	mu       sync.Mutex
 	open     map[uint64]attempt
-	bytes    int // of those
 	queue    []*cryptov1.Operation
 	writing  bool                    // somebody does
 	since    time.Time               // when a caller began to; zero: it is the link's goroutine, or nobody
 	spare    []*cryptov1.Operation   // of who writes
+	sent     []*cryptov1.Operation   // that can be used again
 	request  cryptov1.OperateRequest // likewise
 	next     uint64
-	inflight int // what the worker allows
+	inflight int       // what the worker allows
+	last     time.Time // when one was queued
+	together int       // operations since none was open
+	before   int       // that number, the time before
 	heard    time.Time
 	draining bool
 	dead     bool
 }
 
-// Of gRPC's 64 KiB for what a stream has not written yet, what is used; and what an
-// operation takes beside its data, at most.
-const (
-	direct   = 48 << 10
-	overhead = 96
-)
+// moment is well above what callers take that were all woken together, and below
+// what a signature does.
+const moment = 20 * time.Microsecond
 
-// rounds is how often a caller writes before it looks after its own operation.
-const rounds = 4
+// mostBlank bounds how many operations are kept to be used again.
+const mostBlank = 64
 
 var (
 	errStalled  = errors.New("no answer for too long")
@@ -119,54 +119,72 @@ func (l *link) send(op *Op, timeout time.Duration, to chan<- answer, most int, n
 	}
 	if len(l.open) == 0 {
 		l.heard = now // silence counts from here on
+		l.before, l.together = l.together, 0
 	}
+	l.together++
 	l.next++
-	bytes := overhead + len(op.Data)
-	l.open[l.next] = attempt{to, now, bytes}
-	l.bytes += bytes
-	l.queue = append(l.queue, &cryptov1.Operation{Id: l.next, KeyId: op.Key[:], Scheme: uint32(op.Scheme),
-		Input: cryptov1.Input(op.Input), Data: op.Data, TimeoutMicros: uint32(timeout.Microseconds())})
+	l.open[l.next], l.last = attempt{to, now}, now
+	o := l.blank()
+	o.Id, o.KeyId, o.Scheme, o.Input, o.Data = l.next, op.Key[:], uint32(op.Scheme), cryptov1.Input(op.Input), op.Data
+	o.TimeoutMicros = uint32(timeout.Microseconds())
+	l.queue = append(l.queue, o)
 	l.w.outstanding.Add(1)
 	if l.writing {
 		l.mu.Unlock()
 		return true // who writes takes it along
 	}
-	l.writing, l.since = true, now
-	alone := len(l.open) == 1
-	l.mu.Unlock()
-	if !alone {
-		runtime.Gosched() // whoever is about to queue something, may
+	l.writing = true
+	if len(l.open) > 1 || l.before > 1 {
+		l.mu.Unlock()
+		l.some <- struct{}{} // there is room: only one has the right to write
+		return true
 	}
-	l.write(rounds)
+	l.since = now
+	l.mu.Unlock()
+	l.write()
 	return true
 }
 
-// write sends what is queued, for the one that has set l.writing. A caller, which
-// has rounds and may not wait, leaves the rest to the link's goroutine.
-func (l *link) write(rounds int) {
-	for {
+// blank is an operation to fill in. Locked.
+func (l *link) blank() *cryptov1.Operation {
+	last := len(l.sent) - 1
+	if last < 0 {
+		return new(cryptov1.Operation)
+	}
+	o := l.sent[last]
+	l.sent = l.sent[:last]
+	return o
+}
+
+// write sends what is queued, for the one that has set l.writing. A caller leaves
+// what was queued meanwhile to the link's goroutine.
+func (l *link) write() {
+	for first := true; ; first = false {
 		l.mu.Lock()
-		all := l.queue
+		all, caller := l.queue, !l.since.IsZero()
 		if len(all) == 0 || l.dead {
 			l.writing, l.since = false, time.Time{}
 			l.mu.Unlock()
 			return
 		}
-		if !l.since.IsZero() && (rounds == 0 || l.bytes > direct) {
+		if caller && !first {
 			l.since = time.Time{}
 			l.mu.Unlock()
-			l.some <- struct{}{} // there is room: only one has the right to write
+			l.some <- struct{}{}
 			return
 		}
-		rounds--
 		l.queue, l.spare = l.spare[:0], nil
 		l.mu.Unlock()
 		if err := l.sendAll(all); err != nil {
 			l.broken <- err // l.writing stays set: nobody else needs to try
 			return
 		}
-		clear(all)
+		for _, o := range all {
+			o.KeyId, o.Data = nil, nil // the caller's
+		}
 		l.mu.Lock()
+		l.sent = append(l.sent, all[:min(len(all), mostBlank-len(l.sent))]...)
+		clear(all)
 		l.spare = all
 		l.mu.Unlock()
 	}
@@ -184,11 +202,12 @@ func (l *link) sendAll(ops []*cryptov1.Operation) error {
 	return nil
 }
 
-// alone tells whether one operation is open, and no other.
-func (l *link) alone() bool {
+// computing tells whether the worker may be at work with the stream's only operation:
+// one that was sent this moment has others after it, which go along better.
+func (l *link) computing(now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return len(l.open) == 1
+	return len(l.open) == 1 && now.Sub(l.last) > moment
 }
 
 // run serves the stream until it breaks, and says why.
@@ -235,7 +254,7 @@ func (l *link) relieve(stop <-chan struct{}) {
 			return
 		case <-l.some:
 			runtime.Gosched() // whoever is about to queue something, may
-			l.write(0)
+			l.write()
 		}
 	}
 }
@@ -279,7 +298,6 @@ func (l *link) receive() error {
 			l.mu.Lock()
 			a, known := l.open[r.Id]
 			delete(l.open, r.Id)
-			l.bytes -= a.bytes
 			l.heard = now
 			l.mu.Unlock()
 			if !known || r.Status <= 0 || r.Status > cryptov1.Status(signing.Internal) || len(r.Data) > signing.MaxOutput {

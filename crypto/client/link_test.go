@@ -66,7 +66,7 @@ func (l *link) ask(t *testing.T, op *Op, to chan answer) {
 }
 
 // An operation alone is on the stream before send returns, in a message of its own,
-// and nobody is woken for it: the link has no goroutine here.
+// and nobody is woken for it: the link has no goroutine here. It costs no memory.
 func TestCallerWrites(t *testing.T) {
 	l, k := newLink(t, Config{})
 	op := &Op{Request: signing.Request{Data: make([]byte, 32)}}
@@ -76,69 +76,79 @@ func TestCallerWrites(t *testing.T) {
 		if k.sends != i+1 || k.got[uint64(i+1)] != 1 || len(l.some) != 0 || l.writing || len(l.queue) != 0 {
 			t.Fatalf("operation %d: %d messages, %d wake-ups, %d left", i, k.sends, len(l.some), len(l.queue))
 		}
-		if i == 10 { // what is unanswered is no reason, if it is little
-			continue
-		}
-		l.open, l.bytes = map[uint64]attempt{}, 0
+		clear(l.open)
 	}
 	if n := testing.AllocsPerRun(100, func() {
 		l.ask(t, op, to)
 		clear(l.open)
-		l.bytes = 0
-	}); n > 2 {
+	}); n > 0 {
 		t.Errorf("%.1f allocations an operation", n)
 	}
 }
 
-// When gRPC may wait for the worker to read, no caller does: the link's goroutine
-// writes. And it is the caller again when the worker has answered.
+// While another one is open, gRPC may wait for the worker to read: the link's
+// goroutine writes, all there is in one message. And it is the caller again when one
+// has come alone.
 func TestCallerDoesNotWait(t *testing.T) {
 	l, k := newLink(t, Config{})
 	op := &Op{Request: signing.Request{Data: make([]byte, signing.MaxInput)}}
 	to := make(chan answer, 1)
-	n := 0
-	for len(l.some) == 0 {
-		if n++; n > 64<<10/signing.MaxInput {
-			t.Fatalf("callers wrote %d bytes that nobody has answered", n*signing.MaxInput)
-		}
+	const n = 100
+	for range n {
 		l.ask(t, op, to)
 	}
-	if k.sends != n-1 || !l.writing || !l.since.IsZero() {
-		t.Errorf("%d messages of %d operations by their callers", k.sends, n)
+	if k.sends != 1 || len(l.some) != 1 || !l.writing || !l.since.IsZero() {
+		t.Errorf("%d messages of %d operations by their callers; %d wake-ups", k.sends, n, len(l.some))
 	}
 	stop := make(chan struct{})
 	relieved := make(chan struct{})
 	go func() { l.relieve(stop); close(relieved) }()
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(time.Millisecond) {
-		l.mu.Lock()
-		done := !l.writing
-		l.mu.Unlock()
-		if done {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("the link's goroutine does not write")
-		}
-	}
+	idle(t, l)
 	close(stop)
 	<-relieved
-	if k.sends != n {
-		t.Errorf("%d messages", k.sends)
+	if k.sends != 2 || len(k.got) != n {
+		t.Errorf("%d messages, %d operations", k.sends, len(k.got))
 	}
 	clear(l.open)
-	l.bytes = 0
 	l.ask(t, op, to)
-	if k.sends != n+1 {
-		t.Error("the caller does not write when all is answered")
+	if len(l.some) != 1 {
+		t.Error("the first one after many is not left to the link's goroutine, which may find others")
+	}
+	<-l.some
+	l.write()
+	clear(l.open)
+	l.ask(t, op, to)
+	if len(l.some) != 0 || l.writing || k.sends != 4 {
+		t.Errorf("the caller does not write when there were no others; %d messages", k.sends)
+	}
+}
+
+// idle waits until nobody writes, and nothing is left to.
+func idle(t *testing.T, l *link) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(time.Millisecond) {
+		l.mu.Lock()
+		left := len(l.queue) > 0 || l.writing
+		l.mu.Unlock()
+		if !left {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("operations are left")
+		}
 	}
 }
 
 // A stream that is full in spite of all, as of a worker that answers what it has not
 // read, is given up; the one who writes is not lost with it.
 func TestStuckWriter(t *testing.T) {
-	l, k := newLink(t, Config{Stall: 40 * time.Millisecond})
-	k.before = func() { <-k.ended }
-	l.open[99], l.heard = attempt{}, time.Now().Add(time.Hour) // it does answer
+	l, k := newLink(t, Config{Stall: 400 * time.Millisecond})
+	k.before = func() {
+		l.mu.Lock()
+		l.heard = time.Now().Add(time.Hour) // it does answer
+		l.mu.Unlock()
+		<-k.ended
+	}
 	ran := make(chan error, 1)
 	go func() { ran <- l.run(context.Background()) }()
 	asked := make(chan struct{})
@@ -177,25 +187,15 @@ func TestWritersTogether(t *testing.T) {
 			for range each {
 				l.ask(t, op, nil)
 				l.mu.Lock() // now and then everything is answered
-				if l.bytes > 2*direct {
-					l.bytes = 0
+				if len(l.open) > 50 {
+					clear(l.open)
 				}
 				l.mu.Unlock()
 			}
 		})
 	}
 	all.Wait()
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(time.Millisecond) {
-		l.mu.Lock()
-		left := len(l.queue) > 0 || l.writing
-		l.mu.Unlock()
-		if !left {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("operations are left")
-		}
-	}
+	idle(t, l)
 	close(stop)
 	<-relieved
 	if len(k.got) != callers*each {
@@ -209,28 +209,32 @@ func TestWritersTogether(t *testing.T) {
 }
 
 // The second operation takes another stream, as the worker may be computing the
-// first before it reads on; more go together.
+// first before it reads on; more go together, and so do those that come at once.
 func TestStreamOfTwo(t *testing.T) {
-	w := &worker{cluster: &Cluster{}, links: make([]atomic.Pointer[link], 2)}
-	var streams []*taker
-	for i := range w.links {
-		l, k := newLink(t, Config{})
-		l.w = w
-		w.links[i].Store(l)
-		streams = append(streams, k)
-	}
-	for i, want := range [][2]int{{1, 0}, {1, 1}, {2, 1}, {3, 1}, {4, 1}} {
-		if !w.send(&Op{}, time.Second, nil, time.Now()) {
-			t.Fatal("not taken")
-		}
-		if got := [2]int{streams[0].sends, streams[1].sends}; got != want {
-			t.Errorf("after %d operations %v on the streams, want %v", i+1, got, want)
-		}
-	}
-	l := w.links[1].Load()
-	clear(l.open) // and stay together although the second is free
-	w.send(&Op{}, time.Second, nil, time.Now())
-	if streams[0].sends != 5 || streams[1].sends != 1 {
-		t.Errorf("%d and %d", streams[0].sends, streams[1].sends)
+	begun := time.Now()
+	for _, tt := range []struct {
+		name  string
+		apart time.Duration
+		want  [][2]int // open on each stream, after each operation
+	}{
+		{"one by one", 2 * moment, [][2]int{{1, 0}, {1, 1}, {2, 1}, {3, 1}}},
+		{"at once", 0, [][2]int{{1, 0}, {2, 0}, {3, 0}, {4, 0}}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := &worker{cluster: &Cluster{}, links: make([]atomic.Pointer[link], 2)}
+			for i := range w.links {
+				l, _ := newLink(t, Config{})
+				l.w = w
+				w.links[i].Store(l)
+			}
+			for i, want := range tt.want {
+				if !w.send(&Op{}, time.Second, nil, begun.Add(time.Duration(i)*tt.apart)) {
+					t.Fatal("not taken")
+				}
+				if got := [2]int{len(w.links[0].Load().open), len(w.links[1].Load().open)}; got != want {
+					t.Errorf("after %d operations %v on the streams, want %v", i+1, got, want)
+				}
+			}
+		})
 	}
 }

@@ -195,7 +195,7 @@ func (w *worker) send(op *Op, timeout time.Duration, to chan<- answer, now time.
 			w.breaker.asked(now)
 			return true
 		}
-		if !l.alone() {
+		if !l.computing(now) {
 			break
 		}
 	}

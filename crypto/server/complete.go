@@ -83,7 +83,8 @@ func (t *told) again(now time.Time) (more int, tell bool) {
 func (s *Server) answer(p *pending, err *signing.Error) {
 	now := time.Now()
 	total := now.Sub(p.arrived)
-	r := &cryptov1.Result{Id: p.id, Status: cryptov1.Status(signing.OK)}
+	r := &p.result
+	r.Id, r.Status = p.id, cryptov1.Status(signing.OK)
 	st := signing.OK
 	if err != nil {
 		st = err.Status
@@ -176,6 +177,17 @@ func (o *outbox) hold() {
 	o.mu.Lock()
 	o.held = true
 	o.mu.Unlock()
+}
+
+// leave ends hold, and has the writer write.
+func (o *outbox) leave() {
+	o.mu.Lock()
+	o.held = false
+	some := (len(o.ready) > 0 || o.info != nil) && !o.writing
+	o.mu.Unlock()
+	if some {
+		o.signal()
+	}
 }
 
 // flush ends hold, and writes.

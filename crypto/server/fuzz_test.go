@@ -118,6 +118,9 @@ func FuzzOperate(f *testing.F) {
 		if err := s.read(g, st); (err != nil) != tooMany {
 			t.Fatalf("%d operations: %v", len(req.Operations), err)
 		}
+		if err := st.out.flush(); err != nil { // what is left to the writer
+			t.Fatal(err)
+		}
 		if tooMany {
 			want = nil
 		}

@@ -153,11 +153,11 @@ func TestReaderDoesAll(t *testing.T) {
 // So is what is refused at once.
 func TestReaderRefuses(t *testing.T) {
 	s, _, k, open := newReader(t)
-	bad := request(k, 7, 8)
-	bad.Operations[0].KeyId, bad.Operations[1].Scheme = make([]byte, 32), 1
-	g := &script{requests: []*cryptov1.OperateRequest{bad}}
+	unknown, bad := request(k, 7), request(k, 8)
+	unknown.Operations[0].KeyId, bad.Operations[0].Scheme = make([]byte, 32), 1
+	g := &script{requests: []*cryptov1.OperateRequest{unknown, bad}}
 	st := open(g)
-	if err := s.read(g, st); err != nil || g.sends != 1 || len(g.said) != 2 || len(st.out.some) != 0 {
+	if err := s.read(g, st); err != nil || g.sends != 2 || len(g.said) != 2 || len(st.out.some) != 0 {
 		t.Errorf("%v; %d messages, %v", err, g.sends, g.said)
 	}
 }
@@ -240,6 +240,26 @@ func (s *stuck) Send(resp *cryptov1.OperateResponse) error {
 	}
 	s.sent = append(s.sent, ids)
 	return nil
+}
+
+// What comes up while the reader is at work is not forgotten, whoever writes it.
+func TestReaderLeaves(t *testing.T) {
+	for name, put := range map[string]func(*outbox){
+		"answer":      func(o *outbox) { o.add(&cryptov1.Result{}) },
+		"description": func(o *outbox) { o.tell(&cryptov1.WorkerInfo{}); <-o.some }, // that wake-up was in vain
+	} {
+		o := &outbox{some: make(chan struct{}, 1)}
+		o.hold()
+		put(o)
+		if o.leave(); len(o.some) != 1 {
+			t.Errorf("%s: the writer is not woken", name)
+		}
+	}
+	o := &outbox{some: make(chan struct{}, 1)}
+	o.hold()
+	if o.leave(); len(o.some) != 0 {
+		t.Error("the writer is woken for nothing")
+	}
 }
 
 // While somebody waits for a client, nobody who answers an operation of it does,

@@ -53,6 +53,7 @@ type pending struct {
 	key     *key
 	req     signing.Request
 	arrived time.Time
+	result  cryptov1.Result
 	engine  int    // that has it
 	tried   uint64 // engines that had it, or had no room
 }
@@ -192,7 +193,9 @@ func (s *Server) read(g cryptov1.CryptoService_OperateServer, st *stream) error 
 		if now.Sub(asked) < s.lull || !s.computed(st) {
 			s.submit(st)
 		}
-		if err := st.out.flush(); err != nil {
+		if len(st.slots) > 1 {
+			st.out.leave() // there is more to come, which goes together
+		} else if err := st.out.flush(); err != nil {
 			return err
 		}
 	}
