@@ -147,6 +147,10 @@ static void in_parent(void)
 	pno_memory_unlock();
 	pno_sock_each_slot(thaw, NULL);
 	pno_session_unlock_all(forking);
+	/* Connections that nobody here waits for may be meant for the child: a
+	 * parent that has seen a listener readable forks who is to accept. */
+	if (granted)
+		pno_listener_yield();
 	pno_relay_resume();
 }
 

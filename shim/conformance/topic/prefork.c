@@ -2,7 +2,8 @@
 
 /*
  * Two processes accept from one listener, and one of them gets a client that
- * keeps it waiting: the other serves everybody else.
+ * keeps it waiting: the other serves everybody else. And a parent that waits for
+ * clients forks a child for each, which accepts it, as inetd does.
  */
 #include "conf.h"
 
@@ -55,11 +56,43 @@ static void busy_sibling(int family)
 	close(l);
 }
 
+static void child_of_a_client(int family)
+{
+	struct sockaddr_storage at;
+	int l = listener(family, &at);
+
+	for (int i = 0; i < 4; i++) {
+		int c = dial(&at), status = -1;
+		pid_t pid;
+		char byte;
+
+		AWAIT(l, POLLIN);
+		pid = fork();
+		if (pid == 0) {
+			int s = accept(l, NULL, NULL);
+
+			_exit(s < 0 || write(s, "x", 1) != 1);
+		}
+		AWAIT(c, POLLIN);
+		R(read(c, &byte, 1));
+		need(waitpid(pid, &status, 0) == pid, "waitpid");
+		show("status %d", status);
+		AWAIT(c, POLLRDHUP);
+		R(close(c));
+	}
+	READY(l);
+	close(l);
+}
+
 int main(void)
 {
 	SECTION("IPv4");
 	busy_sibling(AF_INET);
 	SECTION("IPv6");
 	busy_sibling(AF_INET6);
+	SECTION("a child for each, IPv4");
+	child_of_a_client(AF_INET);
+	SECTION("a child for each, IPv6");
+	child_of_a_client(AF_INET6);
 	return 0;
 }
