@@ -139,10 +139,16 @@ func (t *Table) receive(s *socket, q *queue, n int) int {
 const moderateEvery = 16 << 10
 
 // read counts what was read from the stack, which fits the window that it
-// offers to the peer to how fast that goes.
+// offers to the peer to how fast that goes. But not while data waits: the stack
+// tells the peer of a window that opens when that crosses a threshold by a read;
+// one that had grown past it in between would never be told, and the peer, which
+// has used up the former one, only ask after 200 ms.
 func (s *socket) read(n int) {
 	s.rxBytes += uint64(n)
-	if s.unmoderated += n; s.unmoderated >= moderateEvery {
+	if s.unmoderated += n; s.unmoderated < moderateEvery {
+		return
+	}
+	if waits, err := s.ep.GetSockOptInt(tcpip.ReceiveQueueSizeOption); err == nil && waits == 0 {
 		s.ep.ModerateRecvBuf(s.unmoderated)
 		s.unmoderated = 0
 	}

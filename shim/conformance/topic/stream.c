@@ -261,6 +261,40 @@ static void large(int family)
 	close(c);
 }
 
+/* Writes of all sizes, an end: nothing keeps them waiting for a clock. (A loaded
+ * machine may hold up some of the streams, but not most.) */
+static void no_stall(void)
+{
+	enum { STREAMS = 20, STALL_MS = 150 };
+	struct sockaddr_storage at;
+	int l = listener(AF_INET, &at), stalled = 0;
+	static char b[4096];
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		for (int i = 0; i < STREAMS; i++) {
+			int s = accept(l, NULL, NULL);
+
+			for (size_t n = 16; n < sizeof b; n += 16)
+				write_all(s, b, n);
+			close(s);
+		}
+		_exit(0);
+	}
+	for (int i = 0; i < STREAMS; i++) {
+		int64_t began = conf_now();
+		int c = dial(&at);
+
+		while (recv(c, b, sizeof b, 0) > 0)
+			;
+		stalled += conf_now() - began > STALL_MS;
+		close(c);
+	}
+	need(waitpid(pid, NULL, 0) == pid, "waitpid");
+	R(stalled > STREAMS / 2);
+	close(l);
+}
+
 int main(void)
 {
 	SECTION("send and recv, IPv4");
@@ -285,5 +319,7 @@ int main(void)
 	full(AF_INET6);
 	SECTION("4 MiB there and back");
 	large(AF_INET);
+	SECTION("small writes");
+	no_stall();
 	return 0;
 }
