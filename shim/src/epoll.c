@@ -39,6 +39,7 @@
 #include "log.h"
 #include "real.h"
 #include "stats.h"
+#include "stay.h"
 #include "wait.h"
 
 #define KERNEL_EVERY 16
@@ -240,22 +241,36 @@ static bool has_ready(void *arg)
 	return __atomic_load_n(&ep->ready_head, __ATOMIC_RELAXED) != NULL;
 }
 
+/* A call that sleeps. */
+struct doze {
+	struct pno_stay stay;
+	struct pno_epoll *ep;
+	struct pno_session *ses;
+	bool alive, announced, raw;
+	uint64_t armed;
+	struct epoll_event *events;
+	int max;
+	int64_t ns;
+	const sigset_t *sigmask;
+	bool again, woken;
+};
+
 /*
  * Sleepers are announced before the rings are armed, under the lock that
  * whoever pushes an item takes: an item pushed after nothing_ready kicks us,
  * one pushed before is seen by it.
  */
-static bool announce(struct pno_epoll *ep)
+static void announce(struct doze *d)
 {
-	bool raw;
+	struct pno_epoll *ep = d->ep;
 
 	pno_lock(&ep->lock);
 	if (!ep->sleepers++)
 		ep->kicked = true; /* what our own drain finds needs no kick */
-	raw = !ep->bed;
-	ep->raw += raw;
+	d->announced = true;
+	d->raw = !ep->bed;
+	ep->raw += d->raw;
 	pno_unlock(&ep->lock);
-	return raw;
 }
 
 static bool something_ready(void *arg)
@@ -271,67 +286,88 @@ static bool something_ready(void *arg)
 	return ready;
 }
 
-static void retire(struct pno_epoll *ep, bool raw)
+static void retire(struct doze *d)
 {
+	struct pno_epoll *ep = d->ep;
+
 	pno_lock(&ep->lock);
-	ep->sleepers--;
-	ep->raw -= raw;
+	if (d->announced) {
+		ep->sleepers--;
+		ep->raw -= d->raw;
+	}
+	d->announced = false;
 	pno_unlock(&ep->lock);
+}
+
+static void doze_left(struct pno_stay *stay)
+{
+	struct doze *d = (struct doze *)stay;
+
+	if (d->alive)
+		pno_channels_awake(d->ses, &d->armed);
+	retire(d);
 }
 
 /* The longest sleep while there is no DPU and listeners wait for one. */
 #define REVIVE_NANOS 1000000000ll
 
-/*
- * Sleeps in the kernel: its events, or -1 with errno. 0 and *again: look at
- * the ready list; 0 without: the time is over.
- */
+/* Its events, or -errno. 0 and again: look at the ready list; 0 without: the
+ * time is over. */
+static int sleep_announced(void *arg)
+{
+	struct doze *d = arg;
+	struct pno_epoll *ep = d->ep;
+	int n;
+
+	announce(d);
+	/* Who changes the channels from now on wakes us. */
+	if (unlikely(ep->ses != d->ses) ||
+	    (d->alive && !pno_channels_arm(d->ses, ep->channels, &d->armed, something_ready, ep))) {
+		retire(d);
+		return 0;
+	}
+	d->again = false;
+	if (!d->alive && ep->nitems) {
+		if (something_ready(ep)) {
+			retire(d);
+			d->again = true;
+			return 0;
+		}
+		if (d->ns < 0 || d->ns > REVIVE_NANOS) {
+			d->ns = REVIVE_NANOS;
+			d->again = true;
+		}
+	}
+	if (unlikely(d->alive && d->raw && (d->ns < 0 || d->ns > 1000000))) {
+		d->ns = 1000000; /* no descriptor for a bed: it sleeps in short turns */
+		d->woken = true;
+	}
+	atomic_store_explicit(&ep->since_kernel, 0, memory_order_relaxed);
+	n = d->raw ? sleep_raw(ep, d->events, d->max, d->ns, d->sigmask, &d->woken)
+		   : sleep_in_bed(ep, d->events, d->max, d->ns, d->sigmask, &d->woken);
+	if (d->alive)
+		pno_channels_awake(d->ses, &d->armed);
+	retire(d);
+	d->again |= d->woken;
+	if (d->alive && d->woken)
+		pno_count(wakeups);
+	return n;
+}
+
+/* Sleeps in the kernel: its events, or -1 with errno. */
 static int sleep_in_kernel(struct pno_epoll *ep, struct epoll_event *events, int max, int64_t ns,
 			   const sigset_t *sigmask, bool *again)
 {
-	struct pno_session *ses = ep->ses;
-	bool alive = ses && !atomic_load_explicit(&ses->lost, memory_order_relaxed);
-	uint64_t channels = ep->channels;
-	bool raw, woken = false;
+	struct doze d = { .ep = ep, .ses = ep->ses, .events = events, .max = max, .ns = ns, .sigmask = sigmask,
+			  .again = true };
 	int n;
 
+	d.alive = d.ses && !atomic_load_explicit(&d.ses->lost, memory_order_relaxed);
 	*again = true;
-	if (alive && pno_spin(ses, channels, has_ready, ep))
+	if (d.alive && pno_spin(d.ses, ep->channels, has_ready, ep))
 		return 0;
-	raw = announce(ep);
-	if (unlikely(ep->ses != ses)) {
-		retire(ep, raw);
-		return 0;
-	}
-	channels = ep->channels; /* who changes it from now on wakes us */
-	if (alive && !pno_channels_arm(ses, channels, something_ready, ep)) {
-		retire(ep, raw);
-		return 0;
-	}
-	*again = false;
-	if (!alive && ep->nitems) {
-		if (something_ready(ep)) {
-			retire(ep, raw);
-			*again = true;
-			return 0;
-		}
-		if (ns < 0 || ns > REVIVE_NANOS) {
-			ns = REVIVE_NANOS;
-			*again = true;
-		}
-	}
-	if (unlikely(alive && raw && (ns < 0 || ns > 1000000))) {
-		ns = 1000000; /* no descriptor for a bed: it sleeps in short turns */
-		woken = true;
-	}
-	atomic_store_explicit(&ep->since_kernel, 0, memory_order_relaxed);
-	n = raw ? sleep_raw(ep, events, max, ns, sigmask, &woken) : sleep_in_bed(ep, events, max, ns, sigmask, &woken);
-	if (alive)
-		pno_channels_awake(ses, channels);
-	retire(ep, raw);
-	*again |= woken;
-	if (alive && woken)
-		pno_count(wakeups);
+	n = pno_stay(&d.stay, doze_left, sleep_announced, &d);
+	*again = d.again;
 	if (n >= 0)
 		return n;
 	errno = -n;

@@ -119,7 +119,7 @@ PNO_EXPORT ssize_t read(int fd, void *buf, size_t len)
 	struct iovec v = { buf, len };
 	struct pno_sock *s;
 
-	PNO_ENTER();
+	PNO_ENTER_POINT();
 	s = io_sock(fd);
 	if (!s)
 		return real.read(fd, buf, len);
@@ -145,7 +145,7 @@ PNO_EXPORT ssize_t readv(int fd, const struct iovec *iov, int n)
 {
 	struct pno_sock *s;
 
-	PNO_ENTER();
+	PNO_ENTER_POINT();
 	s = io_sock(fd);
 	return s ? read_vector(s, fd, iov, n, 0) : real.readv(fd, iov, n);
 }
@@ -183,7 +183,7 @@ PNO_EXPORT ssize_t preadv2(int fd, const struct iovec *iov, int n, off_t at, int
 {
 	struct pno_sock *s;
 
-	PNO_ENTER();
+	PNO_ENTER_POINT();
 	s = io_sock_at(fd, at);
 	if (!s)
 		return real.preadv2(fd, iov, n, at, flags);
@@ -199,7 +199,7 @@ PNO_EXPORT ssize_t pwritev2(int fd, const struct iovec *iov, int n, off_t at, in
 {
 	struct pno_sock *s;
 
-	PNO_ENTER();
+	PNO_ENTER_POINT();
 	s = io_sock_at(fd, at);
 	if (!s)
 		return real.pwritev2(fd, iov, n, at, flags);
@@ -216,7 +216,7 @@ PNO_EXPORT ssize_t recv(int fd, void *buf, size_t len, int flags)
 	struct iovec v = { buf, len };
 	struct pno_sock *s;
 
-	PNO_ENTER();
+	PNO_ENTER_POINT();
 	s = io_sock(fd);
 	if (!s)
 		return real.recv(fd, buf, len, flags);
@@ -242,7 +242,7 @@ PNO_EXPORT ssize_t recvfrom(int fd, void *buf, size_t len, int flags, struct soc
 	struct pno_sock *s;
 	ssize_t rc;
 
-	PNO_ENTER();
+	PNO_ENTER_POINT();
 	s = io_sock(fd);
 	if (!s)
 		return real.recvfrom(fd, buf, len, flags, addr, alen);
@@ -295,7 +295,7 @@ PNO_EXPORT ssize_t recvmsg(int fd, struct msghdr *m, int flags)
 	struct pno_sock *s;
 	ssize_t n;
 
-	PNO_ENTER();
+	PNO_ENTER_POINT();
 	s = io_sock(fd);
 	if (!s) {
 		n = real.recvmsg(fd, m, flags);
@@ -345,7 +345,7 @@ PNO_EXPORT int recvmmsg(int fd, struct mmsghdr *v, unsigned n, int flags, struct
 	int64_t end = 0;
 	unsigned i;
 
-	PNO_ENTER();
+	PNO_ENTER_POINT();
 	s = io_sock(fd);
 	if (!s) {
 		int got = real.recvmmsg(fd, v, n, flags, timeout);
@@ -389,7 +389,7 @@ PNO_EXPORT ssize_t write(int fd, const void *buf, size_t len)
 	struct iovec v = { (void *)buf, len };
 	struct pno_sock *s;
 
-	PNO_ENTER();
+	PNO_ENTER_POINT();
 	s = io_sock(fd);
 	if (!s)
 		return real.write(fd, buf, len);
@@ -400,7 +400,7 @@ PNO_EXPORT ssize_t writev(int fd, const struct iovec *iov, int n)
 {
 	struct pno_sock *s;
 
-	PNO_ENTER();
+	PNO_ENTER_POINT();
 	s = io_sock(fd);
 	return s ? write_vector(s, fd, iov, n, 0) : real.writev(fd, iov, n);
 }
@@ -410,7 +410,7 @@ PNO_EXPORT ssize_t send(int fd, const void *buf, size_t len, int flags)
 	struct iovec v = { (void *)buf, len };
 	struct pno_sock *s;
 
-	PNO_ENTER();
+	PNO_ENTER_POINT();
 	s = io_sock(fd);
 	if (!s)
 		return real.send(fd, buf, len, flags);
@@ -439,7 +439,7 @@ PNO_EXPORT ssize_t sendto(int fd, const void *buf, size_t len, int flags, const 
 	struct iovec v = { (void *)buf, len };
 	struct pno_sock *s;
 
-	PNO_ENTER();
+	PNO_ENTER_POINT();
 	s = io_sock(fd);
 	if (!s && unlikely(flags & MSG_FASTOPEN) && to_connect(fd))
 		return connect(fd, addr, alen) < 0 ? -1 : send(fd, buf, len, flags & ~MSG_FASTOPEN);
@@ -461,7 +461,7 @@ PNO_EXPORT ssize_t sendmsg(int fd, const struct msghdr *m, int flags)
 {
 	struct pno_sock *s;
 
-	PNO_ENTER();
+	PNO_ENTER_POINT();
 	s = io_sock(fd);
 	if (!s) {
 		if (pno_readable(m, sizeof *m) && unlikely(m->msg_controllen) &&
@@ -483,7 +483,7 @@ PNO_EXPORT int sendmmsg(int fd, struct mmsghdr *v, unsigned n, int flags)
 	struct pno_sock *s;
 	unsigned i;
 
-	PNO_ENTER();
+	PNO_ENTER_POINT();
 	s = io_sock(fd);
 	if (!s) {
 		if (pno_readable(v, n * sizeof *v))

@@ -75,7 +75,7 @@ PNO_EXPORT int epoll_wait(int epfd, struct epoll_event *events, int max, int tim
 {
 	struct pno_epoll *ep;
 
-	PNO_ENTER();
+	PNO_ENTER_POINT();
 	ep = pno_epoll_at(epfd);
 	if (unlikely(!ep))
 		return real.epoll_wait(epfd, events, max, timeout);
@@ -86,7 +86,7 @@ PNO_EXPORT int epoll_pwait(int epfd, struct epoll_event *events, int max, int ti
 {
 	struct pno_epoll *ep;
 
-	PNO_ENTER();
+	PNO_ENTER_POINT();
 	ep = pno_epoll_at(epfd);
 	if (!ep)
 		return real.epoll_pwait(epfd, events, max, timeout, mask);
@@ -99,7 +99,7 @@ PNO_EXPORT int epoll_pwait2(int epfd, struct epoll_event *events, int max, const
 	struct pno_epoll *ep;
 	int64_t ns;
 
-	PNO_ENTER();
+	PNO_ENTER_POINT();
 	ep = pno_epoll_at(epfd);
 	if (!ep)
 		return real.epoll_pwait2(epfd, events, max, timeout, mask);
@@ -125,22 +125,22 @@ static bool concerns(const struct pollfd *fds, nfds_t n)
 
 PNO_EXPORT int poll(struct pollfd *fds, nfds_t n, int timeout)
 {
-	PNO_ENTER();
+	PNO_ENTER_POINT();
 	if (likely(!concerns(fds, n)))
 		return real.poll(fds, n, timeout);
-	return give(pno_poll(fds, n, ms_to_ns(timeout), NULL));
+	return give(pno_poll(fds, n, ms_to_ns(timeout), NULL, NULL));
 }
 
 PNO_EXPORT int ppoll(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const sigset_t *mask)
 {
 	int64_t ns;
 
-	PNO_ENTER();
+	PNO_ENTER_POINT();
 	if (likely(!concerns(fds, n)))
 		return real.ppoll(fds, n, timeout, mask);
 	if ((ns = ts_to_ns(timeout)) < -1)
 		return give(ns == -2 ? -EINVAL : -EFAULT);
-	return give(pno_poll(fds, n, ns, mask));
+	return give(pno_poll(fds, n, ns, mask, NULL));
 }
 
 PNO_EXPORT int __poll_chk(struct pollfd *fds, nfds_t n, int timeout, size_t have)
@@ -242,7 +242,7 @@ static int select_by_poll(int n, fd_set *r, fd_set *w, fd_set *e, int64_t ns, co
 		if (want)
 			fds[k++] = (struct pollfd){ .fd = fd, .events = want };
 	}
-	rc = pno_poll(fds, k, ns, mask);
+	rc = pno_poll(fds, k, ns, mask, fds);
 	for (nfds_t i = 0; rc >= 0 && i < k; i++)
 		if (fds[i].revents & POLLNVAL)
 			rc = -EBADF;
@@ -266,7 +266,7 @@ PNO_EXPORT int select(int n, fd_set *r, fd_set *w, fd_set *e, struct timeval *ti
 	int64_t ns = -1, end, left;
 	int rc;
 
-	PNO_ENTER();
+	PNO_ENTER_POINT();
 	n = clamp(n);
 	if (likely(!select_concerns(n, r, w, e)))
 		return real.select(n, r, w, e, timeout);
@@ -294,7 +294,7 @@ PNO_EXPORT int pselect(int n, fd_set *r, fd_set *w, fd_set *e, const struct time
 {
 	int64_t ns;
 
-	PNO_ENTER();
+	PNO_ENTER_POINT();
 	n = clamp(n);
 	if (likely(!select_concerns(n, r, w, e)))
 		return real.pselect(n, r, w, e, timeout, mask);

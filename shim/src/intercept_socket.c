@@ -12,6 +12,7 @@
 #include "epoll.h"
 #include "fault.h"
 #include "log.h"
+#include "quiet.h"
 #include "real.h"
 #include "relay.h"
 #include "stats.h"
@@ -135,7 +136,7 @@ PNO_EXPORT int connect(int fd, const struct sockaddr *addr, socklen_t len)
 	struct pno_sock *s;
 	int err;
 
-	PNO_ENTER();
+	PNO_ENTER_POINT();
 	if (!ours(fd))
 		return real.connect(fd, addr, len);
 	ses = pno_session_get();
@@ -288,6 +289,9 @@ static int do_accept(int fd, struct sockaddr *addr, socklen_t *len, int flags)
 			if (rc != -EAGAIN)
 				break;
 		}
+		if (got >= 0) /* a wait may be left for good */
+			quiet_close(got);
+		got = -1;
 		rc = wait_connection(l, &looked, &deadline);
 		if (rc < 0)
 			break;
@@ -305,7 +309,7 @@ static int do_accept(int fd, struct sockaddr *addr, socklen_t *len, int flags)
 
 PNO_EXPORT int accept4(int fd, struct sockaddr *addr, socklen_t *len, int flags)
 {
-	PNO_ENTER();
+	PNO_ENTER_POINT();
 	if (likely(ours(fd))) {
 		if (!(flags & ~(SOCK_NONBLOCK | SOCK_CLOEXEC)))
 			return do_accept(fd, addr, len, flags);
@@ -317,7 +321,7 @@ PNO_EXPORT int accept4(int fd, struct sockaddr *addr, socklen_t *len, int flags)
 
 PNO_EXPORT int accept(int fd, struct sockaddr *addr, socklen_t *len)
 {
-	PNO_ENTER();
+	PNO_ENTER_POINT();
 	return ours(fd) ? do_accept(fd, addr, len, 0) : real.accept(fd, addr, len);
 }
 

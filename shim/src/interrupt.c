@@ -336,14 +336,54 @@ PNO_EXPORT int siginterrupt(int sig, int stop)
 	return rc;
 }
 
-/* In the kernel, a thread can be cancelled, as in libc's calls. */
+/*
+ * Cancellation. A thread can be cancelled in the kernel, as in libc's calls, but
+ * not while a request to the DPU is under way, and where a call of the program's
+ * begins; nowhere else (quiet.h).
+ */
+static atomic_bool cancels; /* somebody has been */
+
+PNO_EXPORT int pthread_cancel(pthread_t thread)
+{
+	PNO_ENTER();
+	atomic_store(&cancels, true);
+	__atomic_store_n(&pno_ready, false, __ATOMIC_RELAXED);
+	return real.pthread_cancel(thread);
+}
+
+void pno_cancel_here(void)
+{
+	if (atomic_load_explicit(&cancels, memory_order_relaxed) && !pno_section.depth)
+		pthread_testcancel();
+}
+
+/* The cancellation type that the program has, while a sleep changes it. */
+static __thread struct {
+	bool changed;
+	int type;
+} program __attribute__((tls_model("initial-exec")));
+
+void pno_sleep_left(void)
+{
+	if (!program.changed)
+		return;
+	program.changed = false;
+	pthread_setcanceltype(program.type, NULL);
+}
+
 static long enter(long nr, long a, long b, long c, const sigset_t *mask, int ms)
 {
+	bool cancellable = !__libc_single_threaded && !pno_section.depth, outermost = cancellable && !program.changed;
 	long size = _NSIG / 8, rc;
 	int type = PTHREAD_CANCEL_DEFERRED;
 
-	if (!__libc_single_threaded)
+	if (cancellable) {
 		pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, &type);
+		if (outermost) {
+			program.type = type;
+			program.changed = true;
+		}
+	}
 #if OWN_CALL
 	if (nr == SYS_ppoll)
 		rc = pno_sleep_call(&pno_handled, nr, a, b, c, (long)mask, size, 0);
@@ -360,8 +400,10 @@ static long enter(long nr, long a, long b, long c, const sigset_t *mask, int ms)
 	if (rc == -1)
 		rc = -errno;
 #endif
-	if (!__libc_single_threaded)
+	if (cancellable)
 		pthread_setcanceltype(type, NULL);
+	if (outermost)
+		program.changed = false;
 	return rc;
 }
 

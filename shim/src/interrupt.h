@@ -40,6 +40,12 @@ static inline bool pno_interrupts_restart(void)
 int pno_sleep_ppoll(struct pollfd *fds, nfds_t n, struct timespec *timeout, const sigset_t *mask);
 int pno_sleep_epoll(int epfd, struct epoll_event *events, int max, int ms, const sigset_t *mask);
 
+/* The call in which the thread slept is over, without returning. */
+void pno_sleep_left(void);
+
+/* A call begins at which the thread may be cancelled. */
+void pno_cancel_here(void);
+
 /* From now on a filter may forbid what putting signals off needs. */
 void pno_interrupts_filtered(void);
 /* In the child of a fork: it is in no section. */

@@ -19,6 +19,7 @@
 #include "memory.h"
 #include "real.h"
 #include "stats.h"
+#include "stay.h"
 #include "wait.h"
 
 _Static_assert(POLLIN == (int)EPOLLIN && POLLOUT == (int)EPOLLOUT && POLLERR == (int)EPOLLERR &&
@@ -27,8 +28,13 @@ _Static_assert(POLLIN == (int)EPOLLIN && POLLOUT == (int)EPOLLOUT && POLLERR == 
 #define ON_STACK 64
 
 struct set {
+	struct pno_stay stay;
 	struct pollfd *fds;
 	nfds_t n;
+	nfds_t told; /* of them, those that know that they are waited for */
+	int64_t ns;
+	const sigset_t *sigmask;
+	void *own; /* memory to be freed if the call is left */
 	struct pollfd *kernel; /* n + 1 entries */
 	nfds_t nkernel;
 	nfds_t *index; /* of each kernel entry in fds */
@@ -76,10 +82,15 @@ static void split(struct set *t)
 			t->kernel[t->nkernel++] = t->fds[i];
 		}
 		t->nested |= ep != NULL;
-		if (ep)
-			pno_epoll_attend(ep, true);
-		if (ep || !pno_poll_concerns(fd) || !(s = pno_sock_lock(fd)))
+		if (ep || !pno_poll_concerns(fd) || !(s = pno_sock_lock(fd))) {
+			pno_section_enter();
+			if (ep)
+				pno_epoll_attend(ep, true);
+			t->told = i + 1;
+			pno_section_leave();
 			continue;
+		}
+		t->told = i + 1;
 		if (s->qp) {
 			s->waiters++;
 			t->ses = s->ses;
@@ -93,20 +104,20 @@ static void split(struct set *t)
 
 static void leave(struct set *t)
 {
-	for (nfds_t i = 0; i < t->n; i++) {
-		struct pno_epoll *ep = pno_epoll_at(t->fds[i].fd);
-		struct pno_sock *s;
+	while (t->told) {
+		int fd = t->fds[t->told - 1].fd;
+		struct pno_epoll *ep = pno_epoll_at(fd);
+		struct pno_sock *s = ep || !pno_poll_concerns(fd) ? NULL : pno_sock_peek(fd);
 
+		pno_section_enter();
+		t->told--;
 		if (ep)
 			pno_epoll_attend(ep, false);
-		if (ep || !pno_poll_concerns(t->fds[i].fd))
-			continue;
-		s = pno_sock_peek(t->fds[i].fd);
-		if (!s)
-			continue;
-		if (s->waiters)
+		if (s && s->waiters)
 			s->waiters--;
-		pno_sock_unlock(s);
+		pno_section_leave();
+		if (s)
+			pno_sock_unlock(s);
 	}
 	if (unlikely(atomic_load_explicit(&pno_listener_unsettled, memory_order_relaxed)))
 		pno_listener_settle(false); /* a poller came while this waited */
@@ -198,9 +209,10 @@ static int look(struct set *t)
 	return merge(t);
 }
 
-static int wait_set(struct set *t, int64_t ns, const sigset_t *sigmask)
+static int wait_set(struct set *t)
 {
-	int64_t deadline = ns < 0 ? PNO_NEVER : pno_now() + ns;
+	const sigset_t *sigmask = t->sigmask;
+	int64_t ns = t->ns, deadline = ns < 0 ? PNO_NEVER : pno_now() + ns;
 	int rc;
 
 	for (;;) {
@@ -242,11 +254,41 @@ static int wait_set(struct set *t, int64_t ns, const sigset_t *sigmask)
 	}
 }
 
-int pno_poll(struct pollfd *fds, nfds_t n, int64_t ns, const sigset_t *sigmask)
+static int wait_told(void *arg)
+{
+	struct set *t = arg;
+	int rc;
+
+	split(t);
+	rc = wait_set(t);
+	leave(t);
+	return rc;
+}
+
+static void drop(struct set *t, struct pollfd *stack_fds)
+{
+	if (t->kernel == stack_fds)
+		return;
+	pno_free(t->kernel);
+	pno_free(t->index);
+}
+
+static void poll_left(struct pno_stay *stay)
+{
+	struct set *t = (struct set *)stay;
+
+	leave(t);
+	if (t->n > ON_STACK)
+		drop(t, NULL);
+	pno_free(t->own);
+}
+
+int pno_poll(struct pollfd *fds, nfds_t n, int64_t ns, const sigset_t *sigmask, void *own)
 {
 	struct pollfd stack_fds[ON_STACK + 1];
 	nfds_t stack_index[ON_STACK + 1];
-	struct set t = { .fds = fds, .n = n, .kernel = stack_fds, .index = stack_index };
+	struct set t = { .fds = fds, .n = n, .kernel = stack_fds, .index = stack_index,
+			 .ns = ns, .sigmask = sigmask, .own = own };
 	int rc;
 
 	if (n > ON_STACK) {
@@ -263,13 +305,8 @@ int pno_poll(struct pollfd *fds, nfds_t n, int64_t ns, const sigset_t *sigmask)
 		goto out;
 	}
 	pno_interrupts_begin();
-	split(&t);
-	rc = wait_set(&t, ns, sigmask);
-	leave(&t);
+	rc = pno_stay(&t.stay, poll_left, wait_told, &t);
 out:
-	if (t.kernel != stack_fds) {
-		pno_free(t.kernel);
-		pno_free(t.index);
-	}
+	drop(&t, stack_fds);
 	return rc;
 }

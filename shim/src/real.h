@@ -8,6 +8,8 @@
 #define PNO_REAL_H
 
 #include <poll.h>
+#include <pthread.h>
+#include <setjmp.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdarg.h>
@@ -33,11 +35,26 @@ extern struct pno_real real;
 extern bool pno_started;
 void pno_start(void);
 
-#define PNO_ENTER()                          \
+/* Started, and nothing has to be looked at when a call begins. As an atomic it
+ * would be loaded before it is tested, one instruction more in every call. */
+extern bool pno_ready;
+void pno_enter(bool point);
+
+#if defined(__SANITIZE_THREAD__)
+#define PNO_READY() __atomic_load_n(&pno_ready, __ATOMIC_RELAXED)
+#else
+#define PNO_READY() pno_ready
+#endif
+
+#define PNO_ENTER_AS(point)                  \
 	do {                                 \
-		if (unlikely(!pno_started))  \
-			pno_start();         \
+		if (unlikely(!PNO_READY()))  \
+			pno_enter(point);    \
 	} while (0)
+
+/* The first thing that an entry point does; also a point of cancellation. */
+#define PNO_ENTER()       PNO_ENTER_AS(false)
+#define PNO_ENTER_POINT() PNO_ENTER_AS(true)
 
 #define PNO_EXPORT __attribute__((visibility("default")))
 

@@ -426,6 +426,7 @@ void pno_call_begin(struct pno_chan *chan, struct pno_call *c)
 {
 	struct pno_session *ses = chan->ses;
 
+	pno_section_enter();
 	c->chan = chan;
 	c->tag = atomic_fetch_add(&ses->tag, 1) + 1;
 	if (!c->tag)
@@ -469,6 +470,7 @@ int pno_call_wait(struct pno_session *ses, struct pno_call *c)
 	if (*p)
 		*p = c->next;
 	pno_unlock(&ses->call_lock);
+	pno_section_leave();
 	if (call_done(c))
 		return c->err;
 	return rc == -ETIMEDOUT ? ETIMEDOUT : ENETDOWN;

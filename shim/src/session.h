@@ -122,7 +122,8 @@ static inline struct pno_sock *pno_handle_sock(struct pno_session *ses, unsigned
 	return likely(__atomic_load_n(&slot->handle, __ATOMIC_RELAXED) == handle) ? s : NULL;
 }
 
-/* Starts a request on a channel: registers c under a new tag. */
+/* Starts a request on a channel: registers c under a new tag. No handler runs
+ * from here to the end of pno_call_wait, for c is on the stack. */
 void pno_call_begin(struct pno_chan *chan, struct pno_call *c);
 /* Waits for its Reply; 0 or an errno. Not interruptible. */
 int pno_call_wait(struct pno_session *ses, struct pno_call *c);

@@ -13,12 +13,13 @@
 
 #include "fdtable.h"
 #include "hostd.h"
+#include "interrupt.h"
 #include "log.h"
 #include "real.h"
 #include "sock.h"
 
 struct pno_real real;
-bool pno_started;
+bool pno_started, pno_ready;
 
 void pno_start(void)
 {
@@ -32,7 +33,14 @@ void pno_start(void)
 	pno_exec_start();
 	pno_fdtable_start();
 	pno_fork_start();
-	pno_started = true;
+	pno_started = pno_ready = true;
+}
+
+void pno_enter(bool point)
+{
+	pno_start();
+	if (point)
+		pno_cancel_here();
 }
 
 __attribute__((constructor)) static void at_load(void)

@@ -29,9 +29,11 @@
 #include "fdtable.h"
 #include "interrupt.h"
 #include "log.h"
+#include "quiet.h"
 #include "real.h"
 #include "sock.h"
 #include "stats.h"
+#include "stay.h"
 
 int64_t pno_now(void)
 {
@@ -51,14 +53,15 @@ static uint64_t live(struct pno_session *ses, uint64_t channels)
 #define EACH_CHANNEL(i, mask) \
 	for (uint64_t m_ = (mask); m_ && ((i) = __builtin_ctzll(m_), 1); m_ &= m_ - 1)
 
-static void disarm(struct pno_session *ses, uint64_t channels)
+static void disarm(struct pno_session *ses, uint64_t *armed)
 {
 	unsigned i;
 
-	EACH_CHANNEL(i, channels) {
+	EACH_CHANNEL(i, *armed) {
 		struct pno_chan *c = ses->chan[i];
 
 		pno_lock(&c->lock);
+		*armed &= ~(1ull << i);
 		if (--c->sleepers == 0)
 			for (unsigned k = 0; k < ses->shards; k++)
 				pno_qp_disarm(&c->qp[k]);
@@ -82,7 +85,7 @@ static bool moved(struct pno_session *ses, uint64_t channels)
 	return false;
 }
 
-bool pno_channels_arm(struct pno_session *ses, uint64_t channels, bool (*cond)(void *), void *arg)
+bool pno_channels_arm(struct pno_session *ses, uint64_t channels, uint64_t *armed, bool (*cond)(void *), void *arg)
 {
 	struct pno_drain d = { 0 };
 	unsigned i;
@@ -93,39 +96,41 @@ bool pno_channels_arm(struct pno_session *ses, uint64_t channels, bool (*cond)(v
 
 		pno_lock(&c->lock);
 		c->sleepers++;
+		*armed |= 1ull << i;
 		pno_chan_drain_locked(c, &d);
 		for (unsigned k = 0; k < ses->shards; k++)
 			pno_qp_arm(&c->qp[k]);
 		pno_unlock(&c->lock);
 	}
 	if (unlikely(d.also || d.violation)) {
-		disarm(ses, channels);
+		disarm(ses, armed);
 		pno_drain_finish(ses, &d);
 		return false;
 	}
 	if (cond(arg)) {
-		disarm(ses, channels);
+		disarm(ses, armed);
 		return false;
 	}
 	pno_full_fence();
 	if (moved(ses, channels) || pno_session_check(ses)) {
-		disarm(ses, channels);
+		disarm(ses, armed);
 		return false;
 	}
 	pno_count(sleeps);
 	return true;
 }
 
-void pno_channels_awake(struct pno_session *ses, uint64_t channels)
+void pno_channels_awake(struct pno_session *ses, uint64_t *armed)
 {
 	unsigned i;
 
-	channels = live(ses, channels);
-	EACH_CHANNEL(i, channels) {
+	EACH_CHANNEL(i, *armed) {
 		struct pno_chan *c = ses->chan[i];
 
 		pno_lock(&c->lock);
-		c->sleepers--;
+		if (*armed >> i & 1)
+			c->sleepers--;
+		*armed &= ~(1ull << i);
 		pno_unlock(&c->lock);
 	}
 }
@@ -144,7 +149,8 @@ static struct nest {
 } nests[NESTS];
 static pno_lock_t nest_lock; /* a leaf */
 
-static struct nest *borrow(struct pno_session *ses)
+/* Into *lent, so that it is never lost. */
+static struct nest *borrow(struct pno_session *ses, struct nest **lent)
 {
 	struct nest *n = NULL, *empty = NULL;
 
@@ -161,24 +167,26 @@ static struct nest *borrow(struct pno_session *ses)
 		n = empty;
 	if (n)
 		n->lent = true;
+	*lent = n;
 	pno_unlock(&nest_lock);
 	if (!n || n->ses == ses)
 		return n;
+	pno_section_enter();
 	if (n->ses)
 		pno_fd_disown(n->fd);
 	n->fd = pno_fd_own(real.epoll_create1(EPOLL_CLOEXEC));
 	n->channels = 0;
 	n->ses = n->fd < 0 ? NULL : ses;
-	if (n->ses)
-		return n;
-	n->lent = false;
-	return NULL;
+	pno_section_leave();
+	return n->ses ? n : NULL;
 }
 
-static void give_back(struct nest *n)
+static void give_back(struct nest **lent)
 {
 	pno_lock(&nest_lock);
-	n->lent = false;
+	if (*lent)
+		(*lent)->lent = false;
+	*lent = NULL;
 	pno_unlock(&nest_lock);
 }
 
@@ -189,7 +197,8 @@ static bool watch(struct nest *n, uint64_t channels)
 	EACH_CHANNEL(i, channels & ~n->channels) {
 		struct epoll_event ev = { .events = EPOLLIN | EPOLLET };
 
-		if (real.epoll_ctl(n->fd, EPOLL_CTL_ADD, n->ses->chan[i]->irq, &ev) < 0)
+		/* EEXIST: a handler has left the call in which it was added. */
+		if (real.epoll_ctl(n->fd, EPOLL_CTL_ADD, n->ses->chan[i]->irq, &ev) < 0 && errno != EEXIST)
 			return false;
 		n->channels |= 1ull << i;
 	}
@@ -229,7 +238,7 @@ static int block(struct nest *nest, struct pollfd *fds, nfds_t n, const sigset_t
 	if (fds[n].revents) {
 		rc--;
 		pno_count(wakeups);
-		real.epoll_wait(nest->fd, stale, 2, 0);
+		quiet_take(nest->fd, stale, 2);
 	}
 	return rc;
 }
@@ -245,27 +254,57 @@ static int doze(struct pollfd *fds, nfds_t n, const sigset_t *sigmask, int64_t d
 	return pno_sleep_ppoll(fds, n, &turn, sigmask);
 }
 
+struct sleep {
+	struct pno_stay stay;
+	struct nest *nest;
+	uint64_t armed;
+	struct pno_session *ses;
+	uint64_t channels;
+	bool (*cond)(void *);
+	void *arg;
+	struct pollfd *fds;
+	nfds_t n;
+	const sigset_t *sigmask;
+	int64_t deadline;
+};
+
+static void sleep_left(struct pno_stay *stay)
+{
+	struct sleep *s = (struct sleep *)stay;
+
+	pno_channels_awake(s->ses, &s->armed);
+	give_back(&s->nest);
+}
+
+static int sleep_in_nest(void *arg)
+{
+	struct sleep *s = arg;
+	struct nest *nest = borrow(s->ses, &s->nest);
+	struct pollfd one;
+	int rc = 0;
+
+	if (!nest || !watch(nest, s->channels)) {
+		give_back(&s->nest);
+		return doze(s->fds, s->n, s->sigmask, s->deadline);
+	}
+	if (pno_channels_arm(s->ses, s->channels, &s->armed, s->cond, s->arg)) {
+		rc = block(nest, s->fds ? s->fds : &one, s->n, s->sigmask, s->deadline);
+		pno_channels_awake(s->ses, &s->armed);
+	}
+	give_back(&s->nest);
+	return rc;
+}
+
 int pno_sleep(struct pno_session *ses, uint64_t channels, bool (*cond)(void *), void *arg,
 	      struct pollfd *fds, nfds_t n, const sigset_t *sigmask, int64_t deadline)
 {
-	struct pollfd one;
-	struct nest *nest = borrow(ses);
-	int saved = errno;
-	int rc = 0;
+	struct sleep s = { .ses = ses, .channels = live(ses, channels), .cond = cond, .arg = arg,
+			   .fds = fds, .n = n, .sigmask = sigmask, .deadline = deadline };
+	int saved = errno, rc;
 
 	if (unlikely(atomic_load_explicit(&pno_listener_greedy, memory_order_relaxed)))
 		pno_listener_yield();
-	channels = live(ses, channels);
-	if (!nest || !watch(nest, channels)) {
-		if (nest)
-			give_back(nest);
-		return doze(fds, n, sigmask, deadline);
-	}
-	if (pno_channels_arm(ses, channels, cond, arg)) {
-		rc = block(nest, fds ? fds : &one, n, sigmask, deadline);
-		pno_channels_awake(ses, channels);
-	}
-	give_back(nest);
+	rc = pno_stay(&s.stay, sleep_left, sleep_in_nest, &s);
 	errno = saved;
 	return rc;
 }
@@ -322,10 +361,14 @@ void pno_wait_child(void)
 {
 	memset(nests, 0, sizeof nests);
 	atomic_store(&nest_lock.held, 0);
+	pno_stay_child();
 }
 
 struct sock_wait {
-	struct pno_sock *s;
+	struct pno_stay stay;
+	struct pno_sock *s, *outer; /* outer: of a wait that a handler waits within */
+	int64_t deadline;
+	bool counted; /* among its waiters */
 	uint32_t bits, generation;
 	bool data; /* more arrivals than: */
 	uint32_t arrivals;
@@ -342,31 +385,58 @@ static bool sock_has(void *arg)
 
 __thread struct pno_sock *pno_waits_for __attribute__((tls_model("initial-exec")));
 
-static int sock_wait(struct sock_wait w, int64_t deadline)
+/* Socket locked. */
+static void uncount(struct sock_wait *w)
 {
-	struct pno_sock *s = w.s, *outer = pno_waits_for; /* a handler's wait within a wait */
+	if (w->counted && w->s->generation == w->generation && w->s->waiters)
+		w->s->waiters--;
+	w->counted = false;
+	pno_waits_for = w->outer;
+}
+
+static void wait_left(struct pno_stay *stay)
+{
+	struct sock_wait *w = (struct sock_wait *)stay;
+
+	pno_lock(&w->s->lock);
+	uncount(w);
+	pno_unlock(&w->s->lock);
+}
+
+/* Locked on entry and return. */
+static int wait_counted(void *arg)
+{
+	struct sock_wait *w = arg;
+	struct pno_sock *s = w->s;
 	struct pno_session *ses = s->ses;
 	uint64_t channels;
 	int rc = 0;
 
+	w->outer = pno_waits_for;
+	w->counted = true;
 	s->waiters++;
 	pno_waits_for = s;
 	/* A datagram socket outlives its session, and waits for the next. */
-	while (!sock_has(&w) && !s->away && !atomic_load_explicit(&ses->lost, memory_order_relaxed)) {
+	while (!sock_has(w) && !s->away && !atomic_load_explicit(&ses->lost, memory_order_relaxed)) {
 		channels = pno_sock_channels(s);
 		pno_unlock(&s->lock);
-		if (!pno_spin(ses, channels, sock_has, &w))
-			rc = pno_sleep(ses, channels, sock_has, &w, NULL, 0, NULL, deadline);
+		if (!pno_spin(ses, channels, sock_has, w))
+			rc = pno_sleep(ses, channels, sock_has, w, NULL, 0, NULL, w->deadline);
 		pno_lock(&s->lock);
-		if (s->generation != w.generation) {
-			pno_waits_for = outer;
-			return -EBADF;
-		}
+		if (s->generation != w->generation)
+			rc = -EBADF;
 		if (rc < 0)
 			break;
 	}
-	s->waiters--;
-	pno_waits_for = outer;
+	uncount(w);
+	return rc;
+}
+
+static int sock_wait(struct sock_wait *w)
+{
+	struct pno_sock *s = w->s;
+	int rc = pno_stay(&w->stay, wait_left, wait_counted, w);
+
 	if (unlikely(s->away) && rc >= 0 && s->state != PNO_LISTENING)
 		return pno_sock_retake(s);
 	return rc == -ETIMEDOUT ? -EAGAIN : rc < 0 ? rc : 0;
@@ -374,12 +444,16 @@ static int sock_wait(struct sock_wait w, int64_t deadline)
 
 int pno_sock_wait(struct pno_sock *s, uint32_t bits, int64_t deadline)
 {
-	return sock_wait((struct sock_wait){ s, bits, s->generation, false, 0 }, deadline);
+	struct sock_wait w = { .s = s, .bits = bits, .generation = s->generation, .deadline = deadline };
+
+	return sock_wait(&w);
 }
 
 int pno_sock_wait_data(struct pno_sock *s, int64_t deadline)
 {
-	uint32_t n = atomic_load_explicit(&s->arrivals, memory_order_relaxed);
+	struct sock_wait w = { .s = s, .bits = EPOLLRDHUP, .generation = s->generation, .deadline = deadline,
+			       .data = true,
+			       .arrivals = atomic_load_explicit(&s->arrivals, memory_order_relaxed) };
 
-	return sock_wait((struct sock_wait){ s, EPOLLRDHUP, s->generation, true, n }, deadline);
+	return sock_wait(&w);
 }

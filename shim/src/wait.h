@@ -57,10 +57,11 @@ int pno_sleep(struct pno_session *ses, uint64_t channels, bool (*cond)(void *), 
 /*
  * Arms the channels; true: nothing came meanwhile, so the caller may sleep in
  * the kernel, and calls pno_channels_awake after it. False: it must not (and
- * has nothing to undo).
+ * has nothing to undo). *armed, 0 at first, are those on which the caller counts
+ * as a sleeper at any time: a stay that is left calls pno_channels_awake, too.
  */
-bool pno_channels_arm(struct pno_session *ses, uint64_t channels, bool (*cond)(void *), void *arg);
-void pno_channels_awake(struct pno_session *ses, uint64_t channels);
+bool pno_channels_arm(struct pno_session *ses, uint64_t channels, uint64_t *armed, bool (*cond)(void *), void *arg);
+void pno_channels_awake(struct pno_session *ses, uint64_t *armed);
 
 /*
  * Waits until a socket shows one of the bits (or is no longer what it was).
