@@ -17,6 +17,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -142,7 +143,15 @@ func uriOf(cert *x509.Certificate) (string, error) {
 	if len(cert.URIs) != 1 {
 		return "", errOneURI
 	}
-	return cert.URIs[0].String(), nil
+	uri := cert.URIs[0]
+	// Access rules name folders of such paths (spiffe://example/proxy/*); .. would
+	// be in one by its spelling and in another by its meaning.
+	for _, part := range strings.Split(uri.Path, "/") {
+		if part == "." || part == ".." {
+			return "", fmt.Errorf("the URI %q of the certificate has %q in its path; SPIFFE forbids that, and so does this cluster", uri, part)
+		}
+	}
+	return uri.String(), nil
 }
 
 // Check verifies a peer's chain against the authorities that are believed in

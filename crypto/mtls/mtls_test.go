@@ -90,6 +90,13 @@ func TestHandshakes(t *testing.T) {
 	if _, err := mtls.Load(ca.Issue(t, "", time.Hour)); err == nil {
 		t.Error("a certificate without a URI was loaded")
 	}
+	// No URI may say two things.
+	for uri, good := range map[string]bool{"spiffe://pno/proxy/../admin": false, "spiffe://pno/proxy/%2e%2E/admin": false, "spiffe://pno/./proxy": false,
+		"spiffe://pno/proxy/..1": true, "spiffe://pno/proxy": true} {
+		if _, err := mtls.Load(ca.Issue(t, uri, time.Hour)); (err == nil) != good {
+			t.Errorf("%s: %v", uri, err)
+		}
+	}
 }
 
 func TestOnly13(t *testing.T) {
