@@ -76,9 +76,11 @@ func findDER(data, passphrase []byte) ([]byte, error) {
 	}
 }
 
+var errKind = errors.New("not of a type that is used here: RSA, ECDSA on P-256, P-384 or P-521, Ed25519")
+
 func toPKCS8[K any](key K, err error) ([]byte, error) {
 	if err != nil {
-		return nil, errors.New("read private key: damaged") // the library's text may quote it
+		return nil, fmt.Errorf("read private key: damaged, or %w", errKind) // the library's text may quote it
 	}
 	return x509.MarshalPKCS8PrivateKey(key)
 }
@@ -87,7 +89,7 @@ func toPKCS8[K any](key K, err error) ([]byte, error) {
 func publicOf(pkcs8 []byte) (crypto.PublicKey, error) {
 	parsed, err := x509.ParsePKCS8PrivateKey(pkcs8)
 	if err != nil {
-		return nil, errors.New("read private key: not PKCS #8, or damaged") // likewise
+		return nil, fmt.Errorf("read private key: not PKCS #8, damaged, or %w", errKind) // likewise
 	}
 	switch k := parsed.(type) {
 	case *rsa.PrivateKey:

@@ -5,6 +5,7 @@ package keystore
 import (
 	"bytes"
 	"crypto/x509"
+	"encoding/asn1"
 	"encoding/pem"
 	"errors"
 	"os"
@@ -305,6 +306,18 @@ func TestDecodeRefuses(t *testing.T) {
 	small, err := enginetest.NewKey("RSA-1024")
 	if err != nil {
 		t.Fatal(err)
+	}
+	foreign, err := asn1.Marshal(struct {
+		Version int
+		Key     []byte
+		Curve   asn1.ObjectIdentifier `asn1:"tag:0,explicit"`
+	}{1, bytes.Repeat([]byte{1}, 32), asn1.ObjectIdentifier{1, 3, 132, 0, 10}}) // secp256k1
+	if err != nil {
+		t.Fatal(err)
+	}
+	k256 := pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: foreign})
+	if _, err := Decode(k256, nil); err == nil || !strings.Contains(err.Error(), "ECDSA on P-256, P-384 or P-521") {
+		t.Errorf("a key on a curve that TLS does not know: %v", err)
 	}
 	for name, data := range map[string][]byte{
 		"empty": nil, "text": []byte("hello"), "certificate": []byte("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"),
