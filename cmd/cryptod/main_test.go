@@ -45,9 +45,10 @@ func TestSamples(t *testing.T) {
 func TestSettingsErrors(t *testing.T) {
 	for name, tt := range map[string][2]string{
 		"unknown key": {"lisen: x", `c:1:1: unknown key "lisen"; did you mean "listen"?`},
-		"engine":      {"engines: [{kind: gpu}]", `c:1:18: "gpu" is not an engine; use libcrypto, go, remote or simcard`},
+		"engine":      {"engines: [{kind: gpu}]", `c:1:18: "gpu" is not an engine; use auto, libcrypto, go, remote or simcard`},
 		"no engine":   {"engines: []", `c:1:10: a worker without an engine computes nothing`},
 		"remote":      {"engines: [{kind: remote}]", `c:1:11: a remote engine needs cluster: workers and worker_identity`},
+		"provider":    {"engines: [{kind: go, provider: qat}]", `c:1:11: provider and propquery are of libcrypto, not of a go engine in this program`},
 		"reload":      {"reload: 1m", `c:1:9: 1m0s, want 10ms to 4s: what is revoked must not be used for longer than 5s`},
 		"metrics":     {"metrics: 0.0.0.0:9466", `c:1:10: "0.0.0.0:9466" is not a loopback address with a port, as 127.0.0.1:9466, nor none`},
 		"memory":      {"lock_memory: maybe", `c:1:14: "maybe" says nothing; use try, required or off`},

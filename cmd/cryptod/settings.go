@@ -89,10 +89,6 @@ type engineSettings struct {
 }
 
 func defaultSettings() settings {
-	kind := "go"
-	if libcrypto.Available {
-		kind = "libcrypto"
-	}
 	name, err := os.Hostname()
 	if err != nil {
 		name = "cryptod"
@@ -101,7 +97,7 @@ func defaultSettings() settings {
 		Name: name, Listen: ":8443",
 		TLS: mtls.Files{Cert: "/etc/pno/cryptod.crt", Key: "/etc/pno/cryptod.key", CA: "/etc/pno/ca.crt"},
 		ACL: "/etc/pno/crypto-acl.yaml", Keys: keySettings{Dir: "/var/lib/pno/keys", KEK: "credential:kek"},
-		Engines: []engineSettings{{Kind: kind}}, Audit: auditSettings{Path: "/var/log/pno/crypto-audit.log", MaxSize: 256 << 20, Keep: 32, Summary: config.Duration(10 * time.Second)},
+		Engines: []engineSettings{{Kind: "auto"}}, Audit: auditSettings{Path: "/var/log/pno/crypto-audit.log", MaxSize: 256 << 20, Keep: 32, Summary: config.Duration(10 * time.Second)},
 		Metrics: "127.0.0.1:9466", Reload: config.Duration(time.Second), Drain: config.Duration(10 * time.Second),
 		MaxInflight: wire.MaxInflight, MaxTimeout: config.Duration(10 * time.Second), LockMemory: "try",
 		Limits: limitSettings{Connections: 4096, ClientConnections: 64, Streams: 8192, ClientStreams: 64}, Log: daemon.DefaultLog(),
@@ -164,17 +160,20 @@ func checkMetrics(addr string) error {
 // Validate is called by the loader.
 func (e *engineSettings) Validate() error {
 	switch e.Kind {
-	case "go", "simcard":
+	case "auto", "go", "simcard":
 	case "libcrypto":
 		if !libcrypto.Available {
-			return config.At("kind", errors.New("this program was built without cgo; use the go engine"))
+			return config.At("kind", errors.New("this program was built without cgo; use auto or go"))
 		}
 	case "remote":
 		if e.Cluster == nil {
 			return errors.New("a remote engine needs cluster: workers and worker_identity")
 		}
 	default:
-		return config.At("kind", fmt.Errorf("%q is not an engine; use libcrypto, go, remote or simcard", e.Kind))
+		return config.At("kind", fmt.Errorf("%q is not an engine; use auto, libcrypto, go, remote or simcard", e.Kind))
+	}
+	if e.Provider+e.PropQuery != "" && (e.Kind == "go" || e.Kind == "remote" || !libcrypto.Available) {
+		return fmt.Errorf("provider and propquery are of libcrypto, not of a %s engine in this program", e.Kind)
 	}
 	if e.Threads < 0 || e.Threads > 1024 {
 		return config.At("threads", fmt.Errorf("%d threads, want 0 (one a processor) to 1024", e.Threads))
@@ -190,6 +189,8 @@ func (e *engineSettings) Validate() error {
 
 // opener is the engine that the settings describe.
 func (e *engineSettings) opener(id *mtls.Identity) func(engine.Sink) (engine.Engine, error) {
+	// auto is libcrypto if it is built in: on any processor it signs fastest with
+	// RSA, and it keeps keys in locked memory.
 	software := func(sink engine.Sink) (engine.Engine, error) {
 		if libcrypto.Available && e.Kind != "go" {
 			return libcrypto.New(libcrypto.Config{Threads: e.Threads, Queue: e.Queue, Provider: e.Provider, PropQuery: e.PropQuery, Heap: int(e.Heap)}, sink)

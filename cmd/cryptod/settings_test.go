@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"pno/crypto/engine"
 	"pno/crypto/engine/libcrypto"
 	"pno/internal/config"
 )
@@ -42,6 +43,31 @@ func TestHeapSetting(t *testing.T) {
 		err := config.Load(path, &set)
 		if good && err != nil || !good && (err == nil || !strings.Contains(err.Error(), "heap")) {
 			t.Errorf("%s: %v", size, err)
+		}
+	}
+}
+
+// Without a word about engines, and with auto, a worker computes with libcrypto
+// where it is built in, else with Go's packages: an engine that starts anywhere.
+func TestAutoEngine(t *testing.T) {
+	want := "go"
+	if libcrypto.Available {
+		want = "libcrypto"
+	}
+	for _, text := range []string{"name: a\n", "engines: [{kind: auto, threads: 1}]\n"} {
+		set := defaultSettings()
+		if err := config.Parse("c", []byte(text), &set); err != nil {
+			t.Fatal(err)
+		}
+		e, err := set.Engines[0].opener(nil)(func([]*engine.Op) {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i := e.Info(); i.Kind != want || len(set.Engines) != 1 {
+			t.Errorf("%q: %d engines, the first %+v; want %s", text, len(set.Engines), i, want)
+		}
+		if err := e.Close(); err != nil {
+			t.Error(err)
 		}
 	}
 }

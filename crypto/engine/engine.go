@@ -34,7 +34,7 @@ type Info struct {
 	Batch     int      // operations it likes to get together
 	Simulated bool     // models hardware that is not there
 	Verifies  bool     // checks RSA signatures before it lets them out
-	Features  []string // of the processor, that it uses
+	Features  []string // of the processor, that its code for signatures looks at and finds
 }
 
 // Material is a private key to load. The engine keeps a form of its own, and no

@@ -3,8 +3,13 @@
 package server
 
 import (
+	"log/slog"
+	"strconv"
+	"strings"
+
 	"github.com/prometheus/client_golang/prometheus"
 
+	"pno/crypto/engine"
 	"pno/crypto/mtls"
 	"pno/crypto/signing"
 )
@@ -23,6 +28,7 @@ type metrics struct {
 	streams    prometheus.Gauge
 	keys       prometheus.Gauge
 	badKeys    prometheus.Gauge
+	engines    *prometheus.GaugeVec
 	limited    *prometheus.CounterVec
 }
 
@@ -52,6 +58,9 @@ func newMetrics(id *mtls.Identity) *metrics {
 		undone: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "pno", Subsystem: "crypto", Name: "engine_undone_total",
 			Help: "Operations that an engine could not do, as when the cluster behind it is gone or lacks the key; the next engine is asked."}, []string{"engine"}),
 	}
+	m.engines = prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "pno", Subsystem: "crypto", Name: "engines",
+		Help: "Engines of this worker, by what they are, whether they model hardware that is not there, and the processor features that they use."},
+		[]string{"engine", "detail", "simulated", "features"})
 	m.limited = prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "pno", Subsystem: "crypto", Name: "limited_total",
 		Help: "Connections and streams refused because there were too many: connections, client_connections, streams; strangers: closed for newer ones before they had shown a certificate."}, []string{"what"})
 	vec := prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "pno", Subsystem: "crypto", Name: "operations_total",
@@ -61,8 +70,15 @@ func newMetrics(id *mtls.Identity) *metrics {
 	}
 	expiry := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "pno", Subsystem: "crypto", Name: "certificate_expiry_timestamp_seconds",
 		Help: "When the worker's own certificate expires."}, func() float64 { return float64(id.Expires().Unix()) })
-	m.registry.MustRegister(vec, expiry, m.limited, m.queue, m.exec, m.faults, m.undone, m.handshakes, m.malformed, m.ended, m.streams, m.keys, m.badKeys)
+	m.registry.MustRegister(vec, expiry, m.limited, m.queue, m.exec, m.faults, m.undone, m.handshakes, m.malformed, m.ended, m.streams, m.keys, m.badKeys, m.engines)
 	return m
+}
+
+// tell shows what a worker computes with.
+func (m *metrics) tell(log *slog.Logger, i engine.Info) {
+	features := strings.Join(i.Features, " ")
+	m.engines.WithLabelValues(i.Kind, i.Detail, strconv.FormatBool(i.Simulated), features).Inc()
+	log.Info("engine started", "engine", i.Kind, "detail", i.Detail, "capacity", i.Capacity, "simulated", i.Simulated, "features", features)
 }
 
 func (m *metrics) count(s signing.Status) { m.operations[s].Inc() }

@@ -111,6 +111,7 @@ func New(cfg Config) (*Server, error) {
 		}
 		here, _ := e.(engine.Here)
 		s.engines, s.infos, s.lanes, s.here = append(s.engines, e), append(s.infos, e.Info()), append(s.lanes, newLane(e)), append(s.here, here)
+		s.metrics.tell(cfg.Log, s.infos[i])
 	}
 	s.grpc = grpc.NewServer(
 		grpc.Creds(doorCreds{cfg.Identity.Server(s.handshakeFailed), s}),

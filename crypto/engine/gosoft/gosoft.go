@@ -21,7 +21,6 @@ import (
 
 	"pno/crypto/engine"
 	"pno/crypto/signing"
-	"pno/internal/cpufeat"
 )
 
 // Config sizes the engine; zero values mean one worker a processor and 1024
@@ -72,7 +71,7 @@ func New(cfg Config, sink engine.Sink) engine.Engine {
 	return &soft{
 		Workers: engine.NewWorkers(cfg.Threads, cfg.Queue, 1, run, sink),
 		info: engine.Info{Kind: "go", Detail: runtime.Version(), Capacity: cfg.Queue, Window: 2 * cfg.Threads, Batch: 1,
-			Features: cpufeat.Detect().Names},
+			Features: engine.Features("adx", "avx2", "bmi2", "sha512")},
 	}
 }
 

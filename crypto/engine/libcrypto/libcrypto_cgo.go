@@ -24,7 +24,6 @@ import (
 
 	"pno/crypto/engine"
 	"pno/crypto/signing"
-	"pno/internal/cpufeat"
 )
 
 // Available tells whether New can succeed in this build.
@@ -93,12 +92,22 @@ func New(cfg Config, sink engine.Sink) (engine.Engine, error) {
 		detail += ", provider " + cfg.Provider
 	}
 	l := &lib{lc: lc, info: engine.Info{Kind: "libcrypto", Detail: detail, Capacity: cfg.Queue, Window: 2 * maxBatch * cfg.Threads, Batch: maxBatch,
-		Verifies: true, Features: cpufeat.Detect().Names}}
+		Verifies: true, Features: features(cfg.Provider)}}
 	for range cfg.Threads {
 		l.ops = append(l.ops, (*C.struct_pno_lc_op)(C.calloc(maxBatch, C.sizeof_struct_pno_lc_op)))
 	}
 	l.workers = engine.NewWorkers(cfg.Threads, cfg.Queue, maxBatch, l.run, sink)
 	return l, nil
+}
+
+// features are those that decide how fast OpenSSL's own providers sign. What a
+// card's provider computes with is not the processor.
+func features(provider string) []string {
+	switch provider {
+	case "", "default", "fips":
+		return engine.Features("adx", "asimd", "avx2", "avx512ifma", "bmi2", "sha512")
+	}
+	return nil
 }
 
 func (l *lib) Info() engine.Info { return l.info }

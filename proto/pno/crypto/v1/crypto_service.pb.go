@@ -657,7 +657,7 @@ type Engine struct {
 	Batch uint32 `protobuf:"varint,4,opt,name=batch,proto3" json:"batch,omitempty"`
 	// It models hardware that is not there.
 	Simulated bool `protobuf:"varint,5,opt,name=simulated,proto3" json:"simulated,omitempty"`
-	// Processor features that it uses.
+	// Processor features that its code for signatures looks at and finds.
 	Features      []string `protobuf:"bytes,6,rep,name=features,proto3" json:"features,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
