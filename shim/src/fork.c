@@ -238,12 +238,9 @@ PNO_EXPORT pid_t fork(void)
 	return pid;
 }
 
-long pno_fork_raw(long number, long a, long b, long c, long d, long e)
+/* A fork that does not call the handlers: we do. */
+static long forked(long pid)
 {
-	long pid;
-
-	before();
-	pid = real.syscall(number, a, b, c, d, e);
 	if (pid == 0) {
 		in_child();
 		return 0;
@@ -251,6 +248,19 @@ long pno_fork_raw(long number, long a, long b, long c, long d, long e)
 	in_parent();
 	tell_hostd(pid);
 	return pid;
+}
+
+long pno_fork_raw(long number, long a, long b, long c, long d, long e)
+{
+	before();
+	return forked(real.syscall(number, a, b, c, d, e));
+}
+
+PNO_EXPORT pid_t _Fork(void)
+{
+	PNO_ENTER();
+	before();
+	return forked(real._Fork());
 }
 
 /* A vfork child runs on its parent's memory, descriptor table and all: what it

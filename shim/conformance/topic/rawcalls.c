@@ -2,12 +2,27 @@
 
 /*
  * Calls through syscall(), as libuv closes its descriptors: they mean the same
- * sockets, and a number that was closed so belongs to the next file.
+ * sockets, and a number that was closed so belongs to the next file. So do the C
+ * library's other names for some of its calls.
  */
 #include <sys/epoll.h>
 #include <sys/syscall.h>
 
 #include "conf.h"
+
+/* Exported by the C library, and declared in no header. */
+ssize_t __read(int fd, void *buf, size_t len);
+ssize_t __write(int fd, const void *buf, size_t len);
+ssize_t __send(int fd, const void *buf, size_t len, int flags);
+int __connect(int fd, const struct sockaddr *addr, socklen_t len);
+int __close(int fd);
+int __dup2(int from, int to);
+int __fcntl(int fd, int cmd, ...);
+int __poll(struct pollfd *fds, nfds_t n, int timeout);
+int __select(int n, fd_set *r, fd_set *w, fd_set *e, struct timeval *timeout);
+int __pipe(int fd[2]);
+pid_t __fork(void);
+pid_t _Fork(void);
 
 static void reused(void)
 {
@@ -136,6 +151,67 @@ static void cloned(void)
 	close(c);
 }
 
+static void names(void)
+{
+	struct sockaddr_storage at;
+	struct pollfd p = { .events = POLLIN };
+	struct timeval none = { 0 };
+	char buf[32];
+	int l = listener(AF_INET, &at), c, s, copy, ends[2];
+	fd_set out;
+
+	c = socket(AF_INET, SOCK_STREAM, 0);
+	R(__connect(c, (struct sockaddr *)&at, addr_len(&at)));
+	s = accept(l, NULL, NULL);
+	R(__send(c, "send", 4, 0));
+	p.fd = s;
+	R(__poll(&p, 1, 10000));
+	R(__read(s, buf, sizeof buf));
+	R(__write(s, "write", 5));
+	await_events(c, POLLIN);
+	R(__read(c, buf, sizeof buf));
+	R(__fcntl(c, F_SETFL, O_NONBLOCK));
+	R(__read(c, buf, sizeof buf));
+	FD_ZERO(&out);
+	FD_SET(c, &out);
+	R(__select(c + 1, NULL, &out, NULL, &none));
+	R(__pipe(ends));
+	copy = ends[0];
+	R(__dup2(s, copy) == copy);
+	R(__close(s));
+	R(__write(copy, "copy", 4));
+	await_events(c, POLLIN);
+	R(__read(c, buf, sizeof buf));
+	R(__close(copy));
+	await_events(c, POLLIN);
+	R(__read(c, buf, sizeof buf));
+	R(__close(ends[1]));
+	R(__close(c));
+	R(__close(l));
+}
+
+/* Each child says a word; its parent has the connection afterwards as before. */
+static void forks(const char *what, pid_t (*make)(void))
+{
+	char buf[32];
+	int c, s, status;
+	pid_t pid;
+
+	pair(AF_INET, &c, &s);
+	pid = make();
+	if (pid == 0)
+		_exit(write(s, "child", 5) == 5 ? 5 : 1);
+	need(waitpid(pid, &status, 0) == pid, "waitpid");
+	show("%s ended with %d, signal %d", what, WEXITSTATUS(status), WTERMSIG(status));
+	R(read(c, buf, sizeof buf));
+	R(write(s, "parent", 6));
+	await_events(c, POLLIN);
+	R(read(c, buf, sizeof buf));
+	R(close(s));
+	R(read(c, buf, sizeof buf));
+	close(c);
+}
+
 int main(void)
 {
 	SECTION("a number closed and used again");
@@ -148,5 +224,9 @@ int main(void)
 	readiness();
 	SECTION("clone");
 	cloned();
+	SECTION("other names");
+	names();
+	forks("__fork", __fork);
+	forks("_Fork", _Fork);
 	return 0;
 }
