@@ -112,14 +112,15 @@ static int send_back(struct pno_sock *s, struct pno_qp *q, uint32_t handle, cons
 	return err;
 }
 
-/* The DPU keeps what it sent from kept on; before that, it is ours to give. */
+/* The DPU keeps what it sent from kept on; before that, it is ours to give, or
+ * another process's, which has the connection since a fork and has had more of it. */
 static int give_back(struct pno_sock *s, uint32_t kept)
 {
 	uint64_t from = s->rx_read, end = from + (int32_t)(kept - (uint32_t)from);
 	uint8_t *all;
 	int err;
 
-	if ((int64_t)(end - from) <= 0)
+	if ((int64_t)(end - from) <= 0 || (s->away && end > s->rx_next))
 		return 0;
 	all = malloc(end - from);
 	if (!all)
@@ -132,8 +133,9 @@ static int give_back(struct pno_sock *s, uint32_t kept)
 	return err;
 }
 
-/* The DPU keeps the connection, and all that is unread. */
-static int keep(struct pno_sock *s, const uint8_t *token)
+/* The DPU keeps the connection, from then on until hostd says otherwise, and all
+ * that is unread. */
+static int keep(struct pno_sock *s, const uint8_t *token, bool *kept_there)
 {
 	struct pno_fork_req req;
 	struct pno_call call;
@@ -146,6 +148,7 @@ static int keep(struct pno_sock *s, const uint8_t *token)
 		.op = PNO_OP_SHARED, .len = sizeof req, .sock = s->handle, .ack = s->rx_read }, &req, &call);
 	if (err)
 		return err;
+	*kept_there = true;
 	s->shared = s->common = true; /* it was told that it is alone, before */
 	if (call.len < sizeof kept)
 		return EPROTO;
@@ -199,6 +202,7 @@ static int pass_connection(struct pno_sock *s, int fd)
 {
 	uint8_t token[PNO_TOKEN_LEN];
 	uint64_t cookie = 0;
+	bool kept = false;
 	int end[2], err;
 
 	if (getrandom(token, sizeof token, 0) != sizeof token || !make_pair(end, token, s->nonblock))
@@ -209,9 +213,13 @@ static int pass_connection(struct pno_sock *s, int fd)
 		pno_sock_record(s, s->qp, (struct pno_record){
 			.op = PNO_OP_SHUTDOWN, .flags = PNO_FLAG_SHUT_NOTED, .sock = s->handle,
 			.seq = s->tx_sent, .ack = s->rx_read }, NULL);
-	err = keep(s, token);
-	if (!err)
-		err = enrol(s, token, end, &cookie);
+	err = keep(s, token, &kept);
+	if (kept) { /* else nobody would end that; if it failed, hostd does at once */
+		int rc = enrol(s, token, end, &cookie);
+
+		if (!err || rc == EBADF)
+			err = rc;
+	}
 	if (err != EBADF) {
 		s->cookie = err ? 0 : cookie;
 		if (!err) {

@@ -166,6 +166,8 @@ static void started(int fd, const char *what)
 	if (!strcmp(what, "connection")) {
 		R(recv(fd, b, 16, 0));
 		R(send(fd, "exec", 4, 0));
+	} else if (!strcmp(what, "idle")) {
+		need(read(fd, b, 1) == 0, "read");
 	} else {
 		int s = FD(accept(fd, NULL, NULL));
 
@@ -269,6 +271,42 @@ static void connection_over_exec(enum how how)
 	R(send(c, "more", 4, 0));
 	R(recv(s, b, 16, 0));
 	close(c), close(s);
+}
+
+/* The parent reads on while a child that has the connection, too, starts another
+ * program. That one knows nothing of it, and has it open until it ends. */
+static void beside_the_reader(void)
+{
+	int c, s, go[2], gone[2], status;
+	char b[16];
+	pid_t pid;
+
+	pair(AF_INET, &c, &s);
+	need(pipe(go) == 0 && pipe2(gone, O_CLOEXEC) == 0, "pipe");
+	fcntl(c, F_SETFD, FD_CLOEXEC);
+	fcntl(go[1], F_SETFD, FD_CLOEXEC);
+	fflush(stdout);
+	pid = fork();
+	if (pid == 0) {
+		char number[16], *argv[] = { self, number, "idle", NULL };
+
+		snprintf(number, sizeof number, "%d", go[0]);
+		read_all(go[0], b, 1);
+		execv(self, argv);
+		_exit(9);
+	}
+	close(gone[1]);
+	write_all(c, "reads on", 8);
+	R(recv(s, b, 8, MSG_WAITALL));
+	write_all(go[1], "x", 1);
+	need(read(gone[0], b, 1) == 0, "exec");
+	write_all(c, "and on", 6);
+	R(recv(s, b, 6, MSG_WAITALL));
+	close(s), close(go[1]), close(gone[0]);
+	need(waitpid(pid, &status, 0) == pid, "waitpid");
+	R(status);
+	R(recv(c, b, 16, 0));
+	close(c), close(go[0]);
 }
 
 static void over_exec(enum how how)
@@ -502,6 +540,8 @@ int main(int argc, char **argv)
 		SECTION(names[how]);
 		connection_over_exec(how);
 	}
+	SECTION("exec beside the reader");
+	beside_the_reader();
 	SECTION("over a Unix socket");
 	over_unix();
 	SECTION("in a message only");
