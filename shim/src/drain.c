@@ -24,6 +24,7 @@
 #include "sock.h"
 #include "stats.h"
 #include "udp.h"
+#include "wait.h"
 
 #define IN  (EPOLLIN | EPOLLRDNORM)
 #define OUT (EPOLLOUT | EPOLLWRNORM)
@@ -343,6 +344,7 @@ bool pno_chan_drain_locked(struct pno_chan *c, struct pno_drain *d)
 	if (unlikely(atomic_load_explicit(&ses->lost, memory_order_relaxed)))
 		return false;
 	c->drains++;
+	__atomic_store_n(&c->drained, pno_ticks(), __ATOMIC_RELAXED);
 	for (unsigned i = 0; i < ses->shards && !d->violation; i++)
 		any |= drain_qp(ses, &c->qp[i], d);
 	return any;

@@ -212,6 +212,18 @@ static __attribute__((noinline)) ssize_t recv_nothing(struct pno_sock *s, int fl
 	return rc;
 }
 
+/*
+ * More may have come since anybody looked at the ring. Who takes his time gets
+ * all that is there, as from the kernel: a client that reads one line and closes
+ * must not leave the next one unread. Who reads what epoll_wait has just told of
+ * does not pay for another look.
+ */
+static inline bool outdated(const struct pno_sock *s)
+{
+	return s->qp && pno_ticks() - __atomic_load_n(&s->qp->chan->drained, __ATOMIC_RELAXED) > PNO_SOME_TICKS &&
+	       pno_qp_moved(s->qp);
+}
+
 ssize_t pno_sock_recv(struct pno_sock *s, const struct iovec *iov, size_t n, int flags)
 {
 	struct cursor c = { iov, n, 0, flags & MSG_TRUNC, false };
@@ -221,6 +233,10 @@ ssize_t pno_sock_recv(struct pno_sock *s, const struct iovec *iov, size_t n, int
 	ssize_t got = 0, rc = 0;
 	size_t want, enough;
 
+	if (s->rx_head && unlikely(outdated(s)) && !pno_sock_look(s)) {
+		pno_sock_unlock(s);
+		return -EBADF;
+	}
 	if (likely(n == 1 && !(flags & ~MSG_DONTWAIT))) {
 		uint64_t from = s->rx_read;
 

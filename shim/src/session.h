@@ -23,6 +23,7 @@ struct pno_chan {
 	int irq; /* eventfd that the DPU (or a thread of ours) raises */
 	unsigned sleepers;
 	uint32_t drains;
+	uint64_t drained; /* when it was last, in ticks; read without the lock */
 	struct pno_session *ses;
 	uint8_t *base; /* its part of the session's memory */
 	struct pno_qp qp[]; /* one a shard */

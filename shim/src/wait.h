@@ -27,6 +27,31 @@ static inline int64_t pno_deadline_ms(int ms)
 	return ms < 0 ? PNO_NEVER : pno_now() + ms * 1000000ll;
 }
 
+/* A clock that costs next to nothing, and only tells whether some tens of
+ * microseconds have gone by: its rate is not known. */
+#if defined(__x86_64__)
+#define PNO_SOME_TICKS (1u << 16)
+static inline uint64_t pno_ticks(void)
+{
+	return __builtin_ia32_rdtsc();
+}
+#elif defined(__aarch64__)
+#define PNO_SOME_TICKS (1u << 10)
+static inline uint64_t pno_ticks(void)
+{
+	uint64_t t;
+
+	__asm__ volatile("mrs %0, cntvct_el0" : "=r"(t));
+	return t;
+}
+#else
+#define PNO_SOME_TICKS 20000u
+static inline uint64_t pno_ticks(void)
+{
+	return pno_now();
+}
+#endif
+
 /* Of the time limits that a socket has: 0 is none. */
 static inline int64_t pno_deadline_within(uint32_t millis)
 {

@@ -295,6 +295,28 @@ static void no_stall(void)
 	close(l);
 }
 
+/* What came after poll has spoken is there as well. (A loaded machine may be late
+ * with it, but not always.) */
+static void all_of_it(void)
+{
+	int c, s, all = 0;
+	char b[16];
+
+	for (int i = 0; i < 20 && !all; i++) {
+		struct pollfd p;
+
+		pair(AF_INET, &c, &s);
+		p = (struct pollfd){ .fd = s, .events = POLLIN };
+		write_all(c, "one ", 4);
+		need(poll(&p, 1, -1) == 1, "poll");
+		write_all(c, "two ", 4);
+		usleep(50000);
+		all = recv(s, b, sizeof b, 0) == 8;
+		close(c), close(s);
+	}
+	R(all);
+}
+
 int main(void)
 {
 	SECTION("send and recv, IPv4");
@@ -317,6 +339,8 @@ int main(void)
 	full(AF_INET);
 	SECTION("full, IPv6");
 	full(AF_INET6);
+	SECTION("two writes, one read");
+	all_of_it();
 	SECTION("4 MiB there and back");
 	large(AF_INET);
 	SECTION("small writes");
