@@ -18,35 +18,39 @@ import (
 	"pno/crypto/rawconn"
 )
 
-// pair is two ends of a connection, the first of them wrapped.
+// pair is two ends of a connection over TCP, the first of them wrapped.
 func pair(t *testing.T) (net.Conn, *net.TCPConn) {
 	t.Helper()
-	lis, err := net.Listen("tcp", "127.0.0.1:0")
+	w, far := ends(t, "tcp", "127.0.0.1:0")
+	return w, far.(*net.TCPConn)
+}
+
+func ends(t *testing.T, network, addr string) (w, far net.Conn) {
+	t.Helper()
+	lis, err := net.Listen(network, addr)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer lis.Close()
-	far, err := net.Dial("tcp", lis.Addr().String())
-	if err != nil {
+	if far, err = net.Dial(network, lis.Addr().String()); err != nil {
 		t.Fatal(err)
 	}
 	near, err := lis.Accept()
 	if err != nil {
 		t.Fatal(err)
 	}
-	w, err := rawconn.Wrap(near)
-	if err != nil {
+	if w, err = rawconn.Wrap(near); err != nil {
 		t.Fatal(err)
 	}
 	if w == near {
-		t.Fatal("a TCP connection is not wrapped")
+		t.Fatalf("a connection of %s is not wrapped", network)
 	}
 	limit := time.Now().Add(time.Minute)
 	if err := errors.Join(w.SetDeadline(limit), far.SetDeadline(limit)); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { w.Close(); far.Close() })
-	return w, far.(*net.TCPConn)
+	return w, far
 }
 
 // More than the socket's buffers hold, both ways, then the end.
@@ -154,25 +158,7 @@ func TestErrors(t *testing.T) {
 
 // Packets of a Unix socket stay whole.
 func TestPackets(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "s")
-	lis, err := net.Listen("unixpacket", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer lis.Close()
-	far, err := net.Dial("unixpacket", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	near, err := lis.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	w, err := rawconn.Wrap(near)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer w.Close()
+	w, far := ends(t, "unixpacket", filepath.Join(t.TempDir(), "s"))
 	for _, packet := range []string{"one", "and another"} {
 		if _, err := w.Write([]byte(packet)); err != nil {
 			t.Fatal(err)
