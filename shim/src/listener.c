@@ -17,10 +17,10 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "epoll.h"
 #include "log.h"
+#include "quiet.h"
 #include "sock.h"
 #include "stats.h"
 #include "wait.h"
@@ -204,7 +204,6 @@ static uint32_t uproot(struct pno_sock *s, struct pno_chan *c, uint64_t *channel
 
 void pno_listener_gather(struct pno_sock *s, struct pno_chan *c)
 {
-	struct timespec nap = { .tv_nsec = 20000 };
 	struct pno_session *ses = s->ses;
 	uint32_t generation = s->generation, n;
 	uint64_t channels = 1ull << c->index;
@@ -213,8 +212,11 @@ void pno_listener_gather(struct pno_sock *s, struct pno_chan *c)
 	if (!served(s) || s->shared || s->waiters || !(n = uproot(s, c, &channels)))
 		return;
 	n += atomic_load_explicit(&s->listener->q[c->index].n, memory_order_relaxed);
-	for (end = pno_now() + GATHER_NANOS; pno_now() < end; nanosleep(&nap, NULL)) {
+	end = pno_now() + GATHER_NANOS;
+	for (long nap = 0; pno_now() < end; nap = 20000) {
 		pno_sock_unlock(s);
+		if (nap)
+			quiet_nap(nap);
 		for (uint64_t m = channels; m; m &= m - 1)
 			pno_chan_drain(ses->chan[__builtin_ctzll(m)]);
 		pno_lock(&s->lock);
