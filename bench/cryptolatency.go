@@ -50,11 +50,7 @@ func (b *rpcBench) latency(ctx context.Context, c *RPCComparison) error {
 	if err != nil {
 		return err
 	}
-	addr, err := b.cluster.worker(ctx, "", "[{kind: libcrypto}]")
-	if err != nil {
-		return err
-	}
-	cl, err := b.client(addr, client.VerifyOff)
+	addr, cl, err := b.workerWith(ctx, "{kind: libcrypto}")
 	if err != nil {
 		return err
 	}

@@ -293,17 +293,22 @@ func (b *rpcBench) load(ctx context.Context, cl *client.Cluster, n int, others .
 		P50: micros(quantile(took, 0.5)), P99: micros(quantile(took, 0.99))}, nil
 }
 
+// workerWith starts a worker with these engines, and is a client of it.
+func (b *rpcBench) workerWith(ctx context.Context, engines string) (addr string, cl *client.Cluster, err error) {
+	if addr, err = b.cluster.worker(ctx, "", "["+engines+"]"); err != nil {
+		return "", nil, err
+	}
+	cl, err = b.client(addr, client.VerifyOff)
+	return addr, cl, err
+}
+
 // cards measures workers with simulated cards, each a process of its own. The
 // same operation again and again is answered from a card's memory, at its pace.
 func (b *rpcBench) cards(ctx context.Context, c *RPCComparison) error {
 	for _, n := range b.Cards {
 		row := CardRow{Cards: n, CardRate: b.CardRate}
 		engines := strings.Repeat(fmt.Sprintf("{kind: simcard, rate: %g}, ", b.CardRate), n)
-		addr, err := b.cluster.worker(ctx, "", "["+engines+"]")
-		if err != nil {
-			return err
-		}
-		cl, err := b.client(addr, client.VerifyOff)
+		_, cl, err := b.workerWith(ctx, engines)
 		if err != nil {
 			return err
 		}

@@ -47,8 +47,8 @@ func newClusterLabAt(t *testing.T, dir string, ns *netns.NS, addr, rules string,
 	t.Helper()
 	l := &clusterLab{tlsLab: tlsLab{t: t, dir: dir, ns: ns, addr: addr, agent: &agenttest.Agent{Path: filepath.Join(dir, "keys.sock")},
 		more: []string{"PNO_AGENT_TIMEOUT_MS=25000"}}, // a busy machine starts an agent slowly
-		cluster: cryptotest.New(t, 2, rules, kinds...), metrics: freePort(t)}
-	l.port = freePort(t)
+		cluster: cryptotest.New(t, 2, rules, kinds...), metrics: cryptotest.FreeAddr(t)}
+	l.port = cryptotest.FreeAddr(t)
 	files := l.cluster.CA.Issue(t, "spiffe://pno.test/cryptod/process", time.Hour)
 	l.write("acl.yaml", []byte(rules))
 	l.write("cryptod.yaml", fmt.Appendf(nil, "name: process\nlisten: %q\ntls: {cert: %s, key: %s, ca: %s}\nacl: %s\nkeys: {dir: %s, kek: %q}\naudit: {path: %s}\nmetrics: none\n",
@@ -70,17 +70,6 @@ agent:
 `, l.dir, l.agent.Path, files.Cert, files.Key, files.CA, l.cluster.Addrs()[0], l.cluster.Addrs()[1], l.port, cryptotest.WorkerURI, l.metrics))
 	l.startHostd()
 	return l
-}
-
-// freePort is an address of loopback that nobody listens at.
-func freePort(t *testing.T) string {
-	t.Helper()
-	lis, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer lis.Close()
-	return lis.Addr().String()
 }
 
 // metric is what the agent counts as name{labels}.

@@ -30,7 +30,7 @@ func newTierLab(t *testing.T, kind string) *tierLab {
 	dir := workDir(t)
 	l := &tierLab{clusterLab: clusterLab{tlsLab: tlsLab{t: t, dir: dir, ns: netns.New(t, "tls"), addr: tlsAddr,
 		agent: &agenttest.Agent{Path: filepath.Join(dir, "keys.sock")}, more: []string{"PNO_AGENT_TIMEOUT_MS=25000"}},
-		cluster: cryptotest.New(t, 2, cryptotest.AllowAll, kind), metrics: freePort(t)}}
+		cluster: cryptotest.New(t, 2, cryptotest.AllowAll, kind), metrics: cryptotest.FreeAddr(t)}}
 	l.first, l.second = l.cluster.Workers[0], l.cluster.Workers[1]
 	return l
 }

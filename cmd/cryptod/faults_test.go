@@ -29,20 +29,9 @@ type process struct {
 	log               *os.File
 }
 
-// freeAddr is a port that nobody has right now.
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	lis, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer lis.Close()
-	return lis.Addr().String()
-}
-
 func newProcess(t *testing.T, ca *mtlstest.Authority, name, store, kek, rules string, more ...string) *process {
 	t.Helper()
-	p := &process{addr: freeAddr(t), dir: t.TempDir()}
+	p := &process{addr: cryptotest.FreeAddr(t), dir: t.TempDir()}
 	log, err := os.OpenFile(filepath.Join(p.dir, "log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		t.Fatal(err)

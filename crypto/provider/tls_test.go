@@ -10,7 +10,6 @@ import (
 	"crypto/x509"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -33,17 +32,6 @@ type server struct {
 	done chan struct{}
 }
 
-// freePort is a port of 127.0.0.1 that was free a moment ago.
-func freePort(t testing.TB) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
-}
-
 // serve starts openssl s_server with the key by reference. In mode "async" it
 // does handshakes inside of jobs, and is no web server: s_server -www would
 // sleep a second each time that it has to wait for a job.
@@ -56,7 +44,7 @@ func serve(t testing.TB, a *agenttest.Agent, k *agenttest.Key, mode string, args
 func servePatient(t testing.TB, a *agenttest.Agent, k *agenttest.Key, mode string, patience time.Duration, args ...string) *server {
 	t.Helper()
 	cert, ref, _ := k.Files(t)
-	s := &server{addr: freePort(t), web: mode != "async", log: &bytes.Buffer{}, done: make(chan struct{})}
+	s := &server{addr: cryptotest.FreeAddr(t), web: mode != "async", log: &bytes.Buffer{}, done: make(chan struct{})}
 	args = append([]string{"s_server", "-accept", s.addr, "-cert", cert, "-key", ref}, args...)
 	if s.web {
 		args = append(args, "-www")

@@ -13,18 +13,24 @@ import (
 	"pno/crypto/engine/remote"
 )
 
+// proxy is a client of the inner cluster.
+func proxy(t *testing.T, c *cryptotest.Cluster) *client.Client {
+	t.Helper()
+	cluster, err := client.NewCluster(client.Config{Identity: cryptotest.Identity(t, c.CA, cryptotest.ProxyURI), Workers: c.Addrs(), WorkerIdentity: cryptotest.WorkerURI})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cl, err := client.New(10*time.Second, cluster)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cl
+}
+
 func TestConformance(t *testing.T) {
 	c := cryptotest.New(t, 2, "rules:\n- {clients: [\""+cryptotest.ProxyURI+"\"], keys: [\"*\"], tls12_premaster: true}\n", enginetest.Kinds...)
 	enginetest.RemoteConformance(t, func(t *testing.T, sink engine.Sink) engine.Engine {
-		cluster, err := client.NewCluster(client.Config{Identity: cryptotest.Identity(t, c.CA, cryptotest.ProxyURI), Workers: c.Addrs(), WorkerIdentity: cryptotest.WorkerURI})
-		if err != nil {
-			t.Fatal(err)
-		}
-		cl, err := client.New(10*time.Second, cluster)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return remote.New(cl, 256, sink)
+		return remote.New(proxy(t, c), 256, sink)
 	})
 }
 
@@ -33,15 +39,7 @@ func TestConformance(t *testing.T) {
 func TestWindow(t *testing.T) {
 	c := cryptotest.New(t, 1, cryptotest.AllowAll, enginetest.Kinds...)
 	for _, tt := range []struct{ capacity, want int }{{0, 256}, {4096, 1024}, {64, 16}, {40, 16}, {5, 5}, {1, 1}} {
-		cluster, err := client.NewCluster(client.Config{Identity: cryptotest.Identity(t, c.CA, cryptotest.ProxyURI), Workers: c.Addrs(), WorkerIdentity: cryptotest.WorkerURI})
-		if err != nil {
-			t.Fatal(err)
-		}
-		cl, err := client.New(10*time.Second, cluster)
-		if err != nil {
-			t.Fatal(err)
-		}
-		e := remote.New(cl, tt.capacity, func([]*engine.Op) {})
+		e := remote.New(proxy(t, c), tt.capacity, func([]*engine.Op) {})
 		if i := e.Info(); i.Window != tt.want {
 			t.Errorf("%d: a window of %d of %d, want %d", tt.capacity, i.Window, i.Capacity, tt.want)
 		}
