@@ -22,6 +22,7 @@ import (
 // Ceiling is what the host's side costs when nothing else is the limit.
 type Ceiling struct {
 	Benchmark string       `json:"benchmark"`
+	Program   string       `json:"program"`
 	Size      int          `json:"size"`
 	Conns     int          `json:"conns"`
 	Sendfile  bool         `json:"sendfile"`
@@ -38,22 +39,26 @@ type CeilingRun struct {
 	HostCPU float64 `json:"host_cpu_us_per_req"`
 }
 
-// MeasureCeiling runs nginx under the real shim and hostd against a DPU that
-// costs nothing and answers at once, from the other core.
-func MeasureCeiling(ctx context.Context, o Options, w Web) (*Ceiling, error) {
+// MeasureCeiling runs nginx or HAProxy under the real shim and hostd against a
+// DPU that costs nothing and answers at once, from the other core.
+func MeasureCeiling(ctx context.Context, o Options, w Web, program string) (*Ceiling, error) {
 	if err := o.check(); err != nil {
 		return nil, err
 	}
 	if w.Conns < 1 || w.Size < 0 {
 		return nil, errors.New("there must be a connection, and the size must not be negative")
 	}
-	t, err := newTopology(o.Bin, "nginx")
+	if program != "nginx" && program != "haproxy" {
+		return nil, fmt.Errorf("unknown program %q: use nginx or haproxy", program)
+	}
+	t, err := newTopology(o.Bin, program)
 	if err != nil {
 		return nil, err
 	}
 	defer t.Close()
 	ctx, cancel := context.WithCancel(ctx)
 	p := peer.New([]byte("GET / HTTP/1.1\r\nHost: pno\r\n\r\n"), w.Conns)
+	p.Serve(w.answer())
 	running, err := t.runPeer(ctx, p)
 	if err != nil {
 		cancel()
@@ -64,11 +69,11 @@ func MeasureCeiling(ctx context.Context, o Options, w Web) (*Ceiling, error) {
 		cancel()
 		<-running
 	}()
-	s, err := t.ceilingSite(ctx, w)
+	s, err := t.ceilingSite(ctx, w, program)
 	if err != nil {
 		return nil, fmt.Errorf("%w\nhostd: %s", err, t.log("hostd"))
 	}
-	c := &Ceiling{Benchmark: "ceiling", Size: w.Size, Conns: w.Conns, Sendfile: w.Sendfile, Machine: machine()}
+	c := &Ceiling{Benchmark: "ceiling", Program: program, Size: w.Size, Conns: w.Conns, Sendfile: w.Sendfile, Machine: machine()}
 	for i := range o.Pairs {
 		r, err := s.ceiling(ctx, o.Duration, p)
 		if err != nil {
@@ -104,10 +109,16 @@ func (t *topology) runPeer(ctx context.Context, p *peer.Peer) (<-chan struct{}, 
 	return running, nil
 }
 
-// ceilingSite is a host with nginx. A single process: forking would need
+// answer is what the peer says as a back end, in the words of nginx.
+func (w Web) answer() []byte {
+	return fmt.Appendf(nil, "HTTP/1.1 200 OK\r\nServer: nginx/1.22.1\r\nDate: Sun, 22 Nov 2026 00:00:00 GMT\r\n"+
+		"Content-Type: text/plain\r\nContent-Length: %d\r\nConnection: keep-alive\r\n\r\n%s", w.Size, w.body())
+}
+
+// ceilingSite is a host with the program. A single process: forking would need
 // a DPU that knows sharing.
-func (t *topology) ceilingSite(ctx context.Context, w Web) (*site, error) {
-	s := &site{t: t, name: "ceiling", hostAddr: "198.18.3.2"}
+func (t *topology) ceilingSite(ctx context.Context, w Web, program string) (*site, error) {
+	s := &site{t: t, name: "ceiling", hostAddr: "198.18.3.2", clientAddr: "198.18.3.1"}
 	var err error
 	if s.hostNS, err = t.namespace("ch"); err != nil {
 		return nil, err
@@ -115,11 +126,16 @@ func (t *topology) ceilingSite(ctx context.Context, w Web) (*site, error) {
 	if err := t.hostd(ctx, s); err != nil {
 		return nil, err
 	}
-	conf, err := t.nginxConf(s.name, s.hostAddr, 80, w)
+	var args []string
+	if program == "haproxy" {
+		args, err = t.haproxy(s, httpMode)
+	} else if args, err = t.nginx(s.name, s.hostAddr, 80, w); err == nil {
+		args = append(args, "-g", "master_process off;")
+	}
 	if err != nil {
 		return nil, err
 	}
-	c, err := t.start(s.hostNS, proxyCore, s.name, append(s.wrap, "nginx", "-c", conf, "-g", "master_process off;")...)
+	c, err := t.start(s.hostNS, proxyCore, s.name, append(s.wrap, args...)...)
 	if err != nil {
 		return nil, err
 	}
@@ -148,7 +164,7 @@ func (s *site) ceiling(ctx context.Context, d time.Duration, p *peer.Peer) (r Ce
 		return r, err
 	}
 	if answers == 0 {
-		return r, errors.New("nginx answered nothing")
+		return r, errors.New("the program answered nothing")
 	}
 	return CeilingRun{
 		RPS:     float64(answers) / took.Seconds(),
@@ -161,7 +177,7 @@ func flowing(ctx context.Context, p *peer.Peer) error {
 	before := p.Answered()
 	for deadline := time.Now().Add(startLimit); p.Answered() < before+100; {
 		if time.Now().After(deadline) || ctx.Err() != nil {
-			return errors.New("nginx answers no request of the peer")
+			return errors.New("the program answers no request of the peer")
 		}
 		time.Sleep(10 * time.Millisecond)
 	}

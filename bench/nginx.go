@@ -47,11 +47,11 @@ func nginxScenario(w Web, name string) scenario {
 	return scenario{
 		Comparison: w.comparison(name),
 		serve: func(ctx context.Context, s *site) error {
-			conf, err := s.t.nginxConf(s.name, s.hostAddr, 80, w)
+			args, err := s.t.nginx(s.name, s.hostAddr, 80, w)
 			if err != nil {
 				return err
 			}
-			return s.serve(ctx, 80, "nginx", "-c", conf)
+			return s.serve(ctx, 80, args...)
 		},
 		load: func(s *site) generator { return s.web(w) },
 	}
@@ -60,22 +60,24 @@ func nginxScenario(w Web, name string) scenario {
 // literal is the longest body that nginx answers out of its configuration.
 const literal = 2048
 
-// nginxConf writes a configuration with one worker that answers the same body
-// to everything.
-func (t *topology) nginxConf(name, addr string, port int, w Web) (string, error) {
+// body is what everything is answered with.
+func (w Web) body() string { return strings.Repeat("0123456789abcdef", w.Size/16+1)[:w.Size] }
+
+// nginx writes a configuration with one worker that answers the same body to
+// everything, and returns the command line.
+func (t *topology) nginx(name, addr string, port int, w Web) ([]string, error) {
 	keepalive := "keepalive_requests 100000000; keepalive_timeout 3600s;"
 	if w.Close {
 		keepalive = "keepalive_timeout 0;"
 	}
 	root := filepath.Join(t.dir, name+"-root")
 	if err := os.MkdirAll(root, 0o755); err != nil {
-		return "", fmt.Errorf("make nginx's document root: %w", err)
+		return nil, fmt.Errorf("make nginx's document root: %w", err)
 	}
-	body := strings.Repeat("0123456789abcdef", w.Size/16+1)[:w.Size]
-	location := `location / { return 200 "` + body + `"; }`
+	location := `location / { return 200 "` + w.body() + `"; }`
 	if w.Size > literal {
-		if _, err := t.write(name+"-root/index.html", body); err != nil {
-			return "", err
+		if _, err := t.write(name+"-root/index.html", w.body()); err != nil {
+			return nil, err
 		}
 		sendfile := "off; output_buffers 1 256k"
 		if w.Sendfile {
@@ -83,7 +85,7 @@ func (t *topology) nginxConf(name, addr string, port int, w Web) (string, error)
 		}
 		location = "location / { root " + root + "; open_file_cache max=16; sendfile " + sendfile + "; }"
 	}
-	return t.write(name+".conf", fmt.Sprintf(`worker_processes 1; daemon off; user root; error_log stderr; pid %[1]s/%[2]s.pid;
+	conf, err := t.write(name+".conf", fmt.Sprintf(`worker_processes 1; daemon off; user root; error_log stderr; pid %[1]s/%[2]s.pid;
 events { worker_connections 16384; }
 http {
   access_log off; %[3]s
@@ -92,4 +94,5 @@ http {
   server { listen %[4]s:%[6]d backlog=4096; %[5]s }
 }
 `, t.dir, name, keepalive, addr, location, port))
+	return []string{"nginx", "-c", conf}, err
 }

@@ -17,8 +17,9 @@ type Report struct {
 	Machine Machine       `json:"machine"`
 	When    time.Time     `json:"when"`
 	Rows    []*Comparison `json:"rows"`
-	Sweep   []*Comparison `json:"sweep"` // nginx, by payload
-	Ceiling *Ceiling      `json:"ceiling"`
+	Sweep   []*Comparison `json:"sweep"`   // nginx, by payload
+	Ceiling *Ceiling      `json:"ceiling"` // nginx
+	Proxy   *Ceiling      `json:"ceiling_proxy"`
 	Latency *Latency      `json:"latency"`
 	Memory  *Memory       `json:"memory"`
 	Shards  *Shards       `json:"shards"`
@@ -74,8 +75,11 @@ func Table(ctx context.Context, o Options, idle int) (*Report, error) {
 	}
 	var err error
 	o.Log("== the host's ceiling")
-	if r.Ceiling, err = MeasureCeiling(ctx, o, Web{Size: 64, Conns: 64}); err != nil {
+	if r.Ceiling, err = MeasureCeiling(ctx, o, Web{Size: 64, Conns: 64}, "nginx"); err != nil {
 		return nil, fmt.Errorf("the host's ceiling: %w", err)
+	}
+	if r.Proxy, err = MeasureCeiling(ctx, o, Web{Size: 64, Conns: 64}, "haproxy"); err != nil {
+		return nil, fmt.Errorf("the host's ceiling, HAProxy: %w", err)
 	}
 	o.Log("== latency by load")
 	if r.Latency, err = MeasureLatency(ctx, short, Web{Size: 64, Conns: 64}); err != nil {
@@ -133,9 +137,11 @@ func (r *Report) markdown() string {
 	for _, c := range r.Sweep {
 		line(fmt.Sprintf("nginx %d B", c.Size), c)
 	}
-	if c := r.Ceiling; c != nil {
-		fmt.Fprintf(&b, "\nThe host's ceiling, nginx %d B against a DPU that answers at once: **%.2f µs** of host CPU a request (spread %.0f %%) at %.0f requests/s.\n",
-			c.Size, c.HostCPU, 100*c.Spread, c.RPS)
+	for _, c := range []*Ceiling{r.Ceiling, r.Proxy} {
+		if c != nil {
+			fmt.Fprintf(&b, "\nThe host's ceiling, %s %d B against a DPU that answers at once: **%.2f µs** of host CPU a request (spread %.0f %%) at %.0f requests/s.\n",
+				c.Program, c.Size, c.HostCPU, 100*c.Spread, c.RPS)
+		}
 	}
 	if s := r.Shards; s != nil {
 		fmt.Fprintf(&b, "\nTwo shards against one, virtual wire, %d B, %d connections each: %.2f and %.2f µs of DPU CPU a request, **%.2f** of linear; "+

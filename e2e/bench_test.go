@@ -163,17 +163,19 @@ func TestBenchMemory(t *testing.T) {
 }
 
 func TestBenchCeiling(t *testing.T) {
-	plausible(t, func(d time.Duration) error {
-		var c bench.Ceiling
-		if err := benchmark(t, &c, "ceiling", "--duration", d.String(), "--pairs", "1"); err != nil {
-			return err
-		}
-		t.Logf("%.0f requests a second, %.2f µs of host CPU each", c.RPS, c.HostCPU)
-		if c.RPS <= 0 || c.HostCPU <= 0 {
-			return fmt.Errorf("%+v", c)
-		}
-		return nil
-	})
+	for _, program := range []string{"nginx", "haproxy"} {
+		plausible(t, func(d time.Duration) error {
+			var c bench.Ceiling
+			if err := benchmark(t, &c, "ceiling", "--program", program, "--duration", d.String(), "--pairs", "1"); err != nil {
+				return err
+			}
+			t.Logf("%s: %.0f requests a second, %.2f µs of host CPU each", program, c.RPS, c.HostCPU)
+			if c.RPS <= 0 || c.HostCPU <= 0 || c.Program != program {
+				return fmt.Errorf("%+v", c)
+			}
+			return nil
+		})
+	}
 }
 
 // TestBenchShards holds two shards to what one costs, more loosely than a

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package peer is a DPU that costs nothing: behind the real control link and
-// the real rings it answers at once, with made-up clients in place of a network
-// stack. What a proxy reaches with it is the host's ceiling: shim, rings and
-// hostd, with nothing to wait for.
+// the real rings it answers at once, with made-up clients and a made-up back
+// end in place of a network stack. What a proxy reaches with it is the host's
+// ceiling: shim, rings and hostd, with nothing to wait for.
 //
 // A Peer is one shard and one goroutine (Run), which polls and never sleeps.
 // The control link's goroutine hands it work under mu. Who wants to say when
@@ -27,7 +27,8 @@ import (
 // Peer implements control.Backend.
 type Peer struct {
 	request []byte
-	conns   int // clients of each listener
+	conns   int    // clients of each listener
+	answer  []byte // of the back end; nil: there is none
 
 	answered atomic.Uint64
 
@@ -45,13 +46,13 @@ type session struct {
 	next   uint32 // DPU's handles
 }
 
-// queue is one queue pair with its clients.
+// queue is one queue pair with its connections.
 type queue struct {
-	s       *session
-	qp      *offload.DevQP
-	clients map[uint32]*client
-	due     []*client // clients that have a request to send
-	dead    bool
+	s     *session
+	qp    *offload.DevQP
+	conns map[uint32]*conn
+	due   []*conn // those whose turn it is
+	dead  bool
 }
 
 // New returns a peer whose clients send request, again for each answer, over
@@ -60,7 +61,11 @@ func New(request []byte, conns int) *Peer {
 	return &Peer{request: request, conns: conns, sessions: make(map[uint64]*session)}
 }
 
-// Answered is the number of whole answers so far. Any goroutine may call it.
+// Serve makes the peer the back end of whatever address the host connects to: it
+// says answer to each request. It is called before Run or Turn.
+func (p *Peer) Serve(answer []byte) { p.answer = answer }
+
+// Answered is the number of whole answers to clients so far. Any goroutine may call it.
 func (p *Peer) Answered() uint64 { return p.answered.Load() }
 
 // Shards implements control.Backend.
@@ -121,7 +126,7 @@ func (p *Peer) OpenChannel(id uint64, channel, interrupt int) error {
 	if err := s.region.OpenChannel(channel, interrupt); err != nil {
 		return err
 	}
-	s.queues = append(s.queues, &queue{s: s, qp: offload.NewDevQP(s.shm, s.layout, channel, 0), clients: make(map[uint32]*client)})
+	s.queues = append(s.queues, &queue{s: s, qp: offload.NewDevQP(s.shm, s.layout, channel, 0), conns: make(map[uint32]*conn)})
 	return nil
 }
 
@@ -186,7 +191,7 @@ func (p *Peer) turn(q *queue) error {
 			return err
 		}
 	}
-	q.request(p.request)
+	q.speak()
 	if !q.qp.Dirty() {
 		if q.qp.InterruptDue() { // it fell asleep since
 			q.qp.Interrupt()

@@ -101,6 +101,7 @@ func printLatency(w io.Writer, l *bench.Latency) error {
 
 func newCeilingBenchCmd() *cobra.Command {
 	var b benchFlags
+	var program string
 	w := bench.Web{Size: 64, Conns: 64}
 	c := &cobra.Command{
 		Use:   "ceiling",
@@ -110,7 +111,7 @@ func newCeilingBenchCmd() *cobra.Command {
 			if err := b.prepare(cmd); err != nil {
 				return err
 			}
-			r, err := bench.MeasureCeiling(cmd.Context(), b.Options, w)
+			r, err := bench.MeasureCeiling(cmd.Context(), b.Options, w, program)
 			if err != nil {
 				return err
 			}
@@ -118,6 +119,7 @@ func newCeilingBenchCmd() *cobra.Command {
 		},
 	}
 	b.add(c)
+	c.Flags().StringVar(&program, "program", "nginx", "nginx, or haproxy, whose back end is the DPU, too")
 	c.Flags().IntVar(&w.Size, "size", w.Size, "response body in bytes")
 	c.Flags().IntVar(&w.Conns, "conns", w.Conns, "client connections")
 	c.Flags().BoolVar(&w.Sendfile, "sendfile", w.Sendfile, "have nginx send a body from a file by sendfile")
