@@ -18,6 +18,11 @@ import (
 type clock struct {
 	tcpip.Clock
 	held atomic.Int64 // nanoseconds since the clock's zero; 0: not held
+
+	// timeWait is what the stack sets the timer that ends TIME-WAIT to, and
+	// ends takes the place of that timer if it returns true; see timewait.go.
+	timeWait time.Duration
+	ends     func(end func()) bool
 }
 
 func newClock() *clock { return &clock{Clock: tcpip.NewStdClock()} }
@@ -29,6 +34,20 @@ func (c *clock) NowMonotonic() tcpip.MonotonicTime {
 	}
 	return c.Clock.NowMonotonic()
 }
+
+// AfterFunc implements tcpip.Clock. Any goroutine may call it.
+func (c *clock) AfterFunc(d time.Duration, f func()) tcpip.Timer {
+	if d == c.timeWait && c.ends != nil && c.ends(f) {
+		return noTimer{}
+	}
+	return c.Clock.AfterFunc(d, f)
+}
+
+// noTimer is a timer that is not needed.
+type noTimer struct{}
+
+func (noTimer) Stop() bool          { return true }
+func (noTimer) Reset(time.Duration) {}
 
 // HoldClock has the stack take the time of this moment for the present until
 // the next call or ReleaseClock. For the shard's loop, once a turn.

@@ -194,8 +194,7 @@ func (e *Endpoint) Deliver(f []byte) {
 		return
 	}
 	eth := header.Ethernet(f)
-	if fl, hdr, end := e.flows.lookup(f); fl != nil && string(f[:6]) == string(e.mac) {
-		e.flows.deliver(fl, f[:end], hdr, e.nic)
+	if g, ok := parse(f); ok && string(f[:6]) == string(e.mac) && e.short(&g) {
 		return
 	}
 	dst := eth.DestinationAddress()
@@ -213,6 +212,16 @@ func (e *Endpoint) Deliver(f []byte) {
 		return // a promiscuous device: not ours
 	}
 	deliver(*d, f, kind)
+}
+
+// short hands a segment to whoever it is for, if it can be told without the IP
+// layer.
+func (e *Endpoint) short(g *inbound) (taken bool) {
+	if fl := e.flows.lookup(g); fl != nil {
+		g.queue(fl.tcp, fl.ep, fl.id, e.nic)
+		return true
+	}
+	return e.flows.waiting(e, g)
 }
 
 // deliver hands a copy of a frame to a stack.

@@ -29,11 +29,17 @@ type flowKey struct {
 
 // flow is an established connection known to the fast path.
 type flow struct {
-	ep  *tcp.Endpoint
+	ep  *tcp.Endpoint // nil once it is in TIME-WAIT, see bury
 	id  stack.TransportEndpointID
 	tcp queuer // of its stack
+	key flowKey
+
+	accepted bool // by a listener of the shard's own stack, so it can be buried
+	reuse    bool // that listener has SO_REUSEADDR
 
 	// Guarded by flows.mu.
+	final timeWait            // what remains in TIME-WAIT, as of the last packet sent
+	ended bool                // it has come to TIME-WAIT
 	acked uint32              // acknowledgement number last sent
 	held  *stack.PacketBuffer // an acknowledgement that waits for data
 	until int64               // when it must go
@@ -61,18 +67,18 @@ type flows struct {
 	due   []heldAck // guarded by mu, oldest first
 	saved uint64    // guarded by mu: acknowledgements that data carried
 	left  []leaving // guarded by mu, oldest first
+	waits timeWaits // guarded by mu
 }
 
 // leaving is an entry of the line of connections that end by themselves.
 type leaving struct {
-	k     flowKey
 	f     *flow
 	until int64
 }
 
 // leaveDelay is how long such a connection keeps the short way. Its last frames
-// come at once, if at all; a peer that takes longer is one in many.
-const leaveDelay = int64(100 * time.Millisecond)
+// come after a round trip, if at all; a peer that takes longer is one in many.
+const leaveDelay = int64(time.Second)
 
 // heldAck is an entry of the line of held acknowledgements; it is void if the
 // flow holds none, or a later one.
@@ -86,13 +92,17 @@ type queuer interface {
 	QueuePacket(stack.TransportEndpoint, stack.TransportEndpointID, *stack.PacketBuffer)
 }
 
-// Track takes a connection into the fast path. Called by the loop.
-func (s *Stack) Track(ep tcpip.Endpoint) {
+// Track takes a connection into the fast path; listener is the endpoint that it
+// was accepted from, nil if it was not. Called by the loop.
+func (s *Stack) Track(ep, listener tcpip.Endpoint) {
 	e, k, ok := keyOf(ep)
 	if !ok || s.queuer == nil {
 		return
 	}
-	f := &flow{ep: e, id: e.TransportEndpointInfo.ID, tcp: s.queuer}
+	f := &flow{ep: e, id: e.TransportEndpointInfo.ID, tcp: s.queuer, key: k}
+	if listener != nil && s.buries {
+		f.accepted, f.reuse = true, listener.SocketOptions().GetReuseAddress()
+	}
 	s.flows.mu.Lock()
 	defer s.flows.mu.Unlock()
 	s.flows.table[k] = f
@@ -100,21 +110,21 @@ func (s *Stack) Track(ep tcpip.Endpoint) {
 
 // Untrack takes a connection out of the fast path. Called by the loop.
 func (s *Stack) Untrack(ep tcpip.Endpoint) {
-	s.untrack(ep, func(k flowKey, _ *flow) { delete(s.flows.table, k) })
+	s.untrack(ep, func(f *flow) { delete(s.flows.table, f.key) })
 }
 
 // Leave is Untrack for a connection that is closed and ends by itself: what
 // remains of it, mostly a FIN and its acknowledgement each way, goes the short
 // way too. Called by the loop.
 func (s *Stack) Leave(ep tcpip.Endpoint) {
-	s.untrack(ep, func(k flowKey, f *flow) {
+	s.untrack(ep, func(f *flow) {
 		f.left = true
-		s.flows.left = append(s.flows.left, leaving{k, f, s.flows.now.Load() + leaveDelay})
+		s.flows.left = append(s.flows.left, leaving{f, s.flows.now.Load() + leaveDelay})
 	})
 }
 
 // untrack has a connection hold back nothing any more.
-func (s *Stack) untrack(ep tcpip.Endpoint, how func(flowKey, *flow)) {
+func (s *Stack) untrack(ep tcpip.Endpoint, how func(*flow)) {
 	e, k, ok := keyOf(ep)
 	if !ok {
 		return
@@ -125,7 +135,7 @@ func (s *Stack) untrack(ep tcpip.Endpoint, how func(flowKey, *flow)) {
 		s.flows.mu.Unlock()
 		return
 	}
-	how(k, f)
+	how(f)
 	held := f.held
 	f.held = nil
 	s.flows.mu.Unlock()
@@ -166,47 +176,67 @@ const (
 	ethLen  = header.EthernetMinimumSize
 )
 
-// lookup finds the flow of a received frame that may take the short way, and
-// the length of its TCP header.
-func (t *flows) lookup(f []byte) (fl *flow, tcpHdr, end int) {
+// inbound is a received TCP segment over IPv4 without anything unusual, which
+// may take a short way.
+type inbound struct {
+	key   flowKey
+	frame []byte // up to the segment's end
+	hdr   int    // length of the TCP header
+}
+
+// parse makes those checks of the IP layer that matter.
+func parse(f []byte) (g inbound, ok bool) {
 	if len(f) < ethLen+ipv4Len+tcpLen || f[12] != 8 || f[13] != 0 {
-		return nil, 0, 0
+		return g, false
 	}
 	ip := f[ethLen:]
 	total := int(binary.BigEndian.Uint16(ip[2:]))
 	if ip[0] != 0x45 || ip[9] != 6 || binary.BigEndian.Uint16(ip[6:])&0x3fff != 0 ||
 		total < ipv4Len+tcpLen || total > len(ip) || checksum.Checksum(ip[:ipv4Len], 0) != 0xffff {
-		return nil, 0, 0
+		return g, false
 	}
 	th := ip[ipv4Len:]
-	tcpHdr = int(th[12]>>4) * 4
-	if th[13]&uint8(header.TCPFlagSyn|header.TCPFlagRst) != 0 || tcpHdr < tcpLen || tcpHdr > total-ipv4Len {
-		return nil, 0, 0
+	g.hdr = int(th[12]>>4) * 4
+	if g.hdr < tcpLen || g.hdr > total-ipv4Len {
+		return g, false
 	}
-	fl = t.table[flowKey{
+	g.key = flowKey{
 		[4]byte(ip[16:20]), [4]byte(ip[12:16]), binary.BigEndian.Uint16(th[2:]), binary.BigEndian.Uint16(th),
-	}]
+	}
+	g.frame = f[:ethLen+total]
+	return g, true
+}
+
+// tcp is the segment with its header.
+func (g *inbound) tcp() []byte { return g.frame[ethLen+ipv4Len:] }
+
+// lookup finds the flow that takes a segment.
+func (t *flows) lookup(g *inbound) *flow {
+	if g.tcp()[13]&uint8(header.TCPFlagSyn|header.TCPFlagRst) != 0 {
+		return nil
+	}
+	fl := t.table[g.key]
 	if fl == nil {
-		return nil, 0, 0
+		return nil
 	}
 	switch fl.ep.EndpointState() {
 	case tcp.StateEstablished, tcp.StateFinWait1, tcp.StateFinWait2, tcp.StateCloseWait, tcp.StateLastAck, tcp.StateClosing:
-		return fl, tcpHdr, ethLen + total
+		return fl
 	}
-	return nil, 0, 0
+	return nil
 }
 
-// deliver hands a frame to its flow's endpoint.
-func (t *flows) deliver(fl *flow, frame []byte, tcpHdr int, nic tcpip.NICID) {
+// queue hands a segment to its endpoint.
+func (g *inbound) queue(to queuer, ep *tcp.Endpoint, id stack.TransportEndpointID, nic tcpip.NICID) {
 	p := stack.NewPacketBuffer(stack.PacketBufferOptions{
-		Payload: buffer.MakeWithView(buffer.NewViewWithData(frame)),
+		Payload: buffer.MakeWithView(buffer.NewViewWithData(g.frame)),
 	})
 	p.LinkHeader().Consume(ethLen)
 	p.NetworkHeader().Consume(ipv4Len)
-	p.TransportHeader().Consume(tcpHdr)
+	p.TransportHeader().Consume(g.hdr)
 	p.NetworkProtocolNumber, p.TransportProtocolNumber = header.IPv4ProtocolNumber, header.TCPProtocolNumber
 	p.PktType, p.NICID, p.InputNICID = tcpip.PacketHost, nic, nic
-	fl.tcp.QueuePacket(fl.ep, fl.id, p)
+	to.QueuePacket(ep, id, p)
 	p.DecRef()
 }
 
@@ -225,9 +255,17 @@ func (t *flows) sending(p *stack.PacketBuffer) (hold bool) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if th[13]&uint8(header.TCPFlagSyn) != 0 {
+		t.waits.remove(k) // these addresses have a new connection
+		return false
+	}
 	fl := t.table[k]
 	if fl == nil {
 		return false
+	}
+	if fl.left && fl.accepted && !fl.ended && p.Data().Size() == 0 {
+		fl.final = remains(th, t.now.Load())
+		t.waits.last = fl
 	}
 	ack := binary.BigEndian.Uint32(th[8:])
 	gained := ack - fl.acked
@@ -285,8 +323,8 @@ func (t *flows) forget(now int64) {
 	}
 	n := 0
 	for ; n < len(t.left) && t.left[n].until <= now; n++ {
-		if l := &t.left[n]; t.table[l.k] == l.f {
-			delete(t.table, l.k)
+		if f := t.left[n].f; t.table[f.key] == f {
+			delete(t.table, f.key)
 		}
 	}
 	kept := copy(t.left, t.left[n:])
@@ -299,6 +337,7 @@ func (t *flows) forget(now int64) {
 // waits. Called by the loop only.
 func (s *Stack) Tick(now int64) (next int64) {
 	s.flows.now.Store(now)
+	s.bury(now)
 	s.expired, next = s.flows.expire(s.expired[:0])
 	for i, p := range s.expired {
 		s.sendHeld(p)

@@ -9,9 +9,9 @@ import "testing"
 func TestFlowsForgetWhoLeft(t *testing.T) {
 	fs := &flows{table: make(map[flowKey]*flow)}
 	leave := func(port uint16, until int64) *flow {
-		f, k := &flow{left: true}, flowKey{peerPort: port}
-		fs.table[k] = f
-		fs.left = append(fs.left, leaving{k, f, until})
+		f := &flow{left: true, key: flowKey{peerPort: port}}
+		fs.table[f.key] = f
+		fs.left = append(fs.left, leaving{f, until})
 		return f
 	}
 	for port := range uint16(1000) {

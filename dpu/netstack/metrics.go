@@ -20,7 +20,7 @@ var metrics = []metric{
 	{"tcp_active_opens", "connections opened by connect", false, func(s *tcpip.Stats) *tcpip.StatCounter { return s.TCP.ActiveConnectionOpenings }},
 	{"tcp_passive_opens", "connections opened by peers", false, func(s *tcpip.Stats) *tcpip.StatCounter { return s.TCP.PassiveConnectionOpenings }},
 	{"tcp_established", "connections in state ESTABLISHED", true, func(s *tcpip.Stats) *tcpip.StatCounter { return s.TCP.CurrentEstablished }},
-	{"tcp_connected", "connections in any connected state, TIME-WAIT included", true, func(s *tcpip.Stats) *tcpip.StatCounter { return s.TCP.CurrentConnected }},
+	{"tcp_connected", "connections in any connected state, but for those of tcp_time_wait", true, func(s *tcpip.Stats) *tcpip.StatCounter { return s.TCP.CurrentConnected }},
 	{"tcp_established_resets", "connections reset while established", false, func(s *tcpip.Stats) *tcpip.StatCounter { return s.TCP.EstablishedResets }},
 	{"tcp_established_timeouts", "connections given up by keep-alive", false, func(s *tcpip.Stats) *tcpip.StatCounter { return s.TCP.EstablishedTimedout }},
 	{"tcp_failed_opens", "connects and listens that failed", false, func(s *tcpip.Stats) *tcpip.StatCounter { return s.TCP.FailedConnectionAttempts }},
@@ -73,11 +73,13 @@ func (s *Stack) Counters(list []report.Counter) []report.Counter {
 		for _, m := range metrics {
 			list = append(list, report.Counter{Name: m.name, Help: m.help, Gauge: m.gauge})
 		}
+		list = append(list, report.Counter{Name: "tcp_time_wait", Help: "connections in TIME-WAIT without an endpoint", Gauge: true})
 	}
 	for i, m := range metrics {
 		for k := range stats {
 			list[i].Value += m.value(&stats[k]).Value()
 		}
 	}
+	list[len(metrics)].Value += s.flows.timeWaiting()
 	return list
 }

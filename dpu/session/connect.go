@@ -253,7 +253,7 @@ func (t *Table) connectDone(s *socket) {
 		return
 	}
 	s.kind = connected
-	s.stack.Track(s.ep)
+	s.stack.Track(s.ep, nil)
 	t.stats.connected++
 	if s.at != nil {
 		var b [offload.AddrPairSize]byte

@@ -99,15 +99,19 @@ func (t *Table) boundSocket(ss *Session, local offload.Addr, flags uint32) (*soc
 	if errno != 0 {
 		return nil, errno
 	}
+	v6only, reuse, share := flags&offload.BindV6Only != 0, flags&offload.BindReuseAddr != 0, flags&offload.BindReusePort != 0
+	if !v6only && t.Stack.PortWaits(addr, reuse, share) {
+		return nil, syscall.EADDRINUSE
+	}
 	ep, wq, err := newEndpoint(st, v6)
 	if err != nil {
 		return nil, netstack.Errno(err)
 	}
 	o := ep.SocketOptions()
-	o.SetReuseAddress(flags&offload.BindReuseAddr != 0)
-	o.SetReusePort(flags&offload.BindReusePort != 0)
+	o.SetReuseAddress(reuse)
+	o.SetReusePort(share)
 	if v6 {
-		o.SetV6Only(flags&offload.BindV6Only != 0)
+		o.SetV6Only(v6only)
 	}
 	to := netstack.Full(addr)
 	if st != t.Stack {
@@ -225,18 +229,19 @@ func (t *Table) accept(s *socket) {
 
 // acceptOne takes a connection out of the stack's queue.
 func (t *Table) acceptOne(s *socket) *socket {
-	st := s.stack
-	ep, wq, err := s.ep.Accept(nil)
+	st, from := s.stack, s.ep
+	ep, wq, err := from.Accept(nil)
 	if err != nil && s.twin != nil {
 		st, _ = t.Stack.Foreign() // which is there
-		ep, wq, err = s.twin.Accept(nil)
+		from = s.twin
+		ep, wq, err = from.Accept(nil)
 	}
 	if err != nil {
 		return nil
 	}
 	c := t.newSocket(st, ep, wq, connected, s.v6)
 	c.transparent = s.transparent
-	st.Track(ep)
+	st.Track(ep, from)
 	return c
 }
 

@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package netstack
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"testing"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/checksum"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+)
+
+// frames keeps what is sent.
+type frames struct {
+	next [2048]byte
+	sent [][]byte
+}
+
+func (t *frames) TxAlloc() []byte { return t.next[:] }
+func (t *frames) TxCommit(n int)  { t.sent = append(t.sent, append([]byte(nil), t.next[:n]...)) }
+
+var (
+	ourMAC, peerMAC = [6]byte{2, 0, 0, 0, 0, 1}, [6]byte{2, 0, 0, 0, 0, 2}
+	waitingOne      = flowKey{[4]byte{198, 18, 0, 2}, [4]byte{198, 18, 0, 9}, 80, 30000}
+)
+
+// waitingStack is a stack with a connection in TIME-WAIT: waitingOne, which
+// expects 2000 and would send 1000.
+func waitingStack(t *testing.T, stamped bool) (*Stack, *Endpoint) {
+	t.Helper()
+	ep := NewEndpoint(ourMAC, 1500, func() {})
+	s, err := New(Options{Ports: []Port{{
+		Name: "eth0", Endpoint: ep, Addresses: []netip.Prefix{netip.MustParsePrefix("198.18.0.2/24")},
+	}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	s.Tick(int64(time.Second))
+	s.flows.waits.add(waitingOne, timeWait{
+		until: int64(3 * time.Second), seq: 1000, ack: 2000, window: 77, stamped: stamped, shift: 5, recent: 40,
+	})
+	return s, ep
+}
+
+// segment makes a frame of waitingOne's peer.
+func segment(flags header.TCPFlags, seq uint32, stamp uint32, payload int) []byte {
+	size := tcpLen
+	if stamp != 0 {
+		size += 12
+	}
+	f := make([]byte, ethLen+ipv4Len+size+payload)
+	header.Ethernet(f).Encode(&header.EthernetFields{
+		SrcAddr: tcpip.LinkAddress(peerMAC[:]), DstAddr: tcpip.LinkAddress(ourMAC[:]), Type: header.IPv4ProtocolNumber,
+	})
+	ip := header.IPv4(f[ethLen:])
+	ip.Encode(&header.IPv4Fields{
+		TotalLength: uint16(len(ip)), TTL: 64, Protocol: uint8(header.TCPProtocolNumber),
+		SrcAddr: tcpip.AddrFrom4(waitingOne.peer), DstAddr: tcpip.AddrFrom4(waitingOne.local),
+	})
+	ip.SetChecksum(^ip.CalculateChecksum())
+	h := header.TCP(ip[ipv4Len:])
+	h.Encode(&header.TCPFields{
+		SrcPort: waitingOne.peerPort, DstPort: waitingOne.localPort, SeqNum: seq, AckNum: 1000,
+		DataOffset: uint8(size), Flags: flags, WindowSize: 1000,
+	})
+	if stamp != 0 {
+		n := header.EncodeNOP(h[tcpLen:])
+		n += header.EncodeNOP(h[tcpLen+n:])
+		header.EncodeTSOption(stamp, 9, h[tcpLen+n:])
+	}
+	sum := checksum.Checksum(ip[12:20], uint16(header.TCPProtocolNumber))
+	binary.BigEndian.PutUint16(h[header.TCPChecksumOffset:], ^checksum.Checksum(h, checksum.Combine(sum, uint16(len(h)))))
+	return f
+}
+
+const (
+	syn, ack, fin, rst = header.TCPFlagSyn, header.TCPFlagAck, header.TCPFlagFin, header.TCPFlagRst
+)
+
+func TestTimeWaitAnswers(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		flags   header.TCPFlags
+		seq     uint32
+		stamp   uint32 // 0: the connection has no timestamps
+		payload int
+		answer  bool // with an acknowledgement
+		left    bool // goes on to the stack
+		renewed bool
+	}{
+		{"the FIN again", ack | fin, 1999, 0, 0, true, false, true},
+		{"the FIN again, stamped", ack | fin, 1999, 41, 0, true, false, true},
+		{"the last data again, with the FIN", ack | fin, 1989, 0, 10, true, false, true},
+		{"old data", ack, 1900, 0, 10, true, false, false},
+		{"data after the FIN", ack, 2000, 0, 10, true, false, false},
+		{"an old acknowledgement", ack, 1990, 0, 0, true, false, false},
+		{"the last acknowledgement", ack, 2000, 0, 0, false, false, false},
+		{"a reset", rst, 2000, 0, 0, false, false, false},
+		{"a reset with an acknowledgement", rst | ack, 2000, 0, 0, false, false, false},
+		{"an old SYN", syn, 1500, 0, 0, false, false, false},
+		{"an old SYN, stamped", syn, 1500, 39, 0, false, false, false},
+		{"a new connection", syn, 2001, 0, 0, false, true, false},
+		{"a new connection by its timestamp", syn, 1500, 41, 0, false, true, false},
+		{"neither ACK nor SYN", fin, 1999, 0, 0, false, false, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s, ep := waitingStack(t, c.stamp != 0)
+			ep.Deliver(segment(c.flags, c.seq, c.stamp, c.payload))
+			w, still := s.flows.waits.table[waitingOne]
+			if still == c.left {
+				t.Errorf("still in TIME-WAIT: %v", still)
+			}
+			if renewed := w.until == int64(time.Second)+int64(s.clock.timeWait); renewed != c.renewed {
+				t.Errorf("renewed: %v", renewed)
+			}
+			if c.left {
+				return
+			}
+			var out frames
+			ep.Drain(&out)
+			if got := len(out.sent) > 0; got != c.answer {
+				t.Fatalf("answered: %v", got)
+			}
+			if c.answer {
+				checkAnswer(t, out.sent[0], c.stamp)
+			}
+		})
+	}
+}
+
+func checkAnswer(t *testing.T, f []byte, stamp uint32) {
+	t.Helper()
+	if [6]byte(f[:6]) != peerMAC || [6]byte(f[6:12]) != ourMAC {
+		t.Errorf("from % x to % x", f[6:12], f[:6])
+	}
+	copy(f, ourMAC[:]) // parse does not mind
+	g, ok := parse(f)
+	if !ok || !g.sound() {
+		t.Fatalf("a bad frame: % x", f)
+	}
+	if k := (flowKey{waitingOne.peer, waitingOne.local, waitingOne.peerPort, waitingOne.localPort}); g.key != k {
+		t.Errorf("sent to %v", g.key)
+	}
+	h := header.TCP(g.tcp())
+	if h.Flags() != ack || h.SequenceNumber() != 1000 || h.AckNumber() != 2000 || h.WindowSize() != 77 {
+		t.Errorf("%v, sequence %d, acknowledges %d, window %d", h.Flags(), h.SequenceNumber(), h.AckNumber(), h.WindowSize())
+	}
+	o := header.ParseTCPOptions(h.Options())
+	if o.TS != (stamp != 0) || o.TS && (o.TSVal != 1000+5 || o.TSEcr != max(stamp, 40)) {
+		t.Errorf("timestamps %+v", o)
+	}
+}
+
+// What was damaged on the way must neither end a TIME-WAIT nor be answered.
+func TestTimeWaitChecksums(t *testing.T) {
+	for _, flags := range []header.TCPFlags{syn, ack | fin} {
+		s, ep := waitingStack(t, false)
+		f := segment(flags, 2500, 0, 0)
+		f[len(f)-1] ^= 1
+		ep.Deliver(f)
+		var out frames
+		ep.Drain(&out)
+		if n := s.Stats().TCP.ChecksumErrors.Value(); len(s.flows.waits.table) != 1 || len(out.sent) != 0 || n != 1 {
+			t.Errorf("%v: %d in TIME-WAIT, %d answers, %d checksum errors", flags, len(s.flows.waits.table), len(out.sent), n)
+		}
+	}
+}
+
+func TestTimeWaitsEnd(t *testing.T) {
+	var w timeWaits
+	key := func(n uint16) flowKey { return flowKey{localPort: 80 + n%2, peerPort: n} }
+	for n := range uint16(1000) {
+		w.add(key(n), timeWait{until: int64(n) + 1000, reuse: n%4 == 0})
+	}
+	again := w.table[key(10)]
+	again.until, again.renewed = 5000, true
+	w.table[key(10)] = again
+	w.remove(key(11))
+	w.add(key(11), timeWait{until: 6000})
+	w.remove(key(12))
+
+	w.expire(1499)
+	if n := len(w.table); n != 502 {
+		t.Errorf("%d are left of 500, one renewed and one new", n)
+	}
+	w.expire(4999)
+	if n := len(w.table); n != 2 {
+		t.Errorf("%d are left, want the one renewed and the one new", n)
+	}
+	w.expire(6000)
+	if len(w.table) != 0 || len(w.line) != 0 || len(w.bound) != 0 {
+		t.Errorf("%d are left, %d in line, %d ports", len(w.table), len(w.line), len(w.bound))
+	}
+}
+
+func TestTimeWaitsAreBounded(t *testing.T) {
+	var w timeWaits
+	key := func(n uint32) flowKey {
+		return flowKey{peer: [4]byte{1, 2, byte(n >> 16), byte(n >> 24)}, peerPort: uint16(n)}
+	}
+	for n := range uint32(maxTimeWaits + 10) {
+		w.add(key(n), timeWait{until: int64(n) + 1})
+	}
+	_, oldest := w.table[key(9)]
+	_, next := w.table[key(10)]
+	if len(w.table) != maxTimeWaits || oldest || !next {
+		t.Errorf("%d are kept; the tenth: %v, the eleventh: %v", len(w.table), oldest, next)
+	}
+}
