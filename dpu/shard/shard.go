@@ -260,7 +260,7 @@ func (s *Shard) Run(ctx context.Context) {
 			continue
 		}
 		if s.sleep() {
-			s.idle.slept()
+			s.idle.slept(s.now())
 		}
 	}
 	s.shutdown()

@@ -47,6 +47,11 @@ func (s *spinner) miss() { s.budget /= 2 }
 // frame comes when it comes, but a host that was just given something to do
 // answers soon. There, polling saves the host a doorbell as well, hence its
 // share of the costs: it may last twice as long.
+//
+// A sleep tells how long the wait was, too: without falling asleep and waking
+// up, which take about as long as polling for a frame may. If polling would
+// have found it, the next wait polls as long; else one late answer would have
+// the next ones slept for, since each attempt would be too short.
 type idler struct {
 	frame, answer spinner
 	wait          *spinner // the kind of the wait under way, nil if there is none
@@ -78,10 +83,14 @@ func (i *idler) found(now int64) {
 	i.wait = nil
 }
 
-// slept notes that polling, if there was any, did not help.
-func (i *idler) slept() {
-	if i.wait != nil && i.limit > 0 {
-		i.wait.miss()
+// slept notes that a sleep has ended the wait.
+func (i *idler) slept(now int64) {
+	if i.wait != nil {
+		if took := now - i.since - i.frame.most; took <= i.wait.most {
+			i.wait.hit(max(took, 0))
+		} else if i.limit > 0 {
+			i.wait.miss()
+		}
 	}
 	i.wait = nil
 }

@@ -4,6 +4,9 @@ package shard
 
 import "testing"
 
+// wakes is how long it takes to fall asleep and wake up.
+const wakes = 20_000
+
 // wait plays one wait: what is waited for comes after the given time. It
 // returns how long the loop polled, and whether it found it so.
 func wait(i *idler, owed bool, after int64) (polled int64, found bool) {
@@ -14,7 +17,7 @@ func wait(i *idler, owed bool, after int64) (polled int64, found bool) {
 		}
 		polled = now + 100
 	}
-	i.slept()
+	i.slept(after + wakes)
 	return polled, false
 }
 
@@ -85,5 +88,25 @@ func TestIdlerGivesUp(t *testing.T) {
 	}
 	if most := int64(2*40_000 + 10*40_000); last > most || last == 0 {
 		t.Errorf("polled %d ns, want some, and no more than %d", last, most)
+	}
+}
+
+// One answer that comes late, and is slept for, does not have those slept for
+// that come in time again.
+func TestIdlerPollsOnAfterALateAnswer(t *testing.T) {
+	i := newIdler(20_000)
+	for range 2 * spinsAgain {
+		wait(&i, true, 25_000)
+	}
+	for range 10 {
+		if _, found := wait(&i, true, 60_000); found {
+			t.Fatal("polled for longer than it may")
+		}
+	}
+	if _, found := wait(&i, true, 25_000); found {
+		t.Fatal("ten late answers have changed nothing")
+	}
+	if polled, found := wait(&i, true, 25_000); !found {
+		t.Errorf("slept after %d ns for what takes 25,000, like the one before", polled)
 	}
 }
