@@ -40,11 +40,12 @@ const (
 	bypassSockets = "bypassed" // in Report.SocketsKernel
 )
 
-// bypasses is the look-out. run's goroutine owns known; the rest is guarded by
-// Server.mu.
+// bypasses is the look-out. run's goroutine owns known and environ; the rest is
+// guarded by Server.mu.
 type bypasses struct {
-	s     *Server
-	known map[int]*suspect
+	s       *Server
+	known   map[int]*suspect
+	environ []byte // of the process looked at: one buffer for all that there are
 
 	found    map[int]report.Bypass // living processes, by pid
 	programs map[string]bool       // that shims have announced
@@ -132,7 +133,10 @@ func procFile(pid int, name string) string { return filepath.Join("/proc", strco
 // meant tells whether a process's environment sends it to this hostd, and the
 // policy file that it names.
 func (b *bypasses) meant(pid int) (yes bool, policyFile string) {
-	env, err := readSome(procFile(pid, "environ"), maxEnviron)
+	if b.environ == nil {
+		b.environ = make([]byte, maxEnviron)
+	}
+	env, err := readSome(procFile(pid, "environ"), b.environ)
 	if err != nil {
 		return false, ""
 	}
@@ -152,13 +156,13 @@ func (b *bypasses) meant(pid int) (yes bool, policyFile string) {
 	return cmp.Or(hostd, attach.DefaultPath) == b.s.cfg.Listen, policyFile
 }
 
-func readSome(path string, most int64) ([]byte, error) {
+// readSome reads what fits into buf.
+func readSome(path string, buf []byte) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	buf := make([]byte, most)
 	n := 0
 	for n < len(buf) {
 		k, err := f.Read(buf[n:])

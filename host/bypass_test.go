@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"runtime"
 	"testing"
 	"time"
 
@@ -95,5 +96,24 @@ func TestBypassOthersAreLeftAlone(t *testing.T) {
 				t.Errorf("found %v, want %v", !tc.want, tc.want)
 			}
 		})
+	}
+}
+
+// The look-out reads every process's environment, and must not leave a buffer
+// of the longest one behind for each.
+func TestBypassScanLeavesLittleBehind(t *testing.T) {
+	e := newBench(t, nil)
+	b := newBypasses(e.Server)
+	b.scan(time.Now()) // makes the buffer
+	clear(b.known)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	b.scan(time.Now())
+	runtime.ReadMemStats(&after)
+	if len(b.known) == 0 {
+		t.Fatal("no process was looked at")
+	}
+	if each := (after.TotalAlloc - before.TotalAlloc) / uint64(len(b.known)); each > maxEnviron/4 {
+		t.Errorf("%d bytes were allocated for each of %d processes", each, len(b.known))
 	}
 }
