@@ -84,8 +84,8 @@ static const char *on_connected(struct pno_sock *s, const struct pno_record *r, 
 	if (s->state != PNO_CONNECTING)
 		return NULL;
 	memcpy(&p, payload, sizeof p);
-	s->local = p.local;
-	s->peer = p.peer;
+	pno_sock_set_local(s, &p.local);
+	pno_sock_set_peer(s, &p.peer);
 	s->state = PNO_OPEN;
 	pno_count(sockets_connected);
 	pno_sock_event(s, OUT);
@@ -95,7 +95,7 @@ static const char *on_connected(struct pno_sock *s, const struct pno_record *r, 
 /* The flow belongs to another shard: ask there. */
 static void redirect(struct pno_sock *s, unsigned shard)
 {
-	struct pno_connect_req req = { .local = s->local, .peer = s->peer, .proto = PNO_PROTO_TCP,
+	struct pno_connect_req req = { .local = pno_sock_local(s), .peer = pno_sock_peer(s), .proto = PNO_PROTO_TCP,
 				       .flags = s->bind_flags };
 	struct pno_record r = { .op = PNO_OP_CONNECT, .len = sizeof req, .sock = s->handle };
 
@@ -123,7 +123,7 @@ static void on_fin(struct pno_sock *s, const struct pno_record *r)
 {
 	tx_ack(s, r->ack);
 	s->fin = true;
-	s->rx_fin = s->rx_next + (int32_t)(r->seq - (uint32_t)s->rx_next);
+	s->rx_fin = r->seq;
 	event(s, PNO_STATE_CHANGE);
 }
 

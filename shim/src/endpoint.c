@@ -133,9 +133,10 @@ static bool is_any6(const struct pno_addr *a)
 /* One address of IPv6 leaves nothing to IPv4, and the option says so. */
 void pno_sock_only_v6(struct pno_sock *s, int fd)
 {
+	struct pno_addr local = pno_sock_local(s);
 	int on = 1;
 
-	if (is_any6(&s->local) || real.setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on) < 0)
+	if (is_any6(&local) || real.setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on) < 0)
 		return;
 	if (!s->udp)
 		pno_opt_keep(s, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on, false);
@@ -157,7 +158,7 @@ static int bind_on_dpu(struct pno_sock *s, int fd, struct pno_session *ses, cons
 		s->qp = NULL;
 		return err;
 	}
-	s->local = local;
+	pno_sock_set_local(s, &local);
 	s->state = PNO_BOUND;
 	s->bound = true;
 	s->any_port = !a->port;
@@ -232,6 +233,11 @@ bool pno_sock_gave_port_back(const struct pno_sock *s)
 	       !s->rebound && (!s->bound || s->any_port);
 }
 
+static void to_any(struct pno_sock *s, uint16_t port)
+{
+	pno_sock_set_local(s, &(struct pno_addr){ .family = s->domain == AF_INET6 ? 6 : 4, .port = port });
+}
+
 /*
  * What is not fresh is bound already, but first the address is looked at. The
  * socket of a connection that is over has no port any more, and may be bound
@@ -251,7 +257,7 @@ static int bind_used(struct pno_sock *s, int fd, struct pno_session *ses, const 
 		a.port = 0;
 	err = ask_bind(s, fd, ses, &a, &handle);
 	if (err == EADDRINUSE && again)
-		memset(s->local.ip, 0, sizeof s->local.ip); /* which the kernel gives up on the way */
+		to_any(s, s->local.port); /* which the kernel does on the way */
 	if (err)
 		return again || err == EADDRNOTAVAIL || err == EBADF ? err : EINVAL;
 	if (!again || !pno_sock_gave_port_back(s)) {
@@ -263,7 +269,7 @@ static int bind_used(struct pno_sock *s, int fd, struct pno_session *ses, const 
 	s->handle = handle;
 	s->shard = 0;
 	s->qp = &s->qp->chan->qp[0];
-	s->local = a;
+	pno_sock_set_local(s, &a);
 	s->state = PNO_DEAD;
 	s->bound = s->rebound = true;
 	s->any_port = any_port;
@@ -313,7 +319,7 @@ static void choose_local(struct pno_sock *s, int fd, struct pno_addr *local)
 
 	memset(local, 0, sizeof *local);
 	if (s->bound)
-		*local = s->local;
+		*local = pno_sock_local(s);
 	else if (s->kernel_bound && real.getsockname(fd, (struct sockaddr *)&sa, &len) == 0)
 		pno_addr_from((struct sockaddr *)&sa, len, local);
 }
@@ -328,7 +334,7 @@ int pno_sock_listen(struct pno_sock *s, int fd, struct pno_session *ses, int bac
 	} else if (s->state == PNO_DEAD && s->unconnected) {
 		anew(s);
 		if (s->local.family)
-			any = s->local; /* an address stays that bind has named */
+			any = pno_sock_local(s); /* an address stays that bind has named */
 		any.port = 0;
 	}
 	switch (s->state) {
@@ -366,8 +372,10 @@ static int back_to_kernel(struct pno_sock *s, int fd)
 {
 	struct sockaddr_storage sa;
 	socklen_t len = sizeof sa;
+	struct pno_addr local;
 
-	pno_addr_to(&s->local, s->domain, (struct sockaddr *)&sa, &len);
+	local = pno_sock_local(s);
+	pno_addr_to(&local, s->domain, (struct sockaddr *)&sa, &len);
 	pno_sock_release(s);
 	s->state = PNO_FRESH;
 	return real.bind(fd, (struct sockaddr *)&sa, len) < 0 ? errno : 0;
@@ -400,8 +408,8 @@ static int start_connect(struct pno_sock *s, int fd, struct pno_session *ses, co
 		s->shard = atomic_fetch_add_explicit(&turn, 1, memory_order_relaxed) % ses->shards;
 	}
 	s->qp = &pno_thread_chan(ses)->qp[s->shard];
-	s->local = req.local;
-	s->peer = *peer;
+	pno_sock_set_local(s, &req.local);
+	pno_sock_set_peer(s, peer);
 	s->state = PNO_CONNECTING;
 	pno_sock_refresh(s);
 	pno_count(sockets_offloaded);
@@ -483,7 +491,8 @@ static bool from_afar(int err)
 static int begin(struct pno_sock *s)
 {
 	struct pno_opt_val v = { .level = IPPROTO_TCP, .name = TCP_MAXSEG, .len = sizeof(int) };
-	uint64_t h = hash_of(s->ses, &s->peer);
+	struct pno_addr peer = pno_sock_peer(s);
+	uint64_t h = hash_of(s->ses, &peer);
 	uint32_t generation = s->generation;
 	struct pno_call call;
 
@@ -502,9 +511,10 @@ static int begin(struct pno_sock *s)
 static int wait_connected(struct pno_sock *s)
 {
 	int64_t deadline = pno_deadline_within(s->snd_millis);
+	struct pno_addr peer = pno_sock_peer(s);
 	int rc;
 
-	if (s->nonblock && on_loopback(&s->peer)) {
+	if (s->nonblock && on_loopback(&peer)) {
 		pno_sock_settle(s);
 		return EINPROGRESS;
 	}
@@ -558,8 +568,8 @@ int pno_sock_disconnect(struct pno_sock *s, int fd)
 		s->err = ECONNRESET;
 	s->unconnected = true;
 	s->state = PNO_DEAD;
-	memset(&s->peer, 0, sizeof s->peer);
-	s->local = (struct pno_addr){ .family = s->domain == AF_INET6 ? 6 : 4 };
+	pno_sock_set_peer(s, &(struct pno_addr){ 0 });
+	to_any(s, 0);
 	pno_sock_event(s, EPOLLOUT | EPOLLHUP);
 	return 0;
 }

@@ -107,7 +107,7 @@ static bool take_over_connection(struct pno_sock *s, const struct pno_msg_socket
 	s->shard = m->shard;
 	s->handle = m->handle[m->shard];
 	s->qp = &s->ses->chan[0]->qp[s->shard];
-	s->peer = m->peer;
+	pno_sock_set_peer(s, &m->peer);
 	s->state = PNO_OPEN;
 	s->connect_told = s->pair = true;
 	s->away = s->stranger = true;
@@ -152,7 +152,7 @@ static void take_over(struct pno_session *ses, int fd, int domain, const struct 
 	s->own_file = true;
 	s->nfds = 1;
 	s->ses = ses;
-	s->local = m->local;
+	pno_sock_set_local(s, &m->local);
 	s->shared = s->common = true;
 	if (!take_over_kind(s, m)) {
 		pno_sock_free(s);

@@ -188,6 +188,7 @@ void pno_placeholder_child(void)
 static int take(struct pno_sock *l, struct sockaddr *addr, socklen_t *len, int flags, int fd)
 {
 	struct pno_sock *c = pno_listener_take(l);
+	struct pno_addr peer;
 	int err;
 
 	if (!c)
@@ -195,11 +196,12 @@ static int take(struct pno_sock *l, struct sockaddr *addr, socklen_t *len, int f
 	pno_lock(&c->lock);
 	if (c->state == PNO_PARKED)
 		c->state = PNO_OPEN;
-	c->connect_told = true;
 	c->nfds = 1;
 	c->nonblock = flags & SOCK_NONBLOCK;
 	pno_sock_inherit_opts(c, l);
-	err = addr ? pno_addr_to(&c->peer, c->domain, addr, len) : 0;
+	if (addr)
+		peer = pno_sock_peer(c);
+	err = addr ? pno_addr_to(&peer, c->domain, addr, len) : 0;
 	pno_sock_record(c, c->qp, (struct pno_record){ .op = PNO_OP_ACCEPTED, .sock = c->handle }, NULL);
 	pno_sock_refresh(c);
 	pno_fd_set(fd, (struct pno_obj *)c);
@@ -382,6 +384,7 @@ PNO_EXPORT int shutdown(int fd, int how)
 PNO_EXPORT int getsockname(int fd, struct sockaddr *addr, socklen_t *len)
 {
 	struct pno_sock *s;
+	struct pno_addr a;
 	int err;
 
 	PNO_ENTER();
@@ -393,7 +396,8 @@ PNO_EXPORT int getsockname(int fd, struct sockaddr *addr, socklen_t *len)
 	}
 	if (unlikely(s->state == PNO_CONNECTING && !s->local.port))
 		pno_sock_settle(s);
-	err = pno_addr_to(&s->local, s->domain, addr, len);
+	a = pno_sock_local(s);
+	err = pno_addr_to(&a, s->domain, addr, len);
 	pno_sock_unlock(s);
 	return give(err);
 }
@@ -401,6 +405,7 @@ PNO_EXPORT int getsockname(int fd, struct sockaddr *addr, socklen_t *len)
 PNO_EXPORT int getpeername(int fd, struct sockaddr *addr, socklen_t *len)
 {
 	struct pno_sock *s;
+	struct pno_addr a;
 	int err = 0;
 
 	PNO_ENTER();
@@ -414,8 +419,9 @@ PNO_EXPORT int getpeername(int fd, struct sockaddr *addr, socklen_t *len)
 		err = EBADF;
 	else if (s->udp ? !s->peer.family : s->state != PNO_OPEN || pno_sock_over(s))
 		err = ENOTCONN;
-	else
-		err = pno_addr_to(&s->peer, s->domain, addr, len);
+	a = pno_sock_peer(s);
+	if (!err)
+		err = pno_addr_to(&a, s->domain, addr, len);
 	pno_sock_unlock(s);
 	return give(err);
 }

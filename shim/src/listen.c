@@ -25,7 +25,7 @@
 
 static int bind_shard(struct pno_sock *s, unsigned shard, uint32_t flags)
 {
-	struct pno_bind_req req = { .local = s->local, .proto = PNO_PROTO_TCP, .flags = flags };
+	struct pno_bind_req req = { .local = pno_sock_local(s), .proto = PNO_PROTO_TCP, .flags = flags };
 	struct pno_call call;
 
 	return pno_sock_ask(s, &s->ses->chan[0]->qp[shard], (struct pno_record){
@@ -87,7 +87,8 @@ static void register_cookie(struct pno_sock *s, int fd, const uint8_t *token)
 {
 	struct pno_listener *l = s->listener;
 	struct pno_msg_register_socket m = {
-		.kind = PNO_SOCK_LISTENER, .proto = PNO_PROTO_TCP, .backlog = l->backlog, .local = s->local,
+		.kind = PNO_SOCK_LISTENER, .proto = PNO_PROTO_TCP, .backlog = l->backlog,
+		.local = pno_sock_local(s),
 	};
 	struct pno_msg_ack ack;
 	struct pno_session *ses = s->ses;

@@ -342,8 +342,8 @@ void pno_listener_park(struct pno_session *ses, struct pno_qp *q, const struct p
 	s->qp = q;
 	s->shard = q->shard;
 	s->handle = r->sock;
-	s->local = pair.local;
-	s->peer = pair.peer;
+	pno_sock_set_local(s, &pair.local);
+	pno_sock_set_peer(s, &pair.peer);
 	s->state = PNO_PARKED;
 	s->connect_told = true;
 

@@ -200,10 +200,11 @@ static void act(struct pno_sock *s, const struct row *r, const struct value *v)
 		return;
 	memcpy(&n, v->b, sizeof n);
 	n = n / 2 < PNO_LEAST_WINDOW ? PNO_LEAST_WINDOW : n / 2;
+	s->limited = true;
 	if (r->name == SO_SNDBUF) {
-		s->tx_limit = n;
+		s->more->tx_limit = n; /* which the option has made room for */
 	} else {
-		s->rx_limit = n;
+		s->more->rx_limit = n;
 		if (s->ses)
 			pno_sock_ack(s, true); /* or what is unreported would fill the smaller window */
 	}
@@ -273,7 +274,7 @@ int pno_sock_setopt(struct pno_sock *s, int fd, int level, int name, const void 
 {
 	struct row r = row_of(level, name);
 	struct value v;
-	struct pno_opt *o;
+	const struct pno_opt *o;
 	int err;
 
 	if (r.how == REFUSE && pno_option_is_off(val, len))
@@ -491,7 +492,7 @@ static bool set_elsewhere(const struct pno_sock *s, int level, int name)
 
 int pno_sock_getopt(struct pno_sock *s, int level, int name, void *val, socklen_t *len)
 {
-	struct pno_opt *o;
+	const struct pno_opt *o;
 	bool own;
 	int rc;
 

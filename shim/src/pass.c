@@ -161,7 +161,7 @@ static int enrol(struct pno_sock *s, const uint8_t *token, const int end[2], uin
 {
 	struct pno_msg_register_socket m = {
 		.kind = PNO_SOCK_CONN, .proto = PNO_PROTO_TCP, .shard = s->shard, .domain = s->domain,
-		.local = s->local, .peer = s->peer,
+		.local = pno_sock_local(s), .peer = pno_sock_peer(s),
 	};
 	struct pno_session *ses = s->ses;
 	uint32_t generation = s->generation;
@@ -291,7 +291,8 @@ static int keep_bound(struct pno_sock *s, struct pno_msg_register_socket *m)
 static int pass_bound(struct pno_sock *s, int fd, bool in_message)
 {
 	struct pno_msg_register_socket m = {
-		.kind = PNO_SOCK_BOUND, .proto = PNO_PROTO_TCP, .domain = s->domain, .local = s->local,
+		.kind = PNO_SOCK_BOUND, .proto = PNO_PROTO_TCP, .domain = s->domain,
+		.local = pno_sock_local(s),
 	};
 	struct pno_session *ses = s->ses;
 	uint32_t generation = s->generation;
@@ -306,7 +307,7 @@ static int pass_bound(struct pno_sock *s, int fd, bool in_message)
 		m.handle[i] = s->udp->leg[i].handle;
 	if (s->udp) {
 		m.proto = PNO_PROTO_UDP;
-		m.peer = s->peer;
+		m.peer = pno_sock_peer(s);
 		s->shared = s->common = true;
 	}
 	s->cookie = m.cookie;

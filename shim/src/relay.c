@@ -271,7 +271,7 @@ static uint64_t move_window(const struct pno_sock *s)
 {
 	uint64_t out = s->tx_sent - s->tx_acked, window = pno_sock_tx_window(s);
 
-	if (!s->tx_limit && window < PNO_MOVE_WINDOW)
+	if (!s->more->tx_limit && window < PNO_MOVE_WINDOW)
 		window = PNO_MOVE_WINDOW;
 	return out < window ? window - out : 0;
 }

@@ -340,12 +340,12 @@ void pno_chan_kick(struct pno_chan *c)
 	errno = saved;
 }
 
-static struct pno_slot *slot_at(struct pno_slots *t, uint32_t n)
+static pno_slot_t *slot_at(struct pno_slots *t, uint32_t n)
 {
-	struct pno_slot **page = &t->page[n / PNO_SLOT_PAGE];
+	pno_slot_t **page = &t->page[n / PNO_SLOT_PAGE];
 
 	if (!*page) {
-		struct pno_slot *fresh = pno_calloc(PNO_SLOT_PAGE, sizeof **page);
+		pno_slot_t *fresh = pno_calloc(PNO_SLOT_PAGE, sizeof **page);
 
 		if (!fresh)
 			return NULL;
@@ -354,18 +354,23 @@ static struct pno_slot *slot_at(struct pno_slots *t, uint32_t n)
 	return &(*page)[n % PNO_SLOT_PAGE];
 }
 
+static void occupy(pno_slot_t *slot, uint32_t handle, struct pno_sock *s)
+{
+	__atomic_store_n(slot, pno_slot_tag(handle) | (uintptr_t)s, __ATOMIC_RELEASE);
+}
+
 /* Slots come back in the order they were freed, so that a number rests as long
  * as possible before it is used under its next generation. */
 uint32_t pno_handle_new(struct pno_session *ses, struct pno_sock *s)
 {
-	struct pno_slot *slot;
+	pno_slot_t *slot;
 	uint32_t n, gen, handle;
 
 	pno_lock(&ses->slot_lock);
 	if (ses->free_first && ses->own_used > PNO_SLOT_PAGE) {
 		n = ses->free_first;
 		slot = slot_at(&ses->own, n);
-		ses->free_first = slot->next_free;
+		ses->free_first = *slot & PNO_HANDLE_SLOT_MASK;
 		if (!ses->free_first)
 			ses->free_last = 0;
 	} else if (ses->own_used <= PNO_HANDLE_SLOT_MASK && (slot = slot_at(&ses->own, ses->own_used))) {
@@ -374,10 +379,9 @@ uint32_t pno_handle_new(struct pno_session *ses, struct pno_sock *s)
 		pno_unlock(&ses->slot_lock);
 		return 0;
 	}
-	gen = ((slot->handle >> PNO_HANDLE_GEN_SHIFT) + 1) & PNO_HANDLE_GEN_MASK;
+	gen = ((*slot >> (PNO_SLOT_TAG + PNO_HANDLE_GEN_SHIFT - 16)) + 1) & PNO_HANDLE_GEN_MASK;
 	handle = PNO_HANDLE_HOST | gen << PNO_HANDLE_GEN_SHIFT | n;
-	__atomic_store_n(&slot->handle, handle, __ATOMIC_RELAXED);
-	__atomic_store_n(&slot->sock, s, __ATOMIC_RELEASE);
+	occupy(slot, handle, s);
 	pno_unlock(&ses->slot_lock);
 	return handle;
 }
@@ -385,14 +389,13 @@ uint32_t pno_handle_new(struct pno_session *ses, struct pno_sock *s)
 bool pno_handle_enter(struct pno_session *ses, unsigned shard, uint32_t handle, struct pno_sock *s)
 {
 	struct pno_slots *t = handle & PNO_HANDLE_HOST ? &ses->own : &ses->dpu[shard];
-	struct pno_slot *slot;
+	pno_slot_t *slot;
 	uint32_t n = handle & PNO_HANDLE_SLOT_MASK;
 
 	pno_lock(&ses->slot_lock);
 	slot = slot_at(t, n);
 	if (slot) {
-		__atomic_store_n(&slot->handle, handle, __ATOMIC_RELAXED);
-		__atomic_store_n(&slot->sock, s, __ATOMIC_RELEASE);
+		occupy(slot, handle, s);
 		if (handle & PNO_HANDLE_HOST && n >= ses->own_used)
 			ses->own_used = n + 1;
 	}
@@ -404,16 +407,16 @@ void pno_handle_drop(struct pno_session *ses, unsigned shard, uint32_t handle)
 {
 	struct pno_slots *t = handle & PNO_HANDLE_HOST ? &ses->own : &ses->dpu[shard];
 	uint32_t n = handle & PNO_HANDLE_SLOT_MASK;
-	struct pno_slot *slot;
+	pno_slot_t *slot, *last;
 
 	pno_lock(&ses->slot_lock);
 	slot = slot_at(t, n);
-	if (slot && slot->sock && slot->handle == handle) {
-		__atomic_store_n(&slot->sock, NULL, __ATOMIC_RELEASE);
+	if (slot && pno_handle_sock(ses, shard, handle)) {
+		__atomic_store_n(slot, pno_slot_tag(handle) ^ PNO_SLOT_FREE, __ATOMIC_RELEASE);
 		if (handle & PNO_HANDLE_HOST) {
-			slot->next_free = 0;
-			if (ses->free_last)
-				slot_at(t, ses->free_last)->next_free = n;
+			last = ses->free_last ? slot_at(t, ses->free_last) : NULL;
+			if (last)
+				__atomic_store_n(last, *last | n, __ATOMIC_RELAXED);
 			else
 				ses->free_first = n;
 			ses->free_last = n;

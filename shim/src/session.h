@@ -33,15 +33,24 @@ struct pno_chan {
 #define PNO_SLOT_PAGE  1024u
 #define PNO_SLOT_PAGES 4096u
 
-struct pno_slot {
-	struct pno_sock *sock; /* NULL: free */
-	uint32_t handle;       /* of sock; of a free slot, the last one */
-	uint32_t next_free;
-};
+/*
+ * A slot is one word, so that nobody sees half of a change: the socket, and
+ * above the bits that a program's addresses have, the upper half of its handle.
+ * A free slot has that of the last one, as if the other side had chosen it, and
+ * the number of the next free slot.
+ */
+typedef uint64_t pno_slot_t;
+#define PNO_SLOT_TAG  48
+#define PNO_SLOT_FREE (1ull << 63)
 
 struct pno_slots {
-	struct pno_slot *page[PNO_SLOT_PAGES];
+	pno_slot_t *page[PNO_SLOT_PAGES];
 };
+
+static inline pno_slot_t pno_slot_tag(uint32_t handle)
+{
+	return (pno_slot_t)(handle >> 16) << PNO_SLOT_TAG;
+}
 
 /* A request that waits for its Reply. */
 struct pno_call {
@@ -112,15 +121,12 @@ static inline struct pno_sock *pno_handle_sock(struct pno_session *ses, unsigned
 {
 	struct pno_slots *t = handle & PNO_HANDLE_HOST ? &ses->own : &ses->dpu[shard];
 	uint32_t n = handle & PNO_HANDLE_SLOT_MASK;
-	struct pno_slot *slot = __atomic_load_n(&t->page[n / PNO_SLOT_PAGE], __ATOMIC_ACQUIRE);
-	struct pno_sock *s;
+	pno_slot_t *page = __atomic_load_n(&t->page[n / PNO_SLOT_PAGE], __ATOMIC_ACQUIRE), slot;
 
-	if (unlikely(!slot))
+	if (unlikely(!page))
 		return NULL;
-	slot += n % PNO_SLOT_PAGE;
-	/* The writer stores the handle first. */
-	s = __atomic_load_n(&slot->sock, __ATOMIC_ACQUIRE);
-	return likely(__atomic_load_n(&slot->handle, __ATOMIC_RELAXED) == handle) ? s : NULL;
+	slot = __atomic_load_n(&page[n % PNO_SLOT_PAGE], __ATOMIC_ACQUIRE) ^ pno_slot_tag(handle);
+	return likely(!(slot >> PNO_SLOT_TAG)) ? (struct pno_sock *)slot : NULL;
 }
 
 /* Starts a request on a channel: registers c under a new tag. No handler runs

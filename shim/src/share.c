@@ -67,13 +67,9 @@ void pno_share_furnish(const struct pno_sock *s, int fd, int file)
 	}
 }
 
-/* What was set, the oldest first. */
-static void replay(const struct pno_opt *o, int file)
+static void replay(const struct pno_opt *o, void *file)
 {
-	if (!o)
-		return;
-	replay(o->next, file);
-	set(file, o->level, o->name, o->val, o->len);
+	set(*(int *)file, o->level, o->name, o->val, o->len);
 }
 
 void pno_share_file(struct pno_sock *s, int fd)
@@ -90,9 +86,7 @@ void pno_share_file(struct pno_sock *s, int fd)
 	}
 	if (s->append)
 		real.fcntl(file, F_SETFL, O_APPEND | (s->nonblock ? O_NONBLOCK : 0));
-	if (s->inherited)
-		replay(s->inherited->list, file);
-	replay(s->opts, file);
+	pno_opt_each(s, replay, &file);
 	pno_pass_replace(s, fd, file);
 	quiet_close(file);
 }

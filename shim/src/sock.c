@@ -27,8 +27,9 @@ struct slab {
 	struct slab *next;
 	struct pno_sock sock[SLAB];
 };
-_Static_assert(sizeof(struct pno_sock) <= 384, "an idle connection is to take less than 1 KiB, the program's half included");
+_Static_assert(sizeof(struct pno_sock) <= 312, "an idle connection is to take less than 900 bytes, the program's half included");
 
+static const struct pno_more nothing;
 static struct slab *slabs;
 static struct pno_sock *spare;
 static pno_lock_t alloc_lock; /* a leaf */
@@ -49,6 +50,7 @@ struct pno_sock *pno_sock_new(int domain)
 		b->next = slabs;
 		slabs = b;
 		for (size_t i = 0; i < SLAB; i++) {
+			b->sock[i].more = (struct pno_more *)&nothing;
 			b->sock[i].next_parked = spare;
 			spare = &b->sock[i];
 		}
@@ -63,12 +65,82 @@ struct pno_sock *pno_sock_new(int domain)
 	memset((char *)s + offsetof(struct pno_sock, mask), 0,
 	       sizeof *s - offsetof(struct pno_sock, mask));
 	memset(s, 0, offsetof(struct pno_sock, lock));
+	s->more = (struct pno_more *)&nothing;
 	s->generation = generation + 1;
 	s->kind = PNO_KIND_SOCK;
 	s->domain = domain;
 	s->state = PNO_FRESH;
 	pno_unlock(&s->lock);
 	return s;
+}
+
+struct pno_more *pno_sock_more(struct pno_sock *s)
+{
+	struct pno_more *m;
+
+	if (s->more != &nothing)
+		return s->more;
+	m = pno_calloc(1, sizeof *m);
+	if (m)
+		s->more = m;
+	return m;
+}
+
+static void drop_more(struct pno_sock *s)
+{
+	if (likely(s->more == &nothing))
+		return;
+	pno_sock_forget_opts(s);
+	pno_free(s->more);
+	s->more = (struct pno_more *)&nothing; /* never written to */
+}
+
+static struct pno_addr widen(const struct pno_end *e, const struct pno_addr *wide)
+{
+	struct pno_addr a = { .family = e->family, .port = e->port };
+
+	if (unlikely(e->family == 6))
+		return *wide;
+	memcpy(a.ip, e->ip, sizeof e->ip);
+	return a;
+}
+
+struct pno_addr pno_sock_local(const struct pno_sock *s)
+{
+	return widen(&s->local, &s->more->local);
+}
+
+struct pno_addr pno_sock_peer(const struct pno_sock *s)
+{
+	return widen(&s->peer, &s->more->peer);
+}
+
+/* False: what is wide is to be kept, too. */
+static bool narrow(struct pno_end *e, const struct pno_addr *a)
+{
+	*e = (struct pno_end){ .family = a->family, .port = a->port };
+	memcpy(e->ip, a->ip, sizeof e->ip);
+	return a->family != 6;
+}
+
+void pno_sock_set_local(struct pno_sock *s, const struct pno_addr *a)
+{
+	if (likely(narrow(&s->local, a)))
+		return;
+	if (pno_sock_more(s))
+		s->more->local = *a;
+	else
+		s->local.family = 0;
+}
+
+void pno_sock_set_peer(struct pno_sock *s, const struct pno_addr *a)
+{
+	if (likely(narrow(&s->peer, a)))
+		return;
+	if (pno_sock_more(s))
+		s->more->peer = *a;
+	else
+		s->peer.family = 0;
 }
 
 void pno_sock_want_space(struct pno_sock *s, struct pno_qp *q)
@@ -107,7 +179,7 @@ void pno_sock_free(struct pno_sock *s)
 		pno_sock_leave_space(s);
 	if (s->udp)
 		pno_udp_free(s);
-	pno_sock_forget_opts(s);
+	drop_more(s);
 	pno_free(s->listener);
 	s->listener = NULL;
 	s->state = PNO_FREE;

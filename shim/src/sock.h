@@ -103,53 +103,79 @@ struct pno_optset {
 	struct pno_opt *list;
 };
 
+/* An address that takes no more room than IPv4's: others are in pno_more. */
+struct pno_end {
+	uint8_t ip[4];
+	uint16_t port;
+	uint8_t family; /* as in pno_addr; 0: none */
+};
+
+/* What most connections do without: pno_sock_more makes it. */
+struct pno_more {
+	struct pno_addr local, peer;  /* of IPv6 */
+	struct pno_opt *opts;         /* other than flags */
+	struct pno_optset *inherited; /* of a listener: for those to come */
+	uint32_t rx_limit, tx_limit;  /* of the windows, by SO_RCVBUF and SO_SNDBUF; 0: none */
+};
+
+/* One for each connection of which thousands may be idle, so it is kept small:
+ * flags are bits, and what few have is elsewhere. */
 struct pno_sock {
 	uint8_t kind; /* PNO_KIND_SOCK */
 	uint8_t state;
-	uint8_t domain;   /* AF_INET or AF_INET6, of the program's socket */
+	uint8_t domain;        /* AF_INET or AF_INET6, of the program's socket */
 	uint8_t shard;
-	bool nonblock;
-	bool own_file;    /* the placeholder is not a copy of the template */
-	bool pair;        /* it is one end of a Unix socket pair: pass.c */
-	bool common;      /* others may have set something on it since it was looked at */
-	bool kept;        /* the DPU keeps it for whom it was sent to */
-	bool kernel_bound;
-	bool made_here;   /* by socket(): what was set on it is in opts */
-	bool late_bound;  /* so is the placeholder, in the DPU's stead until connect */
-	bool shared;      /* another session may hold it too */
-	bool away;        /* shared, and not at home here: claim before use */
-	bool claiming;    /* Claim sent, Claimed to come */
-	bool shut_rd, shut_wr;
-	bool fin;         /* the end of the stream is known: rx_fin */
-	bool ring_full;   /* on the ring's list of waiters */
-	bool linger_reset;
-	bool sent_blind;   /* sent, and not received since */
-	bool append;       /* O_APPEND, of a file that is not its own */
-	bool connect_told; /* connect() has reported success once */
-	bool bound;        /* Bind holds the port on shard 0 */
-	bool any_port;     /* it has left the choice to the DPU */
-	bool unconnected;  /* DEAD, and connect() has said why: as before it */
-	bool rebound;      /* DEAD, and bound since */
-	bool stranger;     /* from another process, and never at home here */
-	bool frozen;       /* locked for the time of a fork */
-	uint8_t standing;  /* away: PNO_STANDING_…, as last told */
-	bool hold;         /* spliced: the DPU keeps what it receives, and tells how much */
-	bool settling;     /* and is giving it back */
+	bool nonblock : 1;
+	bool own_file : 1;     /* the placeholder is not a copy of the template */
+	bool pair : 1;         /* it is one end of a Unix socket pair: pass.c */
+	bool common : 1;       /* others may have set something on it since it was looked at */
+	bool kept : 1;         /* the DPU keeps it for whom it was sent to */
+	bool kernel_bound : 1;
+	bool made_here : 1;    /* by socket(): what was set on it is in opts */
+	bool late_bound : 1;   /* so is the placeholder, in the DPU's stead until connect */
+	bool shared : 1;       /* another session may hold it too */
+	bool away : 1;         /* shared, and not at home here: claim before use */
+	bool claiming : 1;     /* Claim sent, Claimed to come */
+	bool shut_rd : 1, shut_wr : 1;
+	bool fin : 1;          /* the end of the stream is known: rx_fin */
+	bool ring_full : 1;    /* on the ring's list of waiters */
+	bool linger_reset : 1;
+	bool sent_blind : 1;   /* sent, and not received since */
+	bool append : 1;       /* O_APPEND, of a file that is not its own */
+	bool connect_told : 1; /* connect() has reported success once */
+	bool bound : 1;        /* Bind holds the port on shard 0 */
+	bool any_port : 1;     /* it has left the choice to the DPU */
+	bool unconnected : 1;  /* DEAD, and connect() has said why: as before it */
+	bool rebound : 1;      /* DEAD, and bound since */
+	bool stranger : 1;     /* from another process, and never at home here */
+	bool frozen : 1;       /* locked for the time of a fork */
+	bool hold : 1;         /* spliced: the DPU keeps what it receives, and tells how much */
+	bool settling : 1;     /* and is giving it back */
+	bool limited : 1;      /* its windows are less than the session's: rx_limit, tx_limit */
 	pno_lock_t lock;
 	_Atomic uint32_t mask; /* EPOLL…, read without the lock */
 	_Atomic uint32_t arrivals; /* Data records, likewise */
 	uint32_t handle;
-	uint32_t bind_flags; /* PNO_BIND_… of the last Connect */
-	uint32_t waiters; /* threads blocked on it outside epoll */
-	int err;          /* SO_ERROR */
-	int nfds;         /* descriptors */
-	int via;          /* shared: the descriptor that a call last used */
+	uint32_t waiters;      /* threads blocked on it outside epoll */
+	int nfds;              /* descriptors */
+	int via;               /* shared: the descriptor that a call last used */
 	union {
 		uint32_t stood;   /* shared: received when its standing was told */
 		uint32_t relayed; /* not shared: where the last relay ended */
 	};
 	_Atomic uint32_t generation; /* read without the lock */
-	int rcvlowat;     /* SO_RCVLOWAT; 0 is 1 */
+	int rcvlowat;          /* SO_RCVLOWAT; 0 is 1 */
+	int16_t err;           /* SO_ERROR */
+	uint8_t standing;      /* away: PNO_STANDING_…, as last told */
+	uint8_t bind_flags;    /* PNO_BIND_… of the last Connect */
+	uint8_t flags_set, flags_on; /* options that are on or off: optlist.c */
+	/* Splicing, see relay.c. */
+	uint8_t relays;        /* in a row, without a read */
+	uint8_t patience;      /* how many of them it takes */
+	uint8_t hold_generation;
+	_Atomic uint32_t lent; /* the last bytes before rx_read, which a pipe has */
+	uint32_t rx_fin;       /* where the stream ends, of rx_next's low half */
+	uint32_t rcv_millis, snd_millis; /* SO_RCVTIMEO, SO_SNDTIMEO; 0: none */
 
 	struct pno_qp *qp; /* of its home channel; NULL: not on the DPU */
 	uint64_t former;   /* channels it was claimed away from, until Claimed */
@@ -159,12 +185,6 @@ struct pno_sock {
 	uint64_t rx_read;  /* consumed by the program */
 	uint64_t rx_next;  /* contiguous up to here; on hold: beyond the segments it is the DPU that has it */
 	uint64_t rx_told;  /* consumption last reported */
-	uint64_t rx_fin;
-	/* Splicing, see relay.c. */
-	_Atomic uint32_t lent; /* the last bytes before rx_read, which a pipe has */
-	uint8_t relays;        /* in a row, without a read */
-	uint8_t patience;      /* how many of them it takes */
-	uint8_t hold_generation;
 	struct pno_seg *rx_head, *rx_tail;
 
 	struct pno_item *items;
@@ -173,12 +193,9 @@ struct pno_sock {
 	struct pno_udp *udp; /* a datagram socket's */
 	struct pno_sock *next_parked; /* of the listener's queue, or free list */
 	struct pno_sock *next_space;  /* of the ring's waiters (tx_lock) */
-	struct pno_opt *opts;
-	struct pno_optset *inherited; /* of a listener: for those to come */
-	uint32_t rcv_millis, snd_millis; /* SO_RCVTIMEO, SO_SNDTIMEO; 0: none */
+	struct pno_more *more;        /* never NULL: nothing, if there is none of it */
 	uint64_t cookie; /* of its placeholder, once it was passed on; 0: not */
-	uint32_t rx_limit, tx_limit; /* of the windows, by SO_RCVBUF and SO_SNDBUF; 0: none */
-	struct pno_addr local, peer;
+	struct pno_end local, peer;
 };
 
 /* A drain notes here what has to be done after its locks are released. */
@@ -189,6 +206,13 @@ struct pno_drain {
 
 /* A new object for a socket of the kernel's. */
 struct pno_sock *pno_sock_new(int domain);
+/* Room for what most do without; NULL: out of memory. */
+struct pno_more *pno_sock_more(struct pno_sock *s);
+/* Its addresses. Out of memory, an IPv6 address is forgotten. */
+struct pno_addr pno_sock_local(const struct pno_sock *s);
+struct pno_addr pno_sock_peer(const struct pno_sock *s);
+void pno_sock_set_local(struct pno_sock *s, const struct pno_addr *a);
+void pno_sock_set_peer(struct pno_sock *s, const struct pno_addr *a);
 /* Back to the free list. Nothing may refer to it. */
 void pno_sock_free(struct pno_sock *s);
 /* Calls fn for every object in use. */
@@ -323,12 +347,16 @@ static inline uint64_t pno_sock_consumed(const struct pno_sock *s)
 /* The windows: the session's, or what the buffer sizes left of them. */
 static inline uint32_t pno_sock_rx_window(const struct pno_sock *s)
 {
-	return s->rx_limit && s->rx_limit < s->ses->rx_window ? s->rx_limit : s->ses->rx_window;
+	uint32_t window = s->ses->rx_window;
+
+	return unlikely(s->limited) && s->more->rx_limit && s->more->rx_limit < window ? s->more->rx_limit : window;
 }
 
 static inline uint32_t pno_sock_tx_window(const struct pno_sock *s)
 {
-	return s->tx_limit && s->tx_limit < s->ses->tx_window ? s->tx_limit : s->ses->tx_window;
+	uint32_t window = s->ses->tx_window;
+
+	return unlikely(s->limited) && s->more->tx_limit && s->more->tx_limit < window ? s->more->tx_limit : window;
 }
 
 /* How much must be there to count as readable. A window is never fuller than
@@ -345,7 +373,7 @@ static inline uint64_t pno_sock_lowat(const struct pno_sock *s)
 /* The peer has ended, and everything before the end is here. */
 static inline bool pno_sock_ended(const struct pno_sock *s)
 {
-	return s->fin && (s->rx_next == s->rx_fin || s->shut_rd);
+	return s->fin && ((uint32_t)s->rx_next == s->rx_fin || s->shut_rd);
 }
 
 /* Both ends have ended, and the kernel would have forgotten the peer. */
@@ -550,9 +578,11 @@ ssize_t pno_sock_from_pipe(struct pno_sock *s, int in, size_t count);
  * tells the DPU; tells it and waits for its errno. */
 void pno_sock_inherit_opts(struct pno_sock *c, struct pno_sock *l);
 void pno_sock_forget_opts(struct pno_sock *s);
-struct pno_opt *pno_opt_find(const struct pno_sock *s, int level, int name);
-struct pno_opt *pno_opt_keep(struct pno_sock *s, int level, int name, const void *val, socklen_t len, bool forward);
+const struct pno_opt *pno_opt_find(const struct pno_sock *s, int level, int name);
+const struct pno_opt *pno_opt_keep(struct pno_sock *s, int level, int name, const void *val, socklen_t len, bool forward);
 void pno_opt_tell(struct pno_sock *s, const struct pno_opt *o);
+/* Calls fn for each that is remembered, the oldest first. */
+void pno_opt_each(const struct pno_sock *s, void (*fn)(const struct pno_opt *o, void *arg), void *arg);
 int pno_opt_ask(struct pno_sock *s, int level, int name, const void *val, socklen_t len);
 /* options.c: socket locked; 0, an errno, or -1: ask the placeholder. */
 int pno_sock_setopt(struct pno_sock *s, int fd, int level, int name, const void *val, socklen_t len);

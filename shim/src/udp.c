@@ -123,7 +123,7 @@ static void forget_legs(struct pno_sock *s)
 	u->legs = 0;
 	u->used = false;
 	memset(&u->fine, 0, sizeof u->fine);
-	memset(&s->peer, 0, sizeof s->peer);
+	pno_sock_set_peer(s, &(struct pno_addr){ 0 });
 	s->handle = 0;
 	s->away = s->claiming = false;
 }
@@ -136,10 +136,10 @@ static void learn(struct pno_sock *s, const struct pno_call *c)
 	if (c->len < sizeof info)
 		return;
 	memcpy(&info, c->payload, sizeof info);
-	s->local = info.local;
-	s->peer = info.peer;
+	pno_sock_set_local(s, &info.local);
+	pno_sock_set_peer(s, &info.peer);
 	s->udp->mtu = info.mtu;
-	s->udp->doubt = loopback(&s->peer);
+	s->udp->doubt = loopback(&info.peer);
 }
 
 /* One request on one shard: Bind if peer is NULL, else Connect, which binds
@@ -185,7 +185,7 @@ static int open_legs(struct pno_sock *s, int fd, struct pno_session *ses, struct
 		err = ask_leg(s, i, flags, &local, peer);
 		if (s->generation != generation)
 			return EBADF; /* closed meanwhile */
-		local = s->local;
+		local = pno_sock_local(s);
 		if (!err)
 			u->legs++;
 	}
@@ -224,10 +224,10 @@ static int offload(struct pno_sock *s, int fd, struct pno_session *ses, const st
 
 void pno_udp_lose(struct pno_sock *s)
 {
-	struct pno_addr peer = s->peer;
+	struct pno_addr peer = pno_sock_peer(s);
 
 	forget_legs(s);
-	s->peer = peer;
+	pno_sock_set_peer(s, &peer);
 	s->udp->lost = true;
 	s->kept = false;
 	s->cookie = 0;
@@ -236,7 +236,7 @@ void pno_udp_lose(struct pno_sock *s)
 
 int pno_udp_revive(struct pno_sock *s, int fd)
 {
-	struct pno_addr local = s->local, peer = s->peer;
+	struct pno_addr local = pno_sock_local(s), peer = pno_sock_peer(s);
 	struct pno_session *ses = s->ses;
 	uint32_t generation = s->generation;
 	int err;
@@ -257,8 +257,8 @@ int pno_udp_revive(struct pno_sock *s, int fd)
 	if (s->generation != generation)
 		return EBADF;
 	if (err) {
-		s->local = local;
-		s->peer = peer;
+		pno_sock_set_local(s, &local);
+		pno_sock_set_peer(s, &peer);
 		return ENETDOWN;
 	}
 	s->udp->lost = false;
@@ -316,9 +316,11 @@ static int leave(struct pno_sock *s, int fd)
 	struct sockaddr_storage sa;
 	socklen_t len = sizeof sa;
 	struct pno_session *ses = s->ses;
+	struct pno_addr local;
 
 	if (s->state == PNO_DGRAM) {
-		pno_addr_to(&s->local, s->domain, (struct sockaddr *)&sa, &len);
+		local = pno_sock_local(s);
+		pno_addr_to(&local, s->domain, (struct sockaddr *)&sa, &len);
 		if (!s->udp->chosen && real.bind(fd, (struct sockaddr *)&sa, len) < 0)
 			return ENETUNREACH; /* an address that only the DPU has */
 		pno_udp_release(s);
@@ -437,7 +439,7 @@ enum pno_way pno_udp_way(struct pno_sock *s, int fd, const struct pno_addr *to, 
 
 static int connect_legs(struct pno_sock *s, const struct pno_addr *peer)
 {
-	static const struct pno_addr none;
+	struct pno_addr local = { 0 };
 	uint32_t generation = s->generation;
 	int err = 0;
 
@@ -445,7 +447,8 @@ static int connect_legs(struct pno_sock *s, const struct pno_addr *peer)
 		return EALREADY;
 	s->udp->asking = true;
 	for (unsigned i = 0; i < s->udp->legs && !err; i++) {
-		err = ask_leg(s, i, 0, i ? &s->local : &none, peer);
+		err = ask_leg(s, i, 0, &local, peer);
+		local = pno_sock_local(s); /* which the first shard has chosen */
 		if (s->generation != generation)
 			return EBADF;
 	}
@@ -634,7 +637,7 @@ bool pno_udp_inherit(struct pno_sock *s, const struct pno_msg_socket *m)
 	}
 	s->handle = m->handle[0];
 	s->qp = &s->ses->chan[0]->qp[0];
-	s->peer = m->peer;
+	pno_sock_set_peer(s, &m->peer);
 	s->away = true;
 	s->udp->used = true; /* by somebody */
 	s->udp->mtu = UINT16_MAX; /* not known here: the DPU decides */

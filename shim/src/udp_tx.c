@@ -353,10 +353,11 @@ static int wait_room(struct pno_sock *s, bool nowait, bool *looked, int64_t *dea
  */
 static void find_out(struct pno_sock *s, unsigned leg)
 {
-	struct pno_opt_val v = { .level = IPPROTO_IP, .name = IP_PKTINFO, .len = sizeof s->local };
+	struct pno_addr local = pno_sock_local(s);
+	struct pno_opt_val v = { .level = IPPROTO_IP, .name = IP_PKTINFO, .len = sizeof local };
 	struct pno_call call;
 
-	memcpy(v.val, &s->local, sizeof s->local);
+	memcpy(v.val, &local, sizeof local);
 	if (pno_sock_ask(s, pno_udp_qp(s, leg), (struct pno_record){
 		    .op = PNO_OP_GET_OPT, .len = sizeof v, .sock = s->udp->leg[leg].handle }, &v, &call) != EBADF)
 		s->udp->doubt = s->err;
@@ -427,7 +428,7 @@ static int prepare(struct pno_sock *s, struct pno_dgram *h, const struct msghdr 
 	} else if (s->state == PNO_DGRAM && !s->peer.family) {
 		return EDESTADDRREQ;
 	} else {
-		*to = s->peer;
+		*to = pno_sock_peer(s);
 	}
 	return take_controls(s, h, m);
 }
