@@ -5,14 +5,15 @@ package bench
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -23,17 +24,48 @@ type Memory struct {
 	Kernel    MemoryUse   `json:"kernel"`
 	Offload   MemoryUse   `json:"offload"`
 	Steps     []MemoryUse `json:"offload_steps"` // as connections are added
+	Targets   []Target    `json:"targets"`       // of the offload
 	Machine   Machine     `json:"machine"`
+}
+
+// Target is what a figure is to be at most.
+type Target struct {
+	What     string  `json:"what"`
+	Unit     string  `json:"unit"`
+	Measured float64 `json:"measured"`
+	Most     float64 `json:"most"`
+	Met      bool    `json:"met"`
+}
+
+// noCPU is what rounds to 0 per cent: the timers of a Go runtime are there.
+const noCPU = 0.5
+
+// targets compares u with what is aimed at.
+func (u MemoryUse) targets() []Target {
+	out := []Target{
+		{What: "host memory of a connection", Unit: "B", Measured: u.HostBytes, Most: 1 << 10},
+		{What: "DPU memory of a connection", Unit: "B", Measured: u.DPUBytes, Most: 16 << 10},
+		{What: "host CPU of an idle system", Unit: "%", Measured: u.HostIdle, Most: noCPU},
+		{What: "DPU CPU of an idle system", Unit: "%", Measured: u.DPUIdle, Most: 2},
+		{What: "connections that do not answer", Measured: float64(u.Conns - u.Answered)},
+	}
+	for i := range out {
+		out[i].Met = out[i].Measured <= out[i].Most
+	}
+	return out
 }
 
 // MemoryUse is resident memory for each connection, over what the processes
 // took with none, and the CPU that all of them use while nothing happens, in
 // per cent of a core. The kernel's own memory for its sockets is not in it. The
 // rings are told apart: they come with a process, and become resident as they
-// are filled for the first time, by however many connections.
+// are filled for the first time, by however many connections; WithRings counts
+// them, too, both sides' share.
 type MemoryUse struct {
 	Conns     int     `json:"conns"`
+	Answered  int     `json:"answered"` // of them, once they had been idle; in the last step
 	HostBytes float64 `json:"host_bytes_per_conn"`
+	WithRings float64 `json:"host_and_ring_bytes_per_conn"`
 	DPUBytes  float64 `json:"dpu_bytes_per_conn"`
 	Rings     int64   `json:"ring_bytes"` // resident, of all processes
 	HostIdle  float64 `json:"host_idle_cpu_percent"`
@@ -68,7 +100,7 @@ func MeasureMemory(ctx context.Context, o Options, conns int) (*Memory, error) {
 			if s.name == "kernel" {
 				m.Kernel = last
 			} else {
-				m.Offload, m.Steps = last, steps
+				m.Offload, m.Steps, m.Targets = last, steps, last.targets()
 			}
 		}
 		return nil
@@ -104,14 +136,16 @@ func (s *subject) hold(ctx context.Context, o Options, conns int) ([]MemoryUse, 
 		return nil, err
 	}
 	var steps []MemoryUse
-	held, n := 0, 0
+	var holders []*holder
+	held := 0
 	for step := 1; step <= memorySteps; step++ {
-		for want := conns * step / memorySteps; held < want; n++ {
-			count := min(holdEach, want-held)
-			if err := s.holdSome(ctx, n, count); err != nil {
+		for want := conns * step / memorySteps; held < want; {
+			h, err := s.holdSome(ctx, len(holders), min(holdEach, want-held))
+			if err != nil {
 				return nil, err
 			}
-			held += count
+			holders = append(holders, h)
+			held += h.count
 		}
 		use, err := s.idle(o.Duration)
 		if err != nil {
@@ -123,11 +157,19 @@ func (s *subject) hold(ctx context.Context, o Options, conns int) ([]MemoryUse, 
 		}
 		use.Conns, use.Rings = held, now.rings
 		use.HostBytes = float64(now.host-before.host) / float64(held)
+		use.WithRings = use.HostBytes + float64(now.rings-before.rings)/float64(held)
 		use.DPUBytes = float64(now.dpu-before.dpu) / float64(held)
-		o.Log("%s, %d connections: %.0f bytes each on the host, %.0f on the DPU; rings %.1f MB; idle %.2f %% and %.2f %% of a core",
-			s.name, held, use.HostBytes, use.DPUBytes, float64(use.Rings)/1e6, use.HostIdle, use.DPUIdle)
+		o.Log("%s, %d connections: %.0f bytes each on the host (%.0f with the rings), %.0f on the DPU; rings %.1f MB; idle %.2f %% and %.2f %% of a core",
+			s.name, held, use.HostBytes, use.WithRings, use.DPUBytes, float64(use.Rings)/1e6, use.HostIdle, use.DPUIdle)
 		steps = append(steps, use)
 	}
+	for _, h := range holders {
+		if err := h.ask(ctx); err != nil {
+			return nil, err
+		}
+		steps[len(steps)-1].Answered += h.count
+	}
+	o.Log("%s: all %d connections have answered once more", s.name, held)
 	return steps, nil
 }
 
@@ -203,44 +245,76 @@ func treeResident(pid int) (own, rings int64, err error) {
 	return own, rings, nil
 }
 
+// holder is a process that has connections open.
+type holder struct {
+	t     *topology
+	name  string // of its log
+	pid   int
+	count int
+}
+
 // holdSome starts a process that opens count connections, from an address of
 // its own, and waits until they are open.
-func (s *subject) holdSome(ctx context.Context, n, count int) error {
+func (s *subject) holdSome(ctx context.Context, n, count int) (*holder, error) {
 	from := netip.MustParseAddr(s.clientAddr)
 	for range n + 10 {
 		from = from.Next()
 	}
 	if err := run("ip", "-n", s.clientNS, "addr", "add", from.String()+"/24", "dev", "eth0"); err != nil {
-		return err
+		return nil, err
 	}
-	name := fmt.Sprintf("%s-hold%d", s.name, n)
-	if _, err := s.t.start(s.clientNS, otherCore, name, filepath.Join(s.t.bin, "pno"), "bench", "hold", from.String(),
-		net.JoinHostPort(s.hostAddr, "80"), strconv.Itoa(count)); err != nil {
-		return err
+	h := &holder{t: s.t, name: fmt.Sprintf("%s-hold%d", s.name, n), count: count}
+	c, err := s.t.start(s.clientNS, otherCore, h.name, filepath.Join(s.t.bin, "pno"), "bench", "hold", from.String(),
+		net.JoinHostPort(s.hostAddr, "80"), strconv.Itoa(count))
+	if err != nil {
+		return nil, err
 	}
+	h.pid = c.Process.Pid
+	return h, h.await(ctx, held)
+}
+
+// ask has it fetch a page by each of its connections.
+func (h *holder) ask(ctx context.Context) error {
+	if err := syscall.Kill(h.pid, syscall.SIGUSR1); err != nil {
+		return fmt.Errorf("ask %s whether its connections answer: %w", h.name, err)
+	}
+	return h.await(ctx, held+"\n"+answered)
+}
+
+// await waits for the whole lines that it is to print.
+func (h *holder) await(ctx context.Context, want string) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	for {
-		if b, _ := os.ReadFile(filepath.Join(s.t.dir, name+".log")); strings.Contains(string(b), "\n") {
-			if strings.TrimSpace(string(b)) == held {
-				return nil
-			}
-			return errors.New(strings.TrimSpace(string(b)))
+		b, _ := os.ReadFile(filepath.Join(h.t.dir, h.name+".log"))
+		switch text := string(b); {
+		case text == want+"\n":
+			return nil
+		case strings.HasSuffix(text, "\n") && !strings.HasPrefix(want+"\n", text):
+			return fmt.Errorf("%s: %s", h.name, strings.TrimSpace(text))
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%d connections from %s: %w", count, from, ctx.Err())
+			return fmt.Errorf("%s, %d connections: %w", h.name, h.count, ctx.Err())
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
 }
 
-const held = "held"
+// What Hold prints.
+const (
+	held     = "held"
+	answered = "answered"
+)
 
 // Hold opens count connections from a local address, asks for a page on each,
-// says so on standard output, and waits until ctx ends.
+// says so on standard output, and waits until ctx ends. At SIGUSR1 it asks once
+// more on all of them.
 func Hold(ctx context.Context, from, to string, count int) error {
+	again := make(chan os.Signal, 1)
+	signal.Notify(again, syscall.SIGUSR1)
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}, Timeout: 10 * time.Second, KeepAlive: -1}
+	var conns []net.Conn
 	for range count {
 		c, err := d.DialContext(ctx, "tcp", to)
 		if err != nil {
@@ -250,14 +324,29 @@ func Hold(ctx context.Context, from, to string, count int) error {
 		if err := fetch(c); err != nil {
 			return err
 		}
+		conns = append(conns, c)
 	}
 	fmt.Println(held)
-	<-ctx.Done()
-	return nil
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-again:
+		}
+		for i, c := range conns {
+			if err := fetch(c); err != nil {
+				return fmt.Errorf("connection %d of %d, after it was idle: %w", i+1, count, err)
+			}
+		}
+		fmt.Println(answered)
+	}
 }
 
 // fetch asks for a page, so that the connection is one that has been used.
 func fetch(c net.Conn) error {
+	if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		return fmt.Errorf("set a time limit: %w", err)
+	}
 	if _, err := fmt.Fprint(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
 		return fmt.Errorf("ask for a page: %w", err)
 	}

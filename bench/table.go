@@ -148,9 +148,9 @@ func (r *Report) markdown() string {
 			"waiting for locks %.3f and %.3f µs.\n", s.Size, s.Conns, s.Two.DPUCPU, s.One.DPUCPU, s.Ratio, s.Two.Waited, s.One.Waited)
 	}
 	if r.Memory != nil {
-		b.WriteString("\n| idle connections | host bytes each | DPU bytes each | rings, MB in all | host CPU | DPU CPU |\n|---|--:|--:|--:|--:|--:|\n")
+		b.WriteString("\n| idle connections | host bytes each | with the rings | DPU bytes each | rings, MB in all | host CPU | DPU CPU |\n|---|--:|--:|--:|--:|--:|--:|\n")
 		use := func(name string, u MemoryUse) {
-			fmt.Fprintf(&b, "| %s, %d | %.0f | %.0f | %.1f | %.2f %% | %.2f %% |\n", name, u.Conns, u.HostBytes, u.DPUBytes,
+			fmt.Fprintf(&b, "| %s, %d | %.0f | %.0f | %.0f | %.1f | %.2f %% | %.2f %% |\n", name, u.Conns, u.HostBytes, u.WithRings, u.DPUBytes,
 				float64(u.Rings)/1e6, u.HostIdle, u.DPUIdle)
 		}
 		use("kernel", r.Memory.Kernel)

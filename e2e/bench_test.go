@@ -158,6 +158,9 @@ func TestBenchMemory(t *testing.T) {
 		if m.Offload.Conns != 2000 || m.Offload.DPUBytes <= 0 || m.Kernel.HostBytes <= 0 {
 			return fmt.Errorf("%+v", m)
 		}
+		if m.Kernel.Answered != 2000 || m.Offload.Answered != 2000 || len(m.Targets) == 0 {
+			t.Errorf("%d and %d of 2000 connections answered after they had been idle; targets %+v", m.Kernel.Answered, m.Offload.Answered, m.Targets)
+		}
 		return nil
 	})
 }

@@ -38,15 +38,28 @@ func newMemoryBenchCmd() *cobra.Command {
 
 func printMemory(w io.Writer, m *bench.Memory) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintf(t, "\tconns\thost B/conn\tDPU B/conn\trings MB\thost idle\tDPU idle\t\n")
+	fmt.Fprintf(t, "\tconns\thost B/conn\twith rings\tDPU B/conn\trings MB\thost idle\tDPU idle\t\n")
 	row := func(name string, u bench.MemoryUse) {
-		fmt.Fprintf(t, "%s\t%d\t%.0f\t%.0f\t%.1f\t%.2f %%\t%.2f %%\t\n", name, u.Conns, u.HostBytes, u.DPUBytes, float64(u.Rings)/1e6, u.HostIdle, u.DPUIdle)
+		fmt.Fprintf(t, "%s\t%d\t%.0f\t%.0f\t%.0f\t%.1f\t%.2f %%\t%.2f %%\t\n", name, u.Conns, u.HostBytes, u.WithRings, u.DPUBytes,
+			float64(u.Rings)/1e6, u.HostIdle, u.DPUIdle)
 	}
 	row("kernel", m.Kernel)
 	for _, u := range m.Steps {
 		row("offload", u)
 	}
-	return t.Flush()
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	for _, g := range m.Targets {
+		met := "met"
+		if !g.Met {
+			met = "MISSED"
+		}
+		if _, err := fmt.Fprintf(w, "%s: %.4g %s, target at most %.4g %s: %s\n", g.What, g.Measured, g.Unit, g.Most, g.Unit, met); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // newHoldCmd is a part of memory: a client that does nothing.
