@@ -22,9 +22,9 @@ func TestCryptoNames(t *testing.T) {
 		{HandshakeComparison{Rows: []HandshakeRow{{Cluster: HandshakeRun{Runs: []HandshakeRun{{}}}}}},
 			"benchmark clients workers rate_offered rows key tls local cluster ratio host_ratio handshakes_per_s proxy_cpu_us proxy_user_us " +
 				"agent_cpu_us worker_cpu_us p50_us p99_us failed proxy_cpu_spread runs machine"},
-		{RPCComparison{RPC: []RPCRow{{}}, Latency: []LatencyRow{{}}, Cards: []CardRow{{RPCRun: RPCRun{Runs: []RPCRun{{}}}}}},
+		{RPCComparison{RPC: []RPCRow{{}}, Latency: []LatencyRow{{}}, Floor: []FloorRow{{}}, Cards: []CardRow{{RPCRun: RPCRun{Runs: []RPCRun{{}}}}}},
 			"benchmark rpc inflight ops_per_s cpu_us_per_op cpu_spread latency key path rate_offered signature_p50_us total_p50_us " +
-				"added_p50_us added_p99_us cards simulated_cards card_ops_per_s efficiency p50_us p99_us runs machine"},
+				"added_p50_us added_p99_us added_over_floor_us floor computed_us p50_spread cards simulated_cards card_ops_per_s efficiency p50_us p99_us runs machine"},
 	} {
 		b, err := json.Marshal(tt.result)
 		if err != nil {
@@ -103,5 +103,46 @@ func TestTLSLoad(t *testing.T) {
 	l.Addr = strings.Replace(l.Addr, "127.0.0.1", "127.0.0.2", 1) // not in the certificate, and nobody there
 	if r, err = l.Run(t.Context()); err != nil || r.Handshakes != 0 || r.Failed == 0 || r.FirstError == "" {
 		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+// Each way of the control carries a message and its answer, and computes as long as
+// it is told.
+func TestFloor(t *testing.T) {
+	ca, err := newAuthority(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := ca.peer("peer", workerID+"peer")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range floorPaths {
+		t.Run(path, func(t *testing.T) {
+			at, ended := make(chan net.Addr, 1), make(chan error, 1)
+			go func() { ended <- FloorPeer{Path: path, Files: files}.Run(func(a net.Addr) { at <- a }) }()
+			c, err := dialFloor(t.Context(), path, (<-at).String(), files)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b := &rpcBench{RPCOptions: RPCOptions{Options: Options{Rate: 200, Duration: 100 * time.Millisecond}}}
+			const compute = 300 * time.Microsecond
+			r, err := b.floor(t.Context(), path, c, compute)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r.Path != path || r.Rate != 200 || r.Compute < micros(compute) || r.P50 <= 0 || r.P99 < r.P50 {
+				t.Errorf("%+v", r)
+			}
+			if err := c.Close(); err != nil {
+				t.Error(err)
+			}
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	if err := (FloorPeer{Path: "pigeon"}).Run(func(net.Addr) {}); err == nil {
+		t.Error("no such way: taken")
 	}
 }

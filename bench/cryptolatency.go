@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"runtime"
 	"slices"
@@ -13,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"pno/bench/cthread"
 	"pno/crypto/agent"
 	"pno/crypto/client"
 	"pno/crypto/signing"
@@ -37,14 +39,16 @@ type LatencyRow struct {
 	TotalP50 float64      `json:"total_p50_us"`
 	P50      float64      `json:"added_p50_us"`
 	P99      float64      `json:"added_p99_us"`
+	Over     float64      `json:"added_over_floor_us"` // added, less what two wake-ups take here
 	Spread   float64      `json:"added_p50_spread"`
 	Runs     []LatencyRow `json:"runs,omitempty"`
 }
 
 // asker has one operation done, and tells how long that was computed.
-type asker func(op *client.Op) (exec time.Duration, err error)
+type asker func() (exec time.Duration, err error)
 
-// latency measures a worker of its own process, with real signatures.
+// latency measures a worker of its own process, with real signatures, and beside it
+// what a message and its answer take here in any case.
 func (b *rpcBench) latency(ctx context.Context, c *RPCComparison) error {
 	p256, err := b.operation("p256", signing.ECDSAP256SHA256)
 	if err != nil {
@@ -55,10 +59,6 @@ func (b *rpcBench) latency(ctx context.Context, c *RPCComparison) error {
 		return err
 	}
 	defer func() { _ = cl.Close() }()
-	library := func(op *client.Op) (time.Duration, error) {
-		_, err := cl.Do(time.Now().Add(5*time.Second), op)
-		return op.Exec, err
-	}
 	_, socket, err := b.cluster.agent(ctx, "", []string{addr})
 	if err != nil {
 		return err
@@ -68,6 +68,14 @@ func (b *rpcBench) latency(ctx context.Context, c *RPCComparison) error {
 		return err
 	}
 	defer p.close()
+	floors := make([]io.ReadWriteCloser, len(floorPaths))
+	for i, path := range floorPaths {
+		if floors[i], err = b.startFloor(ctx, path); err != nil {
+			return err
+		}
+		defer floors[i].Close()
+		c.Floor = append(c.Floor, FloorRow{Path: path, Rate: b.Rate})
+	}
 	ops := map[string]*client.Op{"rsa2048": b.rsa, "p256": p256}
 	for _, key := range []string{"rsa2048", "p256"} {
 		for _, path := range []string{pathLibrary, pathAgent} {
@@ -78,11 +86,15 @@ func (b *rpcBench) latency(ctx context.Context, c *RPCComparison) error {
 		var bare time.Duration // of the row before, which is that of the library
 		for i := range c.Latency {
 			row := &c.Latency[i]
-			ask := library
-			if row.Path == pathAgent {
-				ask = func(op *client.Op) (time.Duration, error) { return bare, p.ask(op) }
-			}
-			r, err := b.lowLoad(ctx, ask, *ops[row.Key])
+			op := *ops[row.Key]
+			agent := row.Path == pathAgent
+			r, err := b.lowLoad(ctx, agent, func() (time.Duration, error) {
+				if agent {
+					return bare, p.ask(&op)
+				}
+				_, err := cl.Do(time.Now().Add(5*time.Second), &op)
+				return op.Exec, err
+			})
 			if err != nil {
 				return fmt.Errorf("operation at low load, %s, %s: %w", row.Key, row.Path, err)
 			}
@@ -90,6 +102,19 @@ func (b *rpcBench) latency(ctx context.Context, c *RPCComparison) error {
 			b.Log("%s at %d/s, %s: signature %.0f µs, in all %.0f µs; added p50 %.0f µs, p99 %.0f µs", row.Key, row.Rate, row.Path, r.ExecP50, r.TotalP50, r.P50, r.P99)
 			row.Runs = append(row.Runs, r)
 		}
+		rsa := time.Duration(c.Latency[0].Runs[len(c.Latency[0].Runs)-1].ExecP50 * 1000)
+		for i := range c.Floor {
+			row := &c.Floor[i]
+			r, err := b.floor(ctx, row.Path, floors[i], rsa)
+			if err != nil {
+				return fmt.Errorf("a message to another process and back, %s: %w", row.Path, err)
+			}
+			b.Log("a message and its answer at %d/s, %s: p50 %.0f µs, p99 %.0f µs", row.Rate, row.Path, r.P50, r.P99)
+			row.Runs = append(row.Runs, r)
+		}
+	}
+	for i := range c.Floor {
+		medianFloor(&c.Floor[i])
 	}
 	for i := range c.Latency {
 		row := &c.Latency[i]
@@ -99,22 +124,44 @@ func (b *rpcBench) latency(ctx context.Context, c *RPCComparison) error {
 		row.P50 = field(func(r LatencyRow) float64 { return r.P50 })
 		row.P99 = field(func(r LatencyRow) float64 { return r.P99 })
 		row.Spread = spreadOf(row.Runs, func(r LatencyRow) float64 { return r.P50 })
+		row.Over = row.P50 - c.Floor[0].P50
 	}
 	return nil
 }
 
-// lowLoad does one operation at a time, at the low rate. The first is not counted:
-// it may be that the way is made for it.
-func (b *rpcBench) lowLoad(ctx context.Context, ask asker, op client.Op) (LatencyRow, error) {
-	if _, err := ask(&op); err != nil {
+// lowLoad asks once at a time, at the low rate. The first is not counted: it may be
+// that the way is made for it. Who asks is a goroutine of its own, as in a server,
+// for that of main is bound to a thread and would be handed over twice for each
+// wake-up; or a thread like that of a program in C.
+func (b *rpcBench) lowLoad(ctx context.Context, thread bool, ask asker) (r LatencyRow, err error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		sleep := func(until time.Time) { time.Sleep(time.Until(until)) }
+		if thread {
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			sleep = cthread.Sleep
+		}
+		r, err = b.askAtRate(ctx, sleep, ask)
+	}()
+	<-done
+	return r, err
+}
+
+func (b *rpcBench) askAtRate(ctx context.Context, sleep func(until time.Time), ask asker) (LatencyRow, error) {
+	if _, err := ask(); err != nil {
 		return LatencyRow{}, err
 	}
 	var exec, total, added []time.Duration
-	tick := time.NewTicker(time.Second / time.Duration(b.Rate))
-	defer tick.Stop()
-	for end := time.Now().Add(b.Duration); time.Now().Before(end) && ctx.Err() == nil; <-tick.C {
+	begun, every := time.Now(), time.Second/time.Duration(b.Rate)
+	for next := begun; next.Sub(begun) < b.Duration && ctx.Err() == nil; next = next.Add(every) {
+		sleep(next)
 		start := time.Now()
-		computed, err := ask(&op)
+		if late := start.Sub(next); late > every {
+			next = next.Add(late) // a burst of what was missed would find everybody awake
+		}
+		computed, err := ask()
 		if err != nil {
 			return LatencyRow{}, err
 		}
@@ -165,27 +212,21 @@ func (p *provider) close() { _ = unix.Close(p.fd) } // measured is measured
 
 // exchange sends the packet, and returns the message that comes back.
 func (p *provider) exchange() (any, error) {
-	if _, err := unix.Write(p.fd, p.packet); err != nil {
+	if _, err := cthread.Write(p.fd, p.packet); err != nil {
 		return nil, fmt.Errorf("send: %w", err)
 	}
-	for {
-		n, err := unix.Read(p.fd, p.buf)
-		switch {
-		case errors.Is(err, unix.EINTR):
-			continue
-		case err != nil:
-			return nil, fmt.Errorf("receive: %w", err)
-		case n == 0:
-			return nil, errors.New("the key agent has closed the connection")
-		}
-		msg, _, err := agent.Next(p.buf[:n])
-		return msg, err
+	n, err := cthread.Read(p.fd, p.buf)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("receive: %w", err)
+	case n == 0:
+		return nil, errors.New("the key agent has closed the connection")
 	}
+	msg, _, err := agent.Next(p.buf[:n])
+	return msg, err
 }
 
 func (p *provider) ask(op *client.Op) error {
-	runtime.LockOSThread() // it is one of C
-	defer runtime.UnlockOSThread()
 	p.next++
 	p.packet = agent.AppendOp(p.packet[:0], p.next, &op.Request, 0)
 	msg, err := p.exchange()

@@ -67,6 +67,7 @@ type RPCComparison struct {
 	Benchmark string       `json:"benchmark"`
 	RPC       []RPCRow     `json:"rpc"`
 	Latency   []LatencyRow `json:"latency"`
+	Floor     []FloorRow   `json:"floor"`
 	Cards     []CardRow    `json:"cards"`
 	Machine   Machine      `json:"machine"`
 }

@@ -47,7 +47,7 @@ func newBenchCmd() *cobra.Command {
 		newRedisBenchCmd(),
 		newHandshakeBenchCmd(),
 		newCryptoRPCBenchCmd(),
-		newTLSLoadCmd(),
+		newTLSLoadCmd(), newFloorPeerCmd(),
 		newLatencyBenchCmd(), newMemoryBenchCmd(), newHoldCmd(),
 		newCeilingBenchCmd(), newShardsBenchCmd(), newLanesCmd(), newTableBenchCmd(),
 	)
