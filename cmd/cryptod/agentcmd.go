@@ -16,6 +16,7 @@ import (
 	"pno/crypto/agent"
 	"pno/crypto/engine"
 	"pno/crypto/engine/libcrypto"
+	"pno/crypto/procs"
 	"pno/internal/config"
 	"pno/internal/daemon"
 )
@@ -104,6 +105,7 @@ func runAgent(ctx context.Context, set agentSettings) error {
 		defer func() { _ = m.Close() }() // the agent has ended
 	}
 	go daemon.Watchdog(ctx, log, func() bool { return true })
+	go procs.Fit(ctx, log)
 	daemon.Ready(log)
 	err = a.Run(ctx)
 	daemon.Stopping(log)

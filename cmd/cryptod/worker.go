@@ -22,6 +22,7 @@ import (
 	"pno/crypto/engine/libcrypto"
 	"pno/crypto/keystore"
 	"pno/crypto/mtls"
+	"pno/crypto/procs"
 	"pno/crypto/secmem"
 	"pno/crypto/server"
 	"pno/internal/daemon"
@@ -134,6 +135,7 @@ func (w *worker) serve(ctx context.Context, lis net.Listener) error {
 		defer func() { _ = m.Close() }() // the worker has ended
 	}
 	go daemon.Watchdog(background, w.log, func() bool { return true })
+	go procs.Fit(background, w.log)
 	daemon.Ready(w.log)
 	w.log.Info("cryptod serves", "address", lis.Addr().String(), "identity", w.id.URI())
 	hup := make(chan os.Signal, 1)

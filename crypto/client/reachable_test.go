@@ -241,3 +241,21 @@ func TestTiersOnceMore(t *testing.T) {
 		t.Errorf("%d operations done", used)
 	}
 }
+
+// A worker that nobody asks anything has nothing to wait for when it drains, though
+// clients are connected.
+func TestIdleDrain(t *testing.T) {
+	for _, workers := range []int{1, 2} {
+		c := cryptotest.New(t, workers, cryptotest.AllowAll, "P-256")
+		cl := connect(t, c, nil)
+		connected(t, cl, workers)
+		if _, err := cl.Do(soon(), opFor(t, "P-256", signing.ECDSAP256SHA256)); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		begun := time.Now()
+		err := c.Workers[0].Server.Drain(ctx)
+		cancel()
+		t.Logf("one of %d: %v, %v", workers, time.Since(begun), err)
+	}
+}
