@@ -298,3 +298,68 @@ func TestHoldOrphans(t *testing.T) {
 		}
 	}
 }
+
+// Nobody is woken to hear that what was moved is taken: that goes along with
+// what comes next. Until then there is room for more than a window of it, for
+// what is sent, too.
+func TestMovedIsAcknowledgedInCompany(t *testing.T) {
+	_, h, a, b, source, sink := relayRig(t)
+	body := pattern(13, 300<<10)
+	a.hold()
+	go func() { _, _ = source.Write(body) }()
+	a.moveAll(b, len(body), 1<<17)
+	expect(t, sink, body)
+	// Its answer comes after whatever there was to say before it. What was told
+	// between the moves may have acknowledged those, but not the last.
+	h.request(a.shard, offload.OpGetOpt, offload.HandleHost|0xfffff, 0, make([]byte, offload.OptValSize))
+	h.do(func() {
+		if b.taken == b.tx {
+			t.Errorf("all of %d moved bytes are acknowledged by themselves", b.tx)
+		}
+	})
+	window := int(h.l.TxWindow)
+	sent := pattern(14, 3*window)
+	for at := 0; at < len(sent); at += window / 8 {
+		h.do(func() {
+			part := sent[at : at+window/8]
+			if !b.emit(offload.OpSend, 0, uint32(b.tx), uint32(b.consumed), part) {
+				t.Error("the ring is full")
+			}
+			b.tx += uint64(len(part))
+		})
+		expect(t, sink, sent[at:at+window/8])
+	}
+	if _, err := source.Write(body[:1000]); err != nil {
+		t.Fatal(err)
+	}
+	a.awaitHeld(uint64(len(body)) + 1000)
+	h.until("the acknowledgement", func() bool { return b.taken == b.tx })
+}
+
+// Who has filled his window with moves is told of room without anything else.
+func TestMovedWindowOpens(t *testing.T) {
+	_, h, a, b, source, sink := relayRig(t)
+	body := pattern(15, 16<<20)
+	a.hold()
+	go func() { _, _ = source.Write(body) }()
+	n, full := 0, func() (yes bool) {
+		h.do(func() { yes = b.tx-b.taken == offload.MoveWindow })
+		return
+	}
+	for !full() {
+		a.awaitHeld(uint64(n) + 1)
+		n += a.move(b, 1<<20)
+	}
+	got := make(chan []byte)
+	go func() {
+		all := make([]byte, len(body))
+		n, _ := io.ReadFull(sink, all)
+		got <- all[:n]
+	}()
+	// The rest goes only if there is, again and again.
+	h.until("room", func() bool { return b.tx-b.taken <= offload.MoveWindow-uint64(h.l.TxWindow)/4 })
+	a.moveAll(b, len(body)-n, 1<<20)
+	if !bytes.Equal(<-got, body) {
+		t.Error("the bytes differ")
+	}
+}

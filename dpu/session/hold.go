@@ -28,31 +28,33 @@ type keep struct {
 	told       uint64
 
 	tellBy int64 // when to tell at the latest, 0 if there is nothing to tell
-	first  int64 // when this burst began
+	first  int64 // when this message began
 	last   int64 // when something last came
-	burst  int   // how much has come without a pause
-	large  bool  // this burst or the one before is one
+	size   int   // how much has come of it
+	before int   // how much the message before was
+	over   bool  // what comes next begins another: the host has sent something
 }
 
-// A host that is woken for each segment saves nothing. What comes in large
-// bursts is told when half of a window has gathered, when nothing more came for
-// half as long as the burst has lasted, or gatherMost after the first of it.
-// Whenever a queue pair's host is told of one socket it is told of the others
-// that have something worth the calls, and of bulk no more often than every
-// tellEvery.
+// A host that is woken for each segment saves nothing. A message is what comes
+// until the host sends something the other way, or nothing comes for restAfter.
+// What is large is told when half of a window has gathered, when nothing more
+// came for half as long as the message has lasted, or gatherMost after the first
+// of it. Whenever a queue pair's host is told of one socket it is told of the
+// others that have something worth the calls.
+//
+// Of bulk, a pause says nothing: the others have their turn, or the sender has a
+// small window. The host is told every tellEvery, or when all of its sockets are
+// silent, but of a message that may still turn out small, firstEvery.
 const (
-	largeBurst = 16 << 10
-	bulkBurst  = 128 << 10
-	burstPause = 2e6
-	gatherMost = 8e6
+	largeSize  = 16 << 10
+	bulkSize   = 128 << 10
+	restAfter  = 50e6
 	leastQuiet = 50e3
 	mostQuiet  = 1e6
-	tellEvery  = 6e6
+	firstEvery = 2e6
+	tellEvery  = 8e6
+	gatherMost = 10e6
 )
-
-// What the stack has taken of Moves is acknowledged with the next Held, or after
-// ackDelay: nobody waits for it who has a window left.
-const ackDelay = 8e6
 
 // heldMax bounds what a shard keeps: beyond it, a socket's window is what it
 // would be without a hold.
@@ -185,6 +187,7 @@ func (t *Table) gather(s *socket, q *queue) {
 			break
 		}
 		k.came(t.now, got)
+		q.cameAt = t.now
 	}
 	if t.tellHeld(s, q) {
 		t.finish(s, q)
@@ -198,7 +201,7 @@ func (t *Table) tellHeld(s *socket, q *queue) bool {
 	if untold == 0 {
 		return true
 	}
-	if k.large && !s.eof && untold < t.holdWindow(s)/2 && !t.overdue(s, q) {
+	if k.large() && !s.eof && untold < t.holdWindow(s)/2 && !t.overdue(s, q) {
 		return false
 	}
 	if len(q.overflow) > 0 || q.qp.Emit(offload.OpHeld, k.generation, s.at.handle, uint32(s.end()), t.ack(s.at), 0) == nil {
@@ -224,27 +227,37 @@ func (t *Table) overdue(s *socket, q *queue) bool {
 
 // came notes that n bytes have come.
 func (k *keep) came(now int64, n int) {
-	if now-k.last > burstPause {
-		k.large, k.burst, k.first = k.burst >= largeBurst, 0, now
+	if k.over || now-k.last > restAfter {
+		k.over, k.before, k.size, k.first = false, k.size, 0, now
 	}
 	k.last = now
-	k.burst += n
-	k.large = k.large || k.burst >= largeBurst
+	k.size += n
 }
+
+// large tells whether this message or the one before is.
+func (k *keep) large() bool { return max(k.size, k.before) >= largeSize }
+
+// quiet is after which time without more what began and last came at these times
+// is taken to be all for now.
+func quiet(first, last int64) int64 { return min(max((last-first)/2, leastQuiet), mostQuiet) }
 
 // due is when the host is to be told of what s has gathered.
 func (s *socket) due() int64 {
-	k := s.keep
-	at := k.last + min(max((k.last-k.first)/2, leastQuiet), mostQuiet)
-	if k.burst >= bulkBurst {
-		at = max(at, s.home.toldAt+tellEvery)
+	k, q := s.keep, s.home
+	at := k.last + quiet(k.first, k.last)
+	if max(k.size, k.before) >= bulkSize {
+		every := int64(tellEvery)
+		if k.size < bulkSize {
+			every = firstEvery
+		}
+		at = max(at, min(q.toldAt+every, q.cameAt+quiet(k.first, q.cameAt)))
 	}
 	return min(at, k.tellBy)
 }
 
 // worthTelling tells whether there is enough to tell for a host that is awake
 // anyway: it costs a proxy a few calls.
-func (s *socket) worthTelling() bool { return s.end()-s.keep.told >= largeBurst }
+func (s *socket) worthTelling() bool { return s.end()-s.keep.told >= largeSize }
 
 // list has s looked at by tellAll.
 func (t *Table) list(s *socket) {
@@ -266,10 +279,6 @@ func (t *Table) tellAll() {
 				if s.gathers() && (was && s.worthTelling() || t.now >= s.due()) {
 					t.service(s)
 				}
-				if s.ackBy != 0 && s.at != nil && (q.telling || t.now >= s.ackBy) {
-					s.ackBy = 0
-					t.acknowledge(s.at)
-				}
 				again = again || !was && q.telling
 			}
 			s.untold = s.tellIn(t.now) >= 0
@@ -287,18 +296,11 @@ func (t *Table) tellAll() {
 func (s *socket) gathers() bool { return s.keep != nil && s.keep.tellBy != 0 }
 
 // tellIn is when tellAll has something to do for s, -1 if never.
-func (s *socket) tellIn(now int64) (d int64) {
-	d = -1
-	if s.home == nil || s.kind == dead {
-		return d
+func (s *socket) tellIn(now int64) int64 {
+	if s.home == nil || s.kind == dead || !s.gathers() {
+		return -1
 	}
-	if s.gathers() {
-		d = max(s.due()-now, 1)
-	}
-	if s.ackBy != 0 && (d < 0 || s.ackBy-now < d) {
-		d = max(s.ackBy-now, 1)
-	}
-	return d
+	return max(s.due()-now, 1)
 }
 
 // tellIn is when tellAll has something to do, -1 if never.
@@ -353,21 +355,34 @@ func (h *hold) moveWindow() uint64 {
 	return max(offload.MoveWindow, uint64(h.s.l.TxWindow))
 }
 
-// creditMoved is credit for who has Moves under way: at once only if the host may
-// have no window left.
+// creditMoved is credit for who has Moves under way, and waits for none as long
+// as there is window left: it goes along with what the host is told next.
 func (t *Table) creditMoved(h *hold) {
 	s, window := h.sock, h.moveWindow()
 	open := h.txSeq - h.txAcked
 	free := open - min(open, uint64(s.pend.len()))
+	// To the host a connection is writable as long as a quarter of TxWindow is left.
+	short := window - max(window/8, h.txWindow()/4)
 	switch {
 	case free == 0:
-	case free >= window/2 && open > window/8*7:
-		s.ackBy = 0
+	case free >= window/2 && open > short:
 		t.acknowledge(h)
-	case s.ackBy == 0:
-		s.ackBy = t.now + ackDelay
-		t.list(s)
+	case !s.unacked:
+		s.unacked = true
+		s.home.unacked = append(s.home.unacked, s)
 	}
+}
+
+// ackMoved acknowledges what has been moved and waits for company.
+func (t *Table) ackMoved(q *queue) {
+	for _, s := range q.unacked {
+		s.unacked = false
+		if s.at != nil && s.home == q && s.at.moved > s.at.txAcked {
+			t.acknowledge(s.at)
+		}
+	}
+	clear(q.unacked)
+	q.unacked = q.unacked[:0]
 }
 
 // relay sends the first n bytes of what a holds on h's connection.

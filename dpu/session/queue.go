@@ -24,9 +24,11 @@ type queue struct {
 	waiting   []*socket
 	spaceWait int64 // since when waiting is not empty
 	held      *record
-	telling   bool     // a Held was emitted in this turn
-	toldAt    int64    // when the last one was
-	passing   *passing // what held waits for, if it is other rings
+	telling   bool      // a Held was emitted in this turn
+	toldAt    int64     // when the last one was
+	cameAt    int64     // when something last came for a socket on hold
+	unacked   []*socket // of which Moves have been taken, and the host not told
+	passing   *passing  // what held waits for, if it is other rings
 
 	// Interrupt moderation.
 	events   int   // records published since the last interrupt

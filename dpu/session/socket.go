@@ -116,7 +116,7 @@ type socket struct {
 	shut    bool    // FIN after pend
 	shutEnd bool    // FIN is with the stack
 	taken   uint64  // bytes given to the stack
-	ackBy   int64   // when to acknowledge what was moved; 0: no need
+	unacked bool    // in a queue's list
 
 	// Listener.
 	l *listener

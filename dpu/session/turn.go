@@ -131,6 +131,9 @@ func (t *Table) Flush(now int64) {
 }
 
 func (t *Table) flush(q *queue) {
+	if q.telling {
+		t.ackMoved(q)
+	}
 	if q.qp.Armed() {
 		q.qp.DisarmDoorbell()
 	}

@@ -19,7 +19,11 @@ const slack = 2
 // send takes in data from the host. It reports false if the record is ahead
 // of others that still lie in a former channel's ring.
 func (t *Table) send(h *hold, rec offload.Record, payload []byte) (ok bool, bad string) {
-	if ok, bad := t.expect(h, rec, uint64(len(payload)), uint64(h.s.l.TxWindow)); !ok || bad != "" {
+	window := uint64(h.s.l.TxWindow)
+	if h.moved > 0 {
+		window = max(window, offload.MoveWindow) // they may not be acknowledged yet
+	}
+	if ok, bad := t.expect(h, rec, uint64(len(payload)), window); !ok || bad != "" {
 		return ok, bad
 	}
 	if h.sock.u != nil {
@@ -65,6 +69,9 @@ func (t *Table) outgoing(h *hold, payload []byte, more bool) {
 		return
 	}
 	s.txBytes += n
+	if s.keep != nil {
+		s.keep.over = true
+	}
 	s.cork = more && uint64(s.pend.len())+n < min(corkMax, uint64(h.s.l.TxWindow)/4)
 	if s.cork {
 		// What follows at once usually lies in the same batch: one segment
@@ -153,7 +160,7 @@ func (t *Table) credit(h *hold) {
 	if h.s == nil || h.sock.home == nil || h.sock.at != h {
 		return
 	}
-	if h.moved > h.txAcked {
+	if h.moved > h.txAcked && h.txLimit == 0 {
 		t.creditMoved(h)
 		return
 	}

@@ -151,7 +151,7 @@ static void on_claimed(struct pno_sock *s, const struct pno_record *r, struct pn
 		s->rx_told = s->rx_read;
 		s->tx_sent += (int32_t)(r->ack - (uint32_t)s->tx_sent);
 		s->tx_acked = s->tx_sent;
-		s->away = s->stranger = false;
+		s->away = s->stranger = s->moved = false;
 		pno_sock_event(s, IN | OUT);
 	} else {
 		tx_ack(s, r->ack);

@@ -183,6 +183,7 @@ static void rewind_streams(struct pno_sock *s)
 {
 	pno_rx_drop_all(s);
 	s->tx_sent = s->tx_acked = 0;
+	s->moved = false;
 	s->rx_read = s->rx_next = s->rx_told = s->rx_fin = 0;
 	s->shut_rd = s->shut_wr = s->fin = s->shared = s->away = s->stranger = s->claiming = false;
 	s->former = 0;

@@ -314,6 +314,7 @@ static ssize_t move(struct pno_sock *s, int pipe, size_t len)
 		pno_qp_commit(q, (struct pno_record){ .op = PNO_OP_MOVE, .len = sizeof m, .sock = s->handle,
 						      .seq = s->tx_sent, .ack = pno_sock_consumed(s) });
 		s->tx_sent += m.len;
+		s->moved = true;
 		s->rx_told = pno_sock_consumed(s);
 		pno_qp_publish(q);
 	}

@@ -151,6 +151,7 @@ struct pno_sock {
 	bool frozen : 1;       /* locked for the time of a fork */
 	bool hold : 1;         /* spliced: the DPU keeps what it receives, and tells how much */
 	bool settling : 1;     /* and is giving it back */
+	bool moved : 1;        /* some of what is not acknowledged was, by Move */
 	bool limited : 1;      /* its windows are less than the session's: rx_limit, tx_limit */
 	pno_lock_t lock;
 	_Atomic uint32_t mask; /* EPOLL…, read without the lock */
@@ -382,11 +383,15 @@ static inline bool pno_sock_over(const struct pno_sock *s)
 	return s->shut_wr && (s->shut_rd ? s->fin : pno_sock_ended(s));
 }
 
+/* What was moved is acknowledged late, so it has a larger window, and what is
+ * sent after it has the same. */
 static inline uint64_t pno_sock_window(const struct pno_sock *s)
 {
-	uint64_t out = s->tx_sent - s->tx_acked;
+	uint64_t out = s->tx_sent - s->tx_acked, window = pno_sock_tx_window(s);
 
-	return out < pno_sock_tx_window(s) ? pno_sock_tx_window(s) - out : 0;
+	if (unlikely(s->moved) && !s->more->tx_limit && window < PNO_MOVE_WINDOW)
+		window = PNO_MOVE_WINDOW;
+	return out < window ? window - out : 0;
 }
 
 /* Received bytes: into the stream (drain), off the front (read). */

@@ -103,9 +103,12 @@ static size_t from_file(struct source *src, uint8_t *to, size_t len)
 static size_t push(struct pno_sock *s, struct source *src, size_t want, bool *dry)
 {
 	struct pno_qp *q = s->qp;
-	uint64_t window = pno_sock_window(s);
+	uint64_t window;
 	size_t sent = 0;
 
+	if (s->tx_acked == s->tx_sent)
+		s->moved = false;
+	window = pno_sock_window(s);
 	pno_lock(&q->tx_lock);
 	while (sent < want && window > 0) {
 		uint32_t n = want - sent < PNO_MAX_PAYLOAD ? want - sent : PNO_MAX_PAYLOAD;

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package session
+
+import "testing"
+
+const ms = int64(1e6)
+
+// arrivals plays what comes for sockets on hold of one queue pair, and counts
+// how often the host is told.
+type arrivals struct {
+	q     *queue
+	now   int64
+	tells int
+}
+
+func (a *arrivals) socket() *socket {
+	return &socket{home: a.q, keep: &keep{}}
+}
+
+// come has n bytes come for s.
+func (a *arrivals) come(s *socket, n int) {
+	s.keep.came(a.now, n)
+	a.q.cameAt = a.now
+	if s.keep.tellBy == 0 {
+		s.keep.tellBy = a.now + gatherMost
+	}
+}
+
+// pass lets time pass, in which a host that is told of one is told of all.
+func (a *arrivals) pass(d int64, socks ...*socket) {
+	for end := a.now + d; a.now < end; a.now += ms / 20 {
+		for _, s := range socks {
+			if s.gathers() && a.now >= s.due() {
+				a.tells++
+				a.q.toldAt = a.now
+				for _, s := range socks {
+					s.keep.tellBy = 0
+				}
+				break
+			}
+		}
+	}
+}
+
+// Senders that take turns pause all the time: that is no reason to wake the host
+// each time, nor are pauses longer than those within a burst.
+func TestBulkInPiecesIsToldSeldom(t *testing.T) {
+	a := &arrivals{q: &queue{}, now: 100 * ms}
+	one, two := a.socket(), a.socket()
+	for range 8 { // known to be bulk
+		a.come(one, 64<<10)
+		a.come(two, 64<<10)
+	}
+	a.pass(20*ms, one, two)
+	a.tells = 0
+	const turns = 100
+	for range turns {
+		a.come(one, 64<<10)
+		a.pass(ms/2, one, two)
+		a.come(two, 64<<10)
+		a.pass(ms/2, one, two)
+	}
+	if most := int(turns*ms/tellEvery) + 1; a.tells > most || a.tells < most/2 {
+		t.Errorf("told %d times in %d ms of bulk, want %d at most", a.tells, turns, most)
+	}
+}
+
+// When nothing comes any more nobody is kept waiting, and a small message is told
+// soon, also after a large one and beside bulk.
+func TestHeldIsToldSoon(t *testing.T) {
+	for name, c := range map[string]struct {
+		before, size int
+		beside       bool
+		within       int64
+	}{
+		"small":                      {before: 0, size: 1000, within: ms / 2},
+		"small after large":          {before: 1 << 20, size: 1000, within: ms / 2},
+		"large, alone":               {before: 1 << 20, size: 1 << 20, within: 2 * ms},
+		"small after large, beside":  {before: 1 << 20, size: 1000, beside: true, within: firstEvery + ms},
+		"small after small, beside":  {before: 1000, size: 1000, beside: true, within: ms / 2},
+		"large after large, beside":  {before: 1 << 20, size: 1 << 20, beside: true, within: gatherMost + ms},
+		"medium after small, beside": {before: 1000, size: 64 << 10, beside: true, within: ms / 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := &arrivals{q: &queue{}, now: 100 * ms}
+			s, other := a.socket(), a.socket()
+			a.come(s, max(c.before, 1))
+			a.pass(20*ms, s)
+			s.keep.over = true
+			a.q.toldAt = a.now
+			a.come(s, c.size)
+			began := a.now
+			for s.gathers() && a.now < began+100*ms {
+				if c.beside {
+					a.come(other, 256<<10)
+				}
+				a.pass(ms/10, s, other)
+			}
+			if took := a.now - began; took > c.within {
+				t.Errorf("told after %d us, want %d at most", took/1000, c.within/1000)
+			}
+		})
+	}
+}
