@@ -5,6 +5,7 @@ package bench
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -40,6 +41,30 @@ func userCPU(pid int) (time.Duration, error) {
 		return 0, fmt.Errorf("read CPU times of process %d: %w", pid, err)
 	}
 	return time.Duration(n) * time.Second / 100, nil // USER_HZ
+}
+
+// sleeps is how often the live threads of a process had nothing to do and left
+// their core.
+func sleeps(pid int) (n int, err error) {
+	const field = "\nvoluntary_ctxt_switches:"
+	files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
+	for _, file := range files {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			continue // it ended in between
+		}
+		_, rest, _ := strings.Cut(string(b), field)
+		line, _, _ := strings.Cut(rest, "\n")
+		one, err := strconv.Atoi(strings.TrimSpace(line))
+		if err != nil {
+			return 0, fmt.Errorf("count sleeps of process %d: %w", pid, err)
+		}
+		n += one
+	}
+	if len(files) == 0 {
+		return 0, fmt.Errorf("count sleeps of process %d: no such process", pid)
+	}
+	return n, nil
 }
 
 // treeCPU sums processCPU over a process and its living descendants.

@@ -20,7 +20,7 @@ func TestCryptoNames(t *testing.T) {
 		names  string
 	}{
 		{HandshakeComparison{Rows: []HandshakeRow{{Cluster: HandshakeRun{Runs: []HandshakeRun{{}}}}}},
-			"benchmark clients workers rate_offered rows key tls local cluster ratio host_ratio handshakes_per_s proxy_cpu_us proxy_user_us " +
+			"benchmark clients workers rate_offered rows key tls local cluster ratio host_ratio handshakes_per_s proxy_cpu_us proxy_user_us proxy_sleeps " +
 				"agent_cpu_us worker_cpu_us p50_us p99_us failed proxy_cpu_spread runs machine"},
 		{RPCComparison{RPC: []RPCRow{{}}, Latency: []LatencyRow{{}}, Floor: []FloorRow{{}}, Cards: []CardRow{{RPCRun: RPCRun{Runs: []RPCRun{{}}}}}},
 			"benchmark rpc inflight ops_per_s cpu_us_per_op cpu_spread latency key path rate_offered signature_p50_us total_p50_us " +

@@ -26,6 +26,7 @@ type HandshakeRun struct {
 	Rate      float64        `json:"handshakes_per_s"`
 	ProxyCPU  float64        `json:"proxy_cpu_us"` // a handshake, HAProxy's processes: user and system
 	ProxyUser float64        `json:"proxy_user_us"`
+	Sleeps    float64        `json:"proxy_sleeps"` // a handshake: how often one of its threads had nothing to do
 	AgentCPU  float64        `json:"agent_cpu_us"`
 	WorkerCPU float64        `json:"worker_cpu_us"`
 	P50       float64        `json:"p50_us"`
@@ -79,9 +80,12 @@ type subjectTLS struct {
 // local key and with the same key in a cluster.
 //
 // What is compared is a busy proxy: one that finds handshakes waiting whenever it
-// looks, since that is when its CPU time counts. On two cores the load and the
-// signatures take as long as the proxy does, so they come first: the workers
-// share the proxy's core, and the proxy runs as a batch job.
+// looks, since that is when its CPU time counts. With a local key it is busy by
+// itself. With the key in the cluster it takes longer to do the load and the
+// signatures than the proxy's part, and there are two cores for everything: the
+// proxy would be idle for most of the time, and be woken for each step of each
+// handshake. So all programs are batch jobs, the workers on the proxy's core: while
+// they sign, the proxy's work piles up, and it does it in one go.
 func Handshakes(ctx context.Context, o HandshakeOptions) (*HandshakeComparison, error) {
 	if err := o.check(); err != nil {
 		return nil, err
@@ -99,11 +103,16 @@ func Handshakes(ctx context.Context, o HandshakeOptions) (*HandshakeComparison, 
 			return nil, fmt.Errorf("%q is not a version of TLS; use 1.2 or 1.3", v)
 		}
 	}
-	t, err := newTopology(o.Bin, "chrt", "haproxy")
+	t, err := newTopology(o.Bin, "haproxy")
 	if err != nil {
 		return nil, err
 	}
 	defer t.Close()
+	end, err := asBatch()
+	if err != nil {
+		return nil, err
+	}
+	defer end()
 	h := &handshakes{HandshakeOptions: o, t: t}
 	if err := h.start(ctx); err != nil {
 		return nil, err
@@ -192,7 +201,9 @@ func (h *handshakes) pems(c *cluster, kind string) error {
 }
 
 // proxy starts HAProxy with a frontend for each row, which ends a connection
-// as soon as the handshake is done.
+// as soon as the handshake is done. A busy proxy finds the client's first message
+// with the connection, and so it is here (defer-accept); one that keeps up with its
+// clients looks for it too early, and once more.
 func (h *handshakes) proxy(ctx context.Context, name string, port int, global, socket string) (s subjectTLS, err error) {
 	var conf strings.Builder
 	fmt.Fprintf(&conf, `global
@@ -208,7 +219,7 @@ defaults
   timeout server 5s
 `, global)
 	for i, row := range h.rows() {
-		fmt.Fprintf(&conf, "frontend row%d\n  bind %s:%d ssl crt %s ssl-min-ver TLSv%s ssl-max-ver TLSv%[5]s\n  tcp-request content reject\n",
+		fmt.Fprintf(&conf, "frontend row%d\n  bind %s:%d defer-accept ssl crt %s ssl-min-ver TLSv%s ssl-max-ver TLSv%[5]s\n  tcp-request content reject\n",
 			i, tlsAddr, port+i, h.t.path(name+"-"+row.Key+".pem"), row.TLS)
 	}
 	if err := os.WriteFile(h.t.path(name+".cfg"), []byte(conf.String()), 0o600); err != nil {
@@ -218,7 +229,7 @@ defaults
 	if socket != "" {
 		args = append([]string{"env", "PNO_AGENT=" + socket}, args...)
 	}
-	p, err := h.t.start(h.ns, proxyCore, name, append([]string{"chrt", "--batch", "0"}, args...)...)
+	p, err := h.t.start(h.ns, proxyCore, name, args...)
 	if err != nil {
 		return s, err
 	}
@@ -256,8 +267,8 @@ func (h *handshakes) compare(ctx context.Context, i int, row *HandshakeRow) erro
 			if err != nil {
 				return err
 			}
-			h.Log("%s TLS %s, pair %d, %s key: %.0f handshakes/s; CPU µs: proxy %.0f (user %.0f), agent %.0f, workers %.0f; p50 %.0f µs, p99 %.0f µs, %d failed",
-				row.Key, row.TLS, p+1, m.s.name, r.Rate, r.ProxyCPU, r.ProxyUser, r.AgentCPU, r.WorkerCPU, r.P50, r.P99, r.Failed)
+			h.Log("%s TLS %s, pair %d, %s key: %.0f handshakes/s; CPU µs: proxy %.0f (user %.0f, %.2f sleeps), agent %.0f, workers %.0f; p50 %.0f µs, p99 %.0f µs, %d failed",
+				row.Key, row.TLS, p+1, m.s.name, r.Rate, r.ProxyCPU, r.ProxyUser, r.Sleeps, r.AgentCPU, r.WorkerCPU, r.P50, r.P99, r.Failed)
 			m.out.Runs = append(m.out.Runs, r)
 		}
 	}
@@ -286,19 +297,27 @@ func (h *handshakes) measure(ctx context.Context, s *subjectTLS, i int, row Hand
 	return HandshakeRun{Rate: float64(res.Handshakes) / res.Seconds,
 		ProxyCPU:  per(func(t *handshakeTimes) time.Duration { return t.proxy }),
 		ProxyUser: per(func(t *handshakeTimes) time.Duration { return t.proxyUser }),
+		Sleeps:    float64(after.sleeps-before.sleeps) / float64(res.Handshakes),
 		AgentCPU:  per(func(t *handshakeTimes) time.Duration { return t.agent }),
 		WorkerCPU: per(func(t *handshakeTimes) time.Duration { return t.workers }),
 		P50:       res.P50, P99: res.P99, Failed: res.Failed}, nil
 }
 
-// handshakeTimes is the CPU time that each part has used.
-type handshakeTimes struct{ proxy, proxyUser, agent, workers time.Duration }
+// handshakeTimes is the CPU time that each part has used, and how often the proxy
+// has slept.
+type handshakeTimes struct {
+	proxy, proxyUser, agent, workers time.Duration
+	sleeps                           int
+}
 
 func (h *handshakes) times(s *subjectTLS) (t handshakeTimes, err error) {
 	if t.proxy, err = treeCPU(s.pid); err != nil {
 		return t, err
 	}
 	if t.proxyUser, err = userCPU(s.pid); err != nil {
+		return t, err
+	}
+	if t.sleeps, err = sleeps(s.pid); err != nil {
 		return t, err
 	}
 	if t.agent, err = treeCPU(h.agent); err != nil {
@@ -321,6 +340,7 @@ func medianHandshakes(runs []HandshakeRun) HandshakeRun {
 		Rate:      field(func(r HandshakeRun) float64 { return r.Rate }),
 		ProxyCPU:  field(func(r HandshakeRun) float64 { return r.ProxyCPU }),
 		ProxyUser: field(func(r HandshakeRun) float64 { return r.ProxyUser }),
+		Sleeps:    field(func(r HandshakeRun) float64 { return r.Sleeps }),
 		AgentCPU:  field(func(r HandshakeRun) float64 { return r.AgentCPU }),
 		WorkerCPU: field(func(r HandshakeRun) float64 { return r.WorkerCPU }),
 		P50:       field(func(r HandshakeRun) float64 { return r.P50 }),

@@ -60,8 +60,8 @@ func plausible(t *testing.T, measure func(d time.Duration) error) {
 }
 
 // TestBenchHandshake holds the proxy's CPU to what a longer run on an idle machine
-// shows (docs/crypto.md: 1.79 with a local key to 1 with the cluster; 1.67 is asked
-// for), less what neighbours in the caches take.
+// shows (docs/crypto.md: 1.72 to 1.89 with a local key to 1 with the cluster; 1.67 is
+// asked for), less what neighbours in the caches take.
 func TestBenchHandshake(t *testing.T) {
 	plausible(t, func(d time.Duration) error {
 		var r bench.HandshakeComparison
@@ -74,7 +74,7 @@ func TestBenchHandshake(t *testing.T) {
 		if row.Local.Failed+row.Cluster.Failed > 0 {
 			t.Errorf("failed handshakes: %+v", row)
 		}
-		if row.Ratio < 1.5 || row.Cluster.WorkerCPU < 50 {
+		if row.Ratio < 1.6 || row.Cluster.WorkerCPU < 50 {
 			return fmt.Errorf("%+v", row)
 		}
 		return nil

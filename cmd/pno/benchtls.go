@@ -46,14 +46,14 @@ func newHandshakeBenchCmd() *cobra.Command {
 
 func printHandshakes(w io.Writer, c *bench.HandshakeComparison) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintf(t, "\tkey\thandshakes/s\tproxy µs\tspread\tagent µs\tworkers µs\tp50 µs\tp99 µs\tfailed\t\n")
+	fmt.Fprintf(t, "\tkey\thandshakes/s\tproxy µs\tspread\tsleeps\tagent µs\tworkers µs\tp50 µs\tp99 µs\tfailed\t\n")
 	for _, row := range c.Rows {
 		for _, r := range []struct {
 			name string
 			run  bench.HandshakeRun
 		}{{"local", row.Local}, {"cluster", row.Cluster}} {
-			fmt.Fprintf(t, "%s TLS %s\t%s\t%.0f\t%.1f\t%.0f %%\t%.1f\t%.1f\t%.0f\t%.0f\t%d\t\n", row.Key, row.TLS, r.name, r.run.Rate,
-				r.run.ProxyCPU, 100*r.run.Spread, r.run.AgentCPU, r.run.WorkerCPU, r.run.P50, r.run.P99, r.run.Failed)
+			fmt.Fprintf(t, "%s TLS %s\t%s\t%.0f\t%.1f\t%.0f %%\t%.2f\t%.1f\t%.1f\t%.0f\t%.0f\t%d\t\n", row.Key, row.TLS, r.name, r.run.Rate,
+				r.run.ProxyCPU, 100*r.run.Spread, r.run.Sleeps, r.run.AgentCPU, r.run.WorkerCPU, r.run.P50, r.run.P99, r.run.Failed)
 		}
 	}
 	if err := t.Flush(); err != nil {
