@@ -74,7 +74,7 @@ func TestBenchHandshake(t *testing.T) {
 		if row.Local.Failed+row.Cluster.Failed > 0 {
 			t.Errorf("failed handshakes: %+v", row)
 		}
-		if row.Ratio < 1.6 || row.Cluster.WorkerCPU < 50 {
+		if row.Ratio < 1.55 || row.Cluster.WorkerCPU < 50 {
 			return fmt.Errorf("%+v", row)
 		}
 		return nil
