@@ -30,6 +30,7 @@ type scenario struct {
 	Comparison // name and shape
 	serve      func(context.Context, *site) error
 	load       func(*site) generator
+	saturate   bool // see OneShard
 }
 
 // generator loads a server for a time, at a rate or, with 0, as much as goes.
@@ -75,6 +76,8 @@ type Comparison struct {
 	Offload     Run     `json:"offload"`
 	Ratio       float64 `json:"ratio"` // kernel host CPU per request ÷ offload's
 	Machine     Machine `json:"machine"`
+
+	OneShard *OneShard `json:"one_shard,omitempty"` // of bulk
 }
 
 // subject is a site under load.
@@ -89,7 +92,14 @@ type subject struct {
 // compare measures a scenario on both sites.
 func compare(ctx context.Context, o Options, sc scenario) (*Comparison, error) {
 	c := sc.Comparison
-	err := c.on(ctx, o, sc, func(subjects []*subject) error { return c.measure(ctx, o, subjects) })
+	err := c.on(ctx, o, sc, func(subjects []*subject) error {
+		if err := c.measure(ctx, o, subjects); err != nil || !sc.saturate {
+			return err
+		}
+		var err error
+		c.OneShard, err = subjects[len(subjects)-1].measureOneShard(ctx, o, c.Conns)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -28,13 +28,26 @@ type Memory struct {
 	Machine   Machine     `json:"machine"`
 }
 
-// Target is what a figure is to be at most.
+// Target is what a figure is to be at most or, if Least is set, at least.
 type Target struct {
 	What     string  `json:"what"`
 	Unit     string  `json:"unit"`
 	Measured float64 `json:"measured"`
-	Most     float64 `json:"most"`
+	Most     float64 `json:"most,omitempty"`
+	Least    float64 `json:"least,omitempty"`
 	Met      bool    `json:"met"`
+}
+
+// String is a line for a table.
+func (t Target) String() string {
+	bound, met := fmt.Sprintf("at most %.4g", t.Most), "met"
+	if t.Least > 0 {
+		bound = fmt.Sprintf("at least %.4g", t.Least)
+	}
+	if !t.Met {
+		met = "MISSED"
+	}
+	return fmt.Sprintf("%s: %.4g, target %s %s: %s", t.What, t.Measured, bound, t.Unit, met)
 }
 
 // noCPU is what rounds to 0 per cent: the timers of a Go runtime are there.
@@ -43,11 +56,11 @@ const noCPU = 0.5
 // targets compares u with what is aimed at.
 func (u MemoryUse) targets() []Target {
 	out := []Target{
-		{What: "host memory of a connection", Unit: "B", Measured: u.HostBytes, Most: 1 << 10},
-		{What: "DPU memory of a connection", Unit: "B", Measured: u.DPUBytes, Most: 16 << 10},
+		{What: "host memory of a connection", Unit: "bytes", Measured: u.HostBytes, Most: 1 << 10},
+		{What: "DPU memory of a connection", Unit: "bytes", Measured: u.DPUBytes, Most: 16 << 10},
 		{What: "host CPU of an idle system", Unit: "%", Measured: u.HostIdle, Most: noCPU},
 		{What: "DPU CPU of an idle system", Unit: "%", Measured: u.DPUIdle, Most: 2},
-		{What: "connections that do not answer", Measured: float64(u.Conns - u.Answered)},
+		{What: "connections that do not answer", Unit: "connections", Measured: float64(u.Conns - u.Answered)},
 	}
 	for i := range out {
 		out[i].Met = out[i].Measured <= out[i].Most

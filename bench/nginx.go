@@ -36,7 +36,9 @@ func Conns(ctx context.Context, o Options, w Web) (*Comparison, error) {
 
 // Bulk is Nginx with bodies that fill the wire, from a file.
 func Bulk(ctx context.Context, o Options, w Web) (*Comparison, error) {
-	return nginx(ctx, o, w, "bulk")
+	sc := nginxScenario(w, "bulk")
+	sc.saturate = w.Size > literal // a body from a file, the length of which nginx tells
+	return compare(ctx, o, sc)
 }
 
 func nginx(ctx context.Context, o Options, w Web, name string) (*Comparison, error) {

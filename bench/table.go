@@ -137,6 +137,11 @@ func (r *Report) markdown() string {
 	for _, c := range r.Sweep {
 		line(fmt.Sprintf("nginx %d B", c.Size), c)
 	}
+	for i, row := range rows() {
+		if i < len(r.Rows) && r.Rows[i].OneShard != nil {
+			fmt.Fprintf(&b, "\n%s, %v\n", row.what, r.Rows[i].OneShard)
+		}
+	}
 	for _, c := range []*Ceiling{r.Ceiling, r.Proxy} {
 		if c != nil {
 			fmt.Fprintf(&b, "\nThe host's ceiling, %s %d B against a DPU that answers at once: **%.2f µs** of host CPU a request (spread %.0f %%) at %.0f requests/s.\n",

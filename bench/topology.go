@@ -28,6 +28,8 @@ type topology struct {
 	prefix string
 	netns  []string
 	procs  []*exec.Cmd
+
+	receivers []string // kernel threads that do a client's receive work
 }
 
 // newTopology makes the scratch folder of a benchmark that needs these programs,
@@ -134,9 +136,17 @@ func (t *topology) thread(client, sender string) error {
 	}
 	for pid := range napiThreads() {
 		if !before[pid] {
-			if err := run("taskset", "-p", "-c", otherCore, pid); err != nil {
-				return err
-			}
+			t.receivers = append(t.receivers, pid)
+		}
+	}
+	return t.pinReceivers(otherCore)
+}
+
+// pinReceivers moves the threads that thread has made.
+func (t *topology) pinReceivers(core string) error {
+	for _, pid := range t.receivers {
+		if err := run("taskset", "-p", "-c", core, pid); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -125,6 +125,13 @@ func TestBenchCompares(t *testing.T) {
 				if c.Kernel.RPS <= 0 || c.Offload.RPS <= 0 || c.Kernel.HostCPU <= 0 || c.Offload.HostCPU <= 0 || c.Offload.DPUCPU <= 0 {
 					return fmt.Errorf("%+v", c)
 				}
+				if args[0] != "bulk" {
+					return nil
+				}
+				if c.OneShard == nil || c.OneShard.Gbits <= 0 || c.OneShard.Core < c.OneShard.Gbits/2 {
+					return fmt.Errorf("one shard: %+v", c.OneShard)
+				}
+				t.Log(c.OneShard)
 				return nil
 			})
 		})

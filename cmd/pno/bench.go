@@ -48,7 +48,7 @@ func newBenchCmd() *cobra.Command {
 		newHandshakeBenchCmd(),
 		newCryptoRPCBenchCmd(),
 		newTLSLoadCmd(), newFloorPeerCmd(),
-		newLatencyBenchCmd(), newMemoryBenchCmd(), newHoldCmd(),
+		newLatencyBenchCmd(), newMemoryBenchCmd(), newHoldCmd(), newDrainCmd(),
 		newCeilingBenchCmd(), newShardsBenchCmd(), newLanesCmd(), newTableBenchCmd(),
 	)
 	return c
@@ -162,6 +162,9 @@ func printComparison(w io.Writer, c *bench.Comparison) error {
 	if c.RateOffered > 0 {
 		offered = fmt.Sprintf("%d req/s", c.RateOffered)
 	}
-	_, err := fmt.Fprintf(w, "offered: %s; kernel ÷ offload host CPU: %.2f\n", offered, c.Ratio)
+	if _, err := fmt.Fprintf(w, "offered: %s; kernel ÷ offload host CPU: %.2f\n", offered, c.Ratio); err != nil || c.OneShard == nil {
+		return err
+	}
+	_, err := fmt.Fprintf(w, "%v\n%v\n", c.OneShard, c.OneShard.Target)
 	return err
 }

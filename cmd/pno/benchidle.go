@@ -3,10 +3,13 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
+	"net/netip"
 	"strconv"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -51,11 +54,7 @@ func printMemory(w io.Writer, m *bench.Memory) error {
 		return err
 	}
 	for _, g := range m.Targets {
-		met := "met"
-		if !g.Met {
-			met = "MISSED"
-		}
-		if _, err := fmt.Fprintf(w, "%s: %.4g %s, target at most %.4g %s: %s\n", g.What, g.Measured, g.Unit, g.Most, g.Unit, met); err != nil {
+		if _, err := fmt.Fprintln(w, g); err != nil {
 			return err
 		}
 	}
@@ -74,6 +73,34 @@ func newHoldCmd() *cobra.Command {
 				return fmt.Errorf("number of connections: %w", err)
 			}
 			return bench.Hold(cmd.Context(), args[0], args[1], count)
+		},
+	}
+}
+
+// newDrainCmd is a part of bulk: a client that throws away what it gets.
+func newDrainCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:    "drain TO CONNS DURATION",
+		Hidden: true,
+		Args:   cobra.ExactArgs(3),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			to, err := netip.ParseAddrPort(args[0])
+			if err != nil || !to.Addr().Is4() {
+				return fmt.Errorf("%q is not an IPv4 address and port", args[0])
+			}
+			conns, err := strconv.Atoi(args[1])
+			if err != nil {
+				return fmt.Errorf("number of connections: %w", err)
+			}
+			d, err := time.ParseDuration(args[2])
+			if err != nil {
+				return fmt.Errorf("length of the run: %w", err)
+			}
+			r, err := bench.Drain(cmd.Context(), to, conns, d)
+			if err != nil {
+				return err
+			}
+			return json.NewEncoder(cmd.OutOrStdout()).Encode(r)
 		},
 	}
 }
