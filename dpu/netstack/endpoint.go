@@ -4,6 +4,7 @@ package netstack
 
 import (
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -11,6 +12,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 )
 
 // maxHeld bounds the packets that wait for the wire, against a link that is
@@ -31,6 +33,7 @@ type Endpoint struct {
 	flows *flows // of the stack
 
 	own4, own6 netip.Addr // by which it asks for its neighbours, if any
+	own        [][4]byte  // all of the port's IPv4 addresses
 
 	// wake is called when a packet is queued; it must be cheap and must not
 	// block.
@@ -96,6 +99,9 @@ func writeEach(d stack.QueueingDiscipline, pkts stack.PacketBufferList) (n int, 
 
 // addOwn notes an address of the port.
 func (e *Endpoint) addOwn(a netip.Addr) {
+	if a.Is4() {
+		e.own = append(e.own, a.As4())
+	}
 	switch {
 	case a.Is4() && !e.own4.IsValid():
 		e.own4 = a
@@ -221,7 +227,32 @@ func (e *Endpoint) short(g *inbound) (taken bool) {
 		g.queue(fl.tcp, fl.ep, fl.id, e.nic)
 		return true
 	}
-	return e.flows.waiting(e, g)
+	return e.flows.waiting(e, g) || e.early(g)
+}
+
+// early hands a segment to an endpoint that the loop does not know yet, or to the
+// listener that will make one. The stack finds it as it would by the long way,
+// whose other checks are of addresses.
+func (e *Endpoint) early(g *inbound) bool {
+	s := e.stack
+	if s.queuer == nil || s.foreign.Stack != nil || !slices.Contains(e.own, g.key.local) || s.oddSource(g.key.peer) {
+		return false
+	}
+	id := stack.TransportEndpointID{
+		LocalPort: g.key.localPort, LocalAddress: tcpip.AddrFrom4(g.key.local),
+		RemotePort: g.key.peerPort, RemoteAddress: tcpip.AddrFrom4(g.key.peer),
+	}
+	ep, ok := s.FindTransportEndpoint(header.IPv4ProtocolNumber, header.TCPProtocolNumber, id, e.nic).(*tcp.Endpoint)
+	if ok {
+		g.queue(s.queuer, ep, id, e.nic)
+	}
+	return ok
+}
+
+// oddSource tells whether a packet from an address takes a closer look.
+func (s *Stack) oddSource(a [4]byte) bool {
+	addr := netip.AddrFrom4(a)
+	return a[0] == 0 || a[0] == 127 || a[0] >= 224 || s.local[addr] || s.broadcast[addr]
 }
 
 // deliver hands a copy of a frame to a stack.

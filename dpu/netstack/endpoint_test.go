@@ -3,10 +3,14 @@
 package netstack
 
 import (
+	"net/netip"
 	"testing"
 
 	"gvisor.dev/gvisor/pkg/buffer"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/waiter"
 )
 
 // narrow is a device with room for a few frames until it is flushed.
@@ -60,5 +64,50 @@ func TestPacketsWaitForAFullLink(t *testing.T) {
 	}
 	if waits, peak, refused := e.Held(); waits == 0 || peak == 0 || refused != 0 {
 		t.Errorf("waits %d, peak %d, refused %d", waits, peak, refused)
+	}
+}
+
+// Only what the IP layer would let pass goes past it.
+func TestSegmentsPastTheIPLayer(t *testing.T) {
+	s, e := waitingStack(t, false)
+	ep, err := s.NewEndpoint(tcp.ProtocolNumber, header.IPv4ProtocolNumber, new(waiter.Queue))
+	if err == nil {
+		err = ep.Bind(Full(netip.MustParseAddrPort("0.0.0.0:80")))
+	}
+	if err == nil {
+		err = ep.Listen(10)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ep.Close()
+	for _, c := range []struct {
+		local, peer string
+		port        uint16
+		taken       bool
+	}{
+		{"198.18.0.2", "198.18.0.9", 80, true},
+		{"198.18.0.2", "192.0.2.7", 80, true},
+		{"198.18.0.2", "198.18.0.9", 81, false},
+		{"198.18.0.3", "198.18.0.9", 80, false},
+		{"198.18.0.255", "198.18.0.9", 80, false},
+		{"224.0.0.1", "198.18.0.9", 80, false},
+		{"127.0.0.1", "198.18.0.9", 80, false},
+		{"198.18.0.2", "198.18.0.2", 80, false},
+		{"198.18.0.2", "198.18.0.255", 80, false},
+		{"198.18.0.2", "255.255.255.255", 80, false},
+		{"198.18.0.2", "239.1.2.3", 80, false},
+		{"198.18.0.2", "127.0.0.9", 80, false},
+		{"198.18.0.2", "0.0.0.0", 80, false},
+	} {
+		g, ok := parse(segment(syn, 1, 0, 0))
+		if !ok {
+			t.Fatal("a good segment is not taken for one")
+		}
+		g.key.local, g.key.peer = netip.MustParseAddr(c.local).As4(), netip.MustParseAddr(c.peer).As4()
+		g.key.localPort = c.port
+		if taken := e.early(&g); taken != c.taken {
+			t.Errorf("from %s to %s port %d: %v", c.peer, c.local, c.port, taken)
+		}
 	}
 }

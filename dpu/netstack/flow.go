@@ -50,7 +50,8 @@ type flow struct {
 //
 //   - Received segments go straight to their endpoint. The checks of the IP
 //     layer that matter (header checksum, lengths, no fragment, no options)
-//     are made here; whatever is unusual takes the long way.
+//     are made here; whatever is unusual takes the long way. A SYN, and what
+//     comes before the connection is accepted, skips the IP layer as well.
 //   - An acknowledgement of at most a full segment is held back until data
 //     follows that carries it, a second one is due, or ackDelay has passed.
 //     The stack acknowledges each batch at once, which costs a frame for every

@@ -13,15 +13,6 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 )
 
-// frames keeps what is sent.
-type frames struct {
-	next [2048]byte
-	sent [][]byte
-}
-
-func (t *frames) TxAlloc() []byte { return t.next[:] }
-func (t *frames) TxCommit(n int)  { t.sent = append(t.sent, append([]byte(nil), t.next[:n]...)) }
-
 var (
 	ourMAC, peerMAC = [6]byte{2, 0, 0, 0, 0, 1}, [6]byte{2, 0, 0, 0, 0, 2}
 	waitingOne      = flowKey{[4]byte{198, 18, 0, 2}, [4]byte{198, 18, 0, 9}, 80, 30000}
@@ -120,13 +111,13 @@ func TestTimeWaitAnswers(t *testing.T) {
 			if c.left {
 				return
 			}
-			var out frames
+			out := recorder{room: 9, size: 2048}
 			ep.Drain(&out)
-			if got := len(out.sent) > 0; got != c.answer {
+			if got := len(out.frames) > 0; got != c.answer {
 				t.Fatalf("answered: %v", got)
 			}
 			if c.answer {
-				checkAnswer(t, out.sent[0], c.stamp)
+				checkAnswer(t, out.frames[0], c.stamp)
 			}
 		})
 	}
@@ -162,10 +153,10 @@ func TestTimeWaitChecksums(t *testing.T) {
 		f := segment(flags, 2500, 0, 0)
 		f[len(f)-1] ^= 1
 		ep.Deliver(f)
-		var out frames
+		out := recorder{room: 9, size: 2048}
 		ep.Drain(&out)
-		if n := s.Stats().TCP.ChecksumErrors.Value(); len(s.flows.waits.table) != 1 || len(out.sent) != 0 || n != 1 {
-			t.Errorf("%v: %d in TIME-WAIT, %d answers, %d checksum errors", flags, len(s.flows.waits.table), len(out.sent), n)
+		if n := s.Stats().TCP.ChecksumErrors.Value(); len(s.flows.waits.table) != 1 || len(out.frames) != 0 || n != 1 {
+			t.Errorf("%v: %d in TIME-WAIT, %d answers, %d checksum errors", flags, len(s.flows.waits.table), len(out.frames), n)
 		}
 	}
 }
