@@ -71,11 +71,48 @@ func NewEndpoint(mac [6]byte, mtu int, wake func()) *Endpoint {
 // WritePacket implements stack.QueueingDiscipline: the stack's own would make
 // a list of each packet, for WritePackets. It takes its own reference.
 func (e *Endpoint) WritePacket(p *stack.PacketBuffer) tcpip.Error {
-	if !e.flows.sending(p) && !e.enqueue(p.IncRef()) {
+	switch {
+	case e.flows.sending(p):
+	case e.carryFIN(p):
+		// The stack counts p. The wake-up is for the other, and given.
+		e.cuts[0].Decrement()
+		e.cuts[1].Decrement()
+		return nil
+	case !e.enqueue(p.IncRef()):
 		return &tcpip.ErrNoBufferSpace{}
 	}
 	e.wake()
 	return nil
+}
+
+// finReach is how many of the packets that wait last are looked at by carryFIN.
+const finReach = 4
+
+// carryFIN has the data before it, if that still waits, carry a FIN: the stack
+// gives each FIN a segment of its own. Here and at the peer it is a frame less,
+// and mostly one less for its acknowledgement. The stack sends them again one by
+// one if they are lost.
+func (e *Endpoint) carryFIN(p *stack.PacketBuffer) bool {
+	fin := header.TCP(p.TransportHeader().Slice())
+	const flags = header.TCPFlagFin | header.TCPFlagAck
+	if p.TransportProtocolNumber != header.TCPProtocolNumber || len(fin) < tcpLen || fin.Flags()&^header.TCPFlagPsh != flags ||
+		p.Data().Size() != 0 {
+		return false
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, q := range e.queue[max(0, len(e.queue)-finReach):] {
+		h := header.TCP(q.TransportHeader().Slice())
+		if q.TransportProtocolNumber == header.TCPProtocolNumber && len(h) >= tcpLen && q.GSOOptions.NeedsCsum && // which comes later
+			q.Data().Size() > 0 && h.SequenceNumber()+uint32(q.Data().Size()) == fin.SequenceNumber() &&
+			h.SourcePort() == fin.SourcePort() && h.DestinationPort() == fin.DestinationPort() &&
+			h.AckNumber() == fin.AckNumber() && h.Flags()&^header.TCPFlagPsh == header.TCPFlagAck &&
+			q.EgressRoute.LocalAddress == p.EgressRoute.LocalAddress && q.EgressRoute.RemoteAddress == p.EgressRoute.RemoteAddress {
+			h.SetFlags(uint8(flags | header.TCPFlagPsh))
+			return true
+		}
+	}
+	return false
 }
 
 // WritePackets implements stack.LinkWriter.

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"gvisor.dev/gvisor/pkg/buffer"
+	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
@@ -64,6 +65,68 @@ func TestPacketsWaitForAFullLink(t *testing.T) {
 	}
 	if waits, peak, refused := e.Held(); waits == 0 || peak == 0 || refused != 0 {
 		t.Errorf("waits %d, peak %d, refused %d", waits, peak, refused)
+	}
+}
+
+// A FIN goes with the data before it, if nothing speaks against it.
+func TestDataCarriesTheFIN(t *testing.T) {
+	const size, mss = 2000, 1448
+	for _, c := range []struct {
+		name   string
+		change func(data, fin header.TCP)
+		drain  bool // between the two
+		frames int
+	}{
+		{"at once", func(_, _ header.TCP) {}, false, 2},
+		{"the data is sent", func(_, _ header.TCP) {}, true, 3},
+		{"data is missing between", func(_, fin header.TCP) { fin.SetSequenceNumber(fin.SequenceNumber() + 1) }, false, 3},
+		{"another connection's", func(_, fin header.TCP) { fin.SetSourcePort(81) }, false, 3},
+		{"another peer's", func(_, fin header.TCP) { fin.SetDestinationPort(81) }, false, 3},
+		{"more is acknowledged", func(_, fin header.TCP) { fin.SetAckNumber(8) }, false, 3},
+		{"a reset", func(_, fin header.TCP) { fin.SetFlags(uint8(header.TCPFlagRst | header.TCPFlagAck)) }, false, 3},
+		{"no end", func(_, fin header.TCP) { fin.SetFlags(uint8(header.TCPFlagAck)) }, false, 3},
+		{"the data is urgent", func(data, _ header.TCP) { data.SetFlags(uint8(header.TCPFlagAck | header.TCPFlagUrg)) }, false, 3},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			e := NewEndpoint([6]byte{2}, 1500, func() {})
+			e.flows = &flows{table: make(map[flowKey]*flow)}
+			data, _ := cut{size: size, views: 1, mss: mss}.packet()
+			end, _ := cut{mss: mss}.packet()
+			dh, fh := header.TCP(data.TransportHeader().Slice()), header.TCP(end.TransportHeader().Slice())
+			dh.SetFlags(uint8(header.TCPFlagAck | header.TCPFlagPsh))
+			seq := dh.SequenceNumber()
+			fh.SetSequenceNumber(seq + size)
+			fh.SetFlags(uint8(header.TCPFlagAck | header.TCPFlagFin))
+			c.change(dh, fh)
+			r := recorder{room: 9, size: 1514}
+			for _, p := range []*stack.PacketBuffer{data, end} {
+				if err := e.WritePacket(p); err != nil {
+					t.Fatal(err)
+				}
+				p.DecRef()
+				if c.drain {
+					e.Drain(&r)
+				}
+			}
+			e.Drain(&r)
+			if len(r.frames) != c.frames {
+				t.Fatalf("%d frames, want %d", len(r.frames), c.frames)
+			}
+			for i, f := range r.frames[:2] {
+				h := header.TCP(f[ethLen+ipv4Len:])
+				want := header.TCPFlagAck
+				if last := i == 1; last && c.frames == 2 {
+					want |= header.TCPFlagPsh | header.TCPFlagFin
+				}
+				if got := h.Flags(); got != want && c.frames == 2 || got&header.TCPFlagFin != want&header.TCPFlagFin {
+					t.Errorf("frame %d has %v, want %v", i, got, want)
+				}
+				sum := checksum.Checksum(f[ethLen+12:ethLen+20], uint16(header.TCPProtocolNumber))
+				if checksum.Checksum(h, checksum.Combine(sum, uint16(len(h)))) != 0xffff {
+					t.Errorf("frame %d has a wrong checksum", i)
+				}
+			}
+		})
 	}
 }
 
