@@ -31,6 +31,7 @@ type Result struct {
 	CPU      time.Duration `json:"dpu_cpu_ns"` // of everything but the lanes
 	Least    uint64        `json:"least"`      // requests of the lane with the fewest
 	Allocs   uint64        `json:"allocs"`     // of memory, by the DPU and the lanes
+	Bytes    uint64        `json:"bytes"`      // so allocated
 	Locks    []Lock        `json:"locks"`      // that somebody waited for, longest wait first
 }
 
@@ -204,7 +205,6 @@ func (w *world) answers() (list []uint64) {
 // sample is what the counters say at one moment.
 type sample struct {
 	answers []uint64
-	allocs  uint64
 	cpu     time.Duration
 	locks   map[string]Lock
 	at      time.Time
@@ -228,11 +228,11 @@ func (w *world) sample() (s sample, err error) {
 	return s, err
 }
 
-// allocs is how often the process has allocated memory.
-func allocs() uint64 {
+// allocs is how often the process has allocated memory, and how much.
+func allocs() (n, bytes uint64) {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
-	return m.Mallocs
+	return m.Mallocs, m.TotalAlloc
 }
 
 func clock(id int32) (time.Duration, error) {
@@ -248,7 +248,7 @@ func (w *world) measure(ctx context.Context, least uint64, d time.Duration) (r R
 	if err != nil {
 		return r, err
 	}
-	before.allocs = allocs() // taking a sample allocates
+	number, bytes := allocs() // taking a sample allocates
 	select {
 	case <-ctx.Done():
 		return r, ctx.Err()
@@ -259,12 +259,12 @@ func (w *world) measure(ctx context.Context, least uint64, d time.Duration) (r R
 	if err := w.flowing(ctx, func(i int) uint64 { return before.answers[i] + least }); err != nil {
 		return r, err
 	}
-	made := allocs()
+	r.Allocs, r.Bytes = allocs()
+	r.Allocs, r.Bytes = r.Allocs-number, r.Bytes-bytes
 	after, err := w.sample()
 	if err != nil {
 		return r, err
 	}
-	r.Allocs = made - before.allocs
 	r.Elapsed, r.CPU = after.at.Sub(before.at), after.cpu-before.cpu
 	for i := range after.answers {
 		n := after.answers[i] - before.answers[i]
