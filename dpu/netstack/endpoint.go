@@ -261,7 +261,7 @@ func (e *Endpoint) Deliver(f []byte) {
 // layer.
 func (e *Endpoint) short(g *inbound) (taken bool) {
 	if fl := e.flows.lookup(g); fl != nil {
-		g.queue(fl.tcp, fl.ep, fl.id, e.nic)
+		g.queue(fl.tcp, fl.ep, e.nic)
 		return true
 	}
 	return e.flows.waiting(e, g) || e.early(g)
@@ -275,13 +275,9 @@ func (e *Endpoint) early(g *inbound) bool {
 	if s.queuer == nil || s.foreign.Stack != nil || !slices.Contains(e.own, g.key.local) || s.oddSource(g.key.peer) {
 		return false
 	}
-	id := stack.TransportEndpointID{
-		LocalPort: g.key.localPort, LocalAddress: tcpip.AddrFrom4(g.key.local),
-		RemotePort: g.key.peerPort, RemoteAddress: tcpip.AddrFrom4(g.key.peer),
-	}
-	ep, ok := s.FindTransportEndpoint(header.IPv4ProtocolNumber, header.TCPProtocolNumber, id, e.nic).(*tcp.Endpoint)
+	ep, ok := s.FindTransportEndpoint(header.IPv4ProtocolNumber, header.TCPProtocolNumber, g.id(), e.nic).(*tcp.Endpoint)
 	if ok {
-		g.queue(s.queuer, ep, id, e.nic)
+		g.queue(s.queuer, ep, e.nic)
 	}
 	return ok
 }

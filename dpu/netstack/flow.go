@@ -30,8 +30,7 @@ type flowKey struct {
 // flow is an established connection known to the fast path.
 type flow struct {
 	ep  *tcp.Endpoint // nil once it is in TIME-WAIT, see bury
-	id  stack.TransportEndpointID
-	tcp queuer // of its stack
+	tcp queuer        // of its stack
 	key flowKey
 
 	accepted bool // by a listener of the shard's own stack, so it can be buried
@@ -100,7 +99,7 @@ func (s *Stack) Track(ep, listener tcpip.Endpoint) {
 	if !ok || s.queuer == nil {
 		return
 	}
-	f := &flow{ep: e, id: e.TransportEndpointInfo.ID, tcp: s.queuer, key: k}
+	f := &flow{ep: e, tcp: s.queuer, key: k}
 	if listener != nil && s.buries {
 		f.accepted, f.reuse = true, listener.SocketOptions().GetReuseAddress()
 	}
@@ -227,8 +226,16 @@ func (t *flows) lookup(g *inbound) *flow {
 	return nil
 }
 
+// id is what the stack calls the connection.
+func (g *inbound) id() stack.TransportEndpointID {
+	return stack.TransportEndpointID{
+		LocalPort: g.key.localPort, LocalAddress: tcpip.AddrFrom4(g.key.local),
+		RemotePort: g.key.peerPort, RemoteAddress: tcpip.AddrFrom4(g.key.peer),
+	}
+}
+
 // queue hands a segment to its endpoint.
-func (g *inbound) queue(to queuer, ep *tcp.Endpoint, id stack.TransportEndpointID, nic tcpip.NICID) {
+func (g *inbound) queue(to queuer, ep *tcp.Endpoint, nic tcpip.NICID) {
 	p := stack.NewPacketBuffer(stack.PacketBufferOptions{
 		Payload: buffer.MakeWithView(buffer.NewViewWithData(g.frame)),
 	})
@@ -237,7 +244,7 @@ func (g *inbound) queue(to queuer, ep *tcp.Endpoint, id stack.TransportEndpointI
 	p.TransportHeader().Consume(g.hdr)
 	p.NetworkProtocolNumber, p.TransportProtocolNumber = header.IPv4ProtocolNumber, header.TCPProtocolNumber
 	p.PktType, p.NICID, p.InputNICID = tcpip.PacketHost, nic, nic
-	to.QueuePacket(ep, id, p)
+	to.QueuePacket(ep, g.id(), p)
 	p.DecRef()
 }
 
