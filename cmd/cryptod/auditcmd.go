@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -30,6 +31,12 @@ func newAuditCmd(code *int) *cobra.Command {
 				if err != nil {
 					return err
 				}
+			}
+			if v.Last == 0 {
+				// A worker begins a log with a record; it is empty for a moment after a
+				// rotation only, when the former file is there to be given, too.
+				return fmt.Errorf("no records in %s: nothing is verified; a log that a worker has written is never empty unless somebody emptied it, or it was rotated just now (give the former file, too)",
+					strings.Join(files, ", "))
 			}
 			if head != "" && head != v.Head {
 				return fmt.Errorf("the log ends with %s, not with %s: its end is missing, or it went on since", v.Head, head)

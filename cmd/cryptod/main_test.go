@@ -13,6 +13,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"pno/crypto/acl"
+	"pno/crypto/audit"
 	"pno/crypto/engine/libcrypto"
 	"pno/internal/config"
 )
@@ -99,6 +100,30 @@ func TestExitCodes(t *testing.T) {
 		out, _ := cmd.CombinedOutput() // the code tells
 		if got := cmd.ProcessState.ExitCode(); got != code {
 			t.Errorf("cryptod %v: exit code %d, want %d\n%s", args, got, code, out)
+		}
+	}
+}
+
+// An empty file is good only after one with records: the log was rotated just now.
+func TestVerifyEmpty(t *testing.T) {
+	dir := t.TempDir()
+	full, empty := filepath.Join(dir, "full"), filepath.Join(dir, "empty")
+	log, err := audit.Open(audit.Config{Path: full})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := log.Close(); err != nil {
+		t.Fatal(err)
+	}
+	write(t, empty, "")
+	for _, tt := range []struct {
+		files []string
+		code  int
+	}{{[]string{full}, 0}, {[]string{full, empty}, 0}, {[]string{empty}, exitFailed}, {[]string{empty, empty}, exitFailed}} {
+		cmd := exec.Command("cryptod", append([]string{"audit", "verify"}, tt.files...)...)
+		out, _ := cmd.CombinedOutput() // the code tells
+		if got := cmd.ProcessState.ExitCode(); got != tt.code {
+			t.Errorf("verify %v: exit code %d, want %d\n%s", tt.files, got, tt.code, out)
 		}
 	}
 }
