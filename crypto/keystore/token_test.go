@@ -9,34 +9,65 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"testing"
 )
 
 const softHSM = "/usr/lib/softhsm/libsofthsm2.so"
 
-// A KEK in a token: softhsm2 with a token of the test's own.
-func TestToken(t *testing.T) {
+// hsm is a token of softhsm2 of this process's own, with an AES key in it: the
+// library reads where its tokens are once in a process, however often a test runs.
+var hsm = sync.OnceValues(func() (pin string, err error) {
 	if _, err := os.Stat(softHSM); err != nil {
-		t.Skip("no softhsm2: ", err)
+		return "", nil // there is no softhsm2
 	}
-	dir := t.TempDir()
-	write := func(name, text string) string {
-		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
+	dir, err := os.MkdirTemp("", "pno-token-")
+	if err != nil {
+		return "", err
+	}
+	hsmDir = dir
+	pin = filepath.Join(dir, "pin")
+	for name, text := range map[string]string{
+		"conf": "directories.tokendir = " + dir + "\nobjectstore.backend = file\nlog.level = ERROR\n",
+		"pin":  "1234\n", "aes": "0123456789abcdef0123456789abcdef",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			return "", err
 		}
-		return path
 	}
-	t.Setenv("SOFTHSM2_CONF", write("conf", "directories.tokendir = "+dir+"\nobjectstore.backend = file\nlog.level = ERROR\n"))
-	pin, aes := write("pin", "1234\n"), write("aes", "0123456789abcdef0123456789abcdef")
-	run := func(args ...string) {
+	if err := os.Setenv("SOFTHSM2_CONF", filepath.Join(dir, "conf")); err != nil {
+		return "", err
+	}
+	for _, args := range [][]string{
+		{"--init-token", "--free", "--label", "pno", "--pin", "1234", "--so-pin", "1234"},
+		{"--import", filepath.Join(dir, "aes"), "--aes", "--token", "pno", "--label", "kek", "--id", "01", "--pin", "1234"},
+	} {
 		if out, err := exec.Command("softhsm2-util", args...).CombinedOutput(); err != nil {
-			t.Fatalf("softhsm2-util %v: %v\n%s", args, err, out)
+			return "", fmt.Errorf("softhsm2-util %v: %w\n%s", args, err, out)
 		}
 	}
-	run("--init-token", "--free", "--label", "pno", "--pin", "1234", "--so-pin", "1234")
-	run("--import", aes, "--aes", "--token", "pno", "--label", "kek", "--id", "01", "--pin", "1234")
+	return pin, nil
+})
 
+var hsmDir string // of hsm, once it is made
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if hsmDir != "" {
+		os.RemoveAll(hsmDir)
+	}
+	os.Exit(code)
+}
+
+// A KEK in a token.
+func TestToken(t *testing.T) {
+	pin, err := hsm()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if pin == "" {
+		t.Skip("no softhsm2")
+	}
 	spec := func(object, pin string) string {
 		return fmt.Sprintf("pkcs11:module=%s;token=pno;object=%s;pin-file=%s", softHSM, object, pin)
 	}
