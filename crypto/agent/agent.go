@@ -44,6 +44,7 @@ type Agent struct {
 	stats   Stats
 	latency prometheus.Histogram // of operations
 	tasks   tasks
+	refused refusals
 
 	mu    sync.Mutex
 	conns map[*conn]struct{}
@@ -72,7 +73,8 @@ func New(cfg Config) (*Agent, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Agent{cfg: cfg, latency: newLatency(), tasks: newTasks(), conns: map[*conn]struct{}{}}, nil
+	return &Agent{cfg: cfg, latency: newLatency(), tasks: newTasks(), conns: map[*conn]struct{}{},
+		refused: refusals{log: cfg.Log, every: refusalsEvery}}, nil
 }
 
 // Stats returns the counters.
@@ -118,6 +120,7 @@ func (a *Agent) Serve(ctx context.Context) error {
 	a.mu.Unlock()
 	a.open.Wait()
 	a.tasks.end()
+	a.refused.end()
 	if err != nil {
 		return fmt.Errorf("key agent: %w", err)
 	}
@@ -159,7 +162,7 @@ func (a *Agent) accept(l *net.UnixListener, s Socket) error {
 		}
 		if err != nil {
 			a.stats.Refused.Add(1)
-			a.cfg.Log.Warn("key agent refused a connection", "path", s.Path, "pid", peer.Pid, "uid", peer.Uid, "reason", err)
+			a.refused.tell("key agent refused a connection", "path", s.Path, "pid", peer.Pid, "uid", peer.Uid, "reason", err)
 			nc.refuse(0, syscall.EACCES, err.Error())
 			continue
 		}

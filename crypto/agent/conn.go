@@ -70,7 +70,7 @@ func (c *conn) serve() {
 	log := c.a.cfg.Log
 	if err := c.hello(); err != nil {
 		c.a.stats.Refused.Add(1)
-		log.Warn("key agent refused a connection", "pid", c.peer.Pid, "uid", c.peer.Uid, "reason", err)
+		c.a.refused.tell("key agent refused a connection", "pid", c.peer.Pid, "uid", c.peer.Uid, "reason", err)
 		return
 	}
 	// The kernel's word for who that is; what the process takes its pid for counts
