@@ -243,12 +243,13 @@ func TestTiersOnceMore(t *testing.T) {
 }
 
 // A worker that nobody asks anything has nothing to wait for when it drains, though
-// clients are connected.
+// clients are connected. On a busy machine it may take a while: one of some counts.
 func TestIdleDrain(t *testing.T) {
-	for _, workers := range []int{1, 2} {
-		c := cryptotest.New(t, workers, cryptotest.AllowAll, "P-256")
+	var took time.Duration
+	for range 5 {
+		c := cryptotest.New(t, 1, cryptotest.AllowAll, "P-256")
 		cl := connect(t, c, nil)
-		connected(t, cl, workers)
+		connected(t, cl, 1)
 		if _, err := cl.Do(soon(), opFor(t, "P-256", signing.ECDSAP256SHA256)); err != nil {
 			t.Fatal(err)
 		}
@@ -256,6 +257,12 @@ func TestIdleDrain(t *testing.T) {
 		begun := time.Now()
 		err := c.Workers[0].Server.Drain(ctx)
 		cancel()
-		t.Logf("one of %d: %v, %v", workers, time.Since(begun), err)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if took = time.Since(begun); took < time.Second {
+			return
+		}
 	}
+	t.Errorf("the last of five took %v", took)
 }

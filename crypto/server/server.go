@@ -117,6 +117,7 @@ func New(cfg Config) (*Server, error) {
 		grpc.Creds(doorCreds{cfg.Identity.Server(s.handshakeFailed), s}),
 		grpc.MaxRecvMsgSize(wire.MaxMessage),
 		grpc.MaxConcurrentStreams(64),
+		grpc.StreamInterceptor(s.otherStream),
 		grpc.InitialWindowSize(wire.Window),
 		grpc.InitialConnWindowSize(wire.ConnWindow),
 		grpc.ConnectionTimeout(10*time.Second),
@@ -241,7 +242,11 @@ func (s *Server) Drain(ctx context.Context) error {
 	s.health.Shutdown()
 	s.mu.Lock()
 	for st := range s.streams {
-		st.out.tell(s.info())
+		if st.other {
+			st.kill(errDrains) // it would last as long as its client likes
+		} else {
+			st.out.tell(s.info())
+		}
 	}
 	s.mu.Unlock()
 	done := make(chan struct{})

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
@@ -25,6 +26,7 @@ import (
 type stream struct {
 	client string
 	peer   *knownPeer
+	other  bool // not of Operate: see otherStream
 	out    outbox
 	slots  chan struct{} // one for each open operation
 	dead   chan struct{} // closed by kill
@@ -66,21 +68,12 @@ const maxCost = 100_000
 
 // Operate implements the service.
 func (s *Server) Operate(g cryptov1.CryptoService_OperateServer) error {
-	st, err := s.open(g.Context())
+	st, err := s.enter(g.Context(), false)
 	if err != nil {
 		return err
 	}
+	defer s.leave(st)
 	st.out.g = g
-	if err := s.doors.enterStream(st.client); err != nil {
-		s.metrics.limited.WithLabelValues("streams").Inc()
-		s.refuseClient(audit.Record{Time: time.Now(), Client: st.client, Status: signing.Overloaded}, "stream refused", err.Error())
-		return status.Error(codes.ResourceExhausted, err.Error())
-	}
-	defer s.doors.leaveStream(st.client)
-	if !s.add(st) {
-		return status.Error(codes.Unavailable, "the worker is draining")
-	}
-	defer s.remove(st)
 	st.out.tell(s.info())
 	writer, reader := make(chan error, 1), make(chan error, 1)
 	go func() { writer <- st.out.run() }()
@@ -131,22 +124,63 @@ func (s *Server) open(ctx context.Context) (*stream, error) {
 	}, nil
 }
 
-func (s *Server) add(st *stream) bool {
+var errDrains = errors.New("the worker is draining")
+
+// enter is open for what lasts: it counts, until leave, as one of the client's
+// streams.
+func (s *Server) enter(ctx context.Context, other bool) (*stream, error) {
+	st, err := s.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	st.other = other
+	if err := s.doors.enterStream(st.client); err != nil {
+		s.metrics.limited.WithLabelValues("streams").Inc()
+		s.refuseClient(audit.Record{Time: time.Now(), Client: st.client, Status: signing.Overloaded}, "stream refused", err.Error())
+		return nil, status.Error(codes.ResourceExhausted, err.Error())
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.draining.Load() {
-		return false
+		s.doors.leaveStream(st.client)
+		return nil, status.Error(codes.Unavailable, errDrains.Error())
 	}
 	s.streams[st] = struct{}{}
 	s.metrics.streams.Set(float64(len(s.streams)))
-	return true
+	return st, nil
 }
 
-func (s *Server) remove(st *stream) {
+func (s *Server) leave(st *stream) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	delete(s.streams, st)
 	s.metrics.streams.Set(float64(len(s.streams)))
+	s.mu.Unlock()
+	s.doors.leaveStream(st.client)
+}
+
+// otherStream holds the streams of other services, Watch of the health service and
+// reflection, to what holds for those of Operate: they are counted, they end when
+// their client loses its right, and no drain waits for them.
+func (s *Server) otherStream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
+	if info.FullMethod == cryptov1.CryptoService_Operate_FullMethodName {
+		return handle(srv, ss)
+	}
+	st, err := s.enter(ss.Context(), true)
+	if err != nil {
+		return err
+	}
+	defer s.leave(st)
+	ended := make(chan error, 1)
+	go func() { ended <- handle(srv, ss) }() // it ends with the stream, at the latest
+	select {
+	case err := <-ended:
+		return err
+	case <-st.dead:
+		if errors.Is(st.reason, errDrains) {
+			return status.Error(codes.Unavailable, st.reason.Error())
+		}
+		return status.Error(codes.PermissionDenied, st.reason.Error())
+	}
 }
 
 // read takes requests until the client closes its side.
