@@ -95,7 +95,10 @@ func TestBenchCryptoRPC(t *testing.T) {
 		}
 		t.Logf("CPU an operation: %.1f µs at 1, %.1f µs at 32 in flight; added p50 %.0f µs; %.0f and %.0f operations/s of simulated cards",
 			r.RPC[0].CPU, r.RPC[1].CPU, r.Latency[0].P50, r.Cards[0].Ops, r.Cards[1].Ops)
-		if r.RPC[1].CPU <= 0 || r.RPC[1].CPU > 10 || r.RPC[0].CPU > 60 || r.RPC[0].CPU < r.RPC[1].CPU {
+		one, many := r.RPC[0].CPU, r.RPC[1].CPU
+		// A machine that is slowed down is so for both: one at a time costs six times as much.
+		slow := many <= 10 && one >= 5*many
+		if many <= 0 || many > 7 && !slow || one > 60 || one < many {
 			return fmt.Errorf("%+v", r)
 		}
 		return nil
