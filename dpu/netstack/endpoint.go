@@ -50,6 +50,7 @@ type Endpoint struct {
 	sent  int
 	cut   cutter                // batch[sent-1], as far as it is not sent
 	cuts  [2]*tcpip.StatCounter // the stack's counts of segments and packets, which see one for all frames of a cut
+	run   run                   // received, not handed over yet
 	held  uint64                // packets that had to wait for the link
 	peak  uint64
 }
@@ -226,9 +227,26 @@ func (e *Endpoint) Held() (waits, peak, refused uint64) {
 	return e.held, e.peak, e.refused
 }
 
-// Deliver hands a received Ethernet frame to the stack. The bytes are copied.
+// Deliver hands received Ethernet frames to the stack. The bytes are copied.
 // Called by the loop only.
-func (e *Endpoint) Deliver(f []byte) {
+func (e *Endpoint) Deliver(frames ...[]byte) {
+	for _, f := range frames {
+		e.receive(f)
+	}
+	e.endRun()
+}
+
+// endRun hands over what was taken together.
+func (e *Endpoint) endRun() { e.spared(e.run.end(e.nic)) }
+
+// spared counts segments that the stack does not see.
+func (e *Endpoint) spared(n int) {
+	if n > 0 {
+		e.stack.Stats().TCP.ValidSegmentsReceived.IncrementBy(uint64(n))
+	}
+}
+
+func (e *Endpoint) receive(f []byte) {
 	if len(f) < header.EthernetMinimumSize {
 		return
 	}
@@ -240,6 +258,7 @@ func (e *Endpoint) Deliver(f []byte) {
 	if g, ok := parse(f); ok && string(f[:6]) == string(e.mac) && e.short(&g) {
 		return
 	}
+	e.endRun() // nothing of its connection may overtake it
 	dst := eth.DestinationAddress()
 	kind := tcpip.PacketHost
 	switch {
@@ -261,9 +280,10 @@ func (e *Endpoint) Deliver(f []byte) {
 // layer.
 func (e *Endpoint) short(g *inbound) (taken bool) {
 	if fl := e.flows.lookup(g); fl != nil {
-		g.queue(fl.tcp, fl.ep, e.nic)
+		e.spared(e.run.add(fl, g, e.nic))
 		return true
 	}
+	e.endRun() // nothing of its connection may overtake it
 	return e.flows.waiting(e, g) || e.early(g)
 }
 

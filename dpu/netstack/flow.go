@@ -239,12 +239,18 @@ func (g *inbound) queue(to queuer, ep *tcp.Endpoint, nic tcpip.NICID) {
 	p := stack.NewPacketBuffer(stack.PacketBufferOptions{
 		Payload: buffer.MakeWithView(buffer.NewViewWithData(g.frame)),
 	})
+	queuePacket(p, g.hdr, to, ep, g.id(), nic)
+}
+
+// queuePacket hands a frame with a TCP header of hdr bytes to its endpoint, and
+// lets go of it.
+func queuePacket(p *stack.PacketBuffer, hdr int, to queuer, ep *tcp.Endpoint, id stack.TransportEndpointID, nic tcpip.NICID) {
 	p.LinkHeader().Consume(ethLen)
 	p.NetworkHeader().Consume(ipv4Len)
-	p.TransportHeader().Consume(g.hdr)
+	p.TransportHeader().Consume(hdr)
 	p.NetworkProtocolNumber, p.TransportProtocolNumber = header.IPv4ProtocolNumber, header.TCPProtocolNumber
 	p.PktType, p.NICID, p.InputNICID = tcpip.PacketHost, nic, nic
-	to.QueuePacket(ep, g.id(), p)
+	to.QueuePacket(ep, id, p)
 	p.DecRef()
 }
 

@@ -235,10 +235,13 @@ func (t *flows) waiting(e *Endpoint, g *inbound) bool {
 }
 
 // sound tells whether the segment's checksum is right.
-func (g *inbound) sound() bool {
+func (g *inbound) sound() bool { return g.sum() == 0xffff }
+
+// sum is the checksum over the segment, as it is, and its addresses.
+func (g *inbound) sum() uint16 {
 	b := g.tcp()
 	sum := checksum.Checksum(g.frame[ethLen+12:ethLen+20], uint16(header.TCPProtocolNumber))
-	return checksum.Checksum(b, checksum.Combine(sum, uint16(len(b)))) == 0xffff
+	return checksum.Checksum(b, checksum.Combine(sum, uint16(len(b))))
 }
 
 // answer is the acknowledgement of what a connection in TIME-WAIT has got, sent

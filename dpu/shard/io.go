@@ -44,12 +44,13 @@ func (s *Shard) receiveQueue(i int, p *port, q link.Queue) bool {
 		return false
 	}
 	s.stats.RxFrames += uint64(n)
+	own := s.frames[:0]
 	for _, f := range s.frames[:n] {
 		switch to := s.rss.Frame(f); {
 		case to == s.Index:
-			p.Endpoint.Deliver(f)
+			own = append(own, f)
 		case to == rss.All:
-			p.Endpoint.Deliver(f)
+			own = append(own, f)
 			for j := range s.peers {
 				if j != s.Index {
 					s.hand(j, i, f)
@@ -59,6 +60,7 @@ func (s *Shard) receiveQueue(i int, p *port, q link.Queue) bool {
 			s.hand(to, i, f)
 		}
 	}
+	p.Endpoint.Deliver(own...)
 	q.Release()
 	clear(s.frames[:n])
 	for j, poke := range s.poke {
