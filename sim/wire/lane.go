@@ -21,13 +21,23 @@ import (
 // The receiver is signalled only after it has found the lane empty, so that a
 // busy receiver costs the sender no system call: frames waiting imply that fd
 // is readable, and fd stays readable until a take finds nothing.
+//
+// An eventfd is written to without mu: the receiver that this wakes may take the
+// sender's core at once, and would then wait for mu. So a signal may come late,
+// after the take of what it tells of. It is told by the count that an eventfd
+// keeps, and a take that finds nothing clears it, too.
 type lane struct {
 	mu      sync.Mutex
 	fd      int
 	timed   bool
 	closed  bool
-	armed   bool  // plain: the receiver found nothing, fd is not readable
 	timerAt int64 // timed: what fd is set to; never later than the first frame
+
+	// Plain lanes.
+	armed   bool   // the receiver found nothing, and is owed a signal
+	signals uint64 // decided on
+	writing int    // of them, those being written; the last one closes fd if the lane is closed
+	cleared uint64 // read from fd
 
 	ready   ring
 	pending dueHeap // timed: frames that have not arrived
@@ -59,25 +69,34 @@ func newLane(inFlight, maxHeld int, timed bool) (*lane, error) {
 // took a system call. The rest is lost: the lane is closed, or its receiver
 // does not release what it has.
 func (l *lane) put(frames []*frame) (took int, kicked bool) {
+	took, wake, kicked := l.add(frames)
+	if wake {
+		l.signal()
+	}
+	return took, wake || kicked
+}
+
+// add is put but for the signal, if that is due.
+func (l *lane) add(frames []*frame) (took int, wake, kicked bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
-		return 0, false
+		return 0, false, false
 	}
 	if l.held >= l.maxHeld {
 		l.dropped += uint64(len(frames))
-		return 0, false
+		return 0, false, false
 	}
 	if !l.timed {
 		for _, f := range frames {
 			l.ready.push(f)
 		}
-		return len(frames), l.signal()
+		return len(frames), l.disarm(), false
 	}
 	for _, f := range frames {
 		heap.Push(&l.pending, f)
 	}
-	return len(frames), l.setTimer(l.pending[0].due)
+	return len(frames), false, l.setTimer(l.pending[0].due)
 }
 
 // take appends up to limit arrived frames to out.
@@ -116,29 +135,42 @@ func (l *lane) release(n int) {
 // nudge makes fd readable although nothing has arrived.
 func (l *lane) nudge() {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.closed {
-		return
-	}
-	if l.timed {
+	wake := false
+	switch {
+	case l.closed:
+	case l.timed:
 		l.setTimer(1)
-	} else {
+	default:
+		wake = l.disarm()
+	}
+	l.mu.Unlock()
+	if wake {
 		l.signal()
 	}
 }
 
-// signal makes a plain lane's fd readable. It is called under mu, because a
-// signal that came after the take it belongs to would leave fd readable for
-// ever.
-func (l *lane) signal() bool {
+// disarm decides whether a plain lane's receiver is to be signalled. It is
+// called under mu, and signal after that without.
+func (l *lane) disarm() bool {
 	if !l.armed {
 		return false
 	}
 	l.armed = false
+	l.signals++
+	l.writing++
+	return true
+}
+
+// signal makes a plain lane's fd readable.
+func (l *lane) signal() {
 	var one [8]byte
 	binary.NativeEndian.PutUint64(one[:], 1)
-	_, err := unix.Write(l.fd, one[:])
-	return err == nil
+	_, _ = unix.Write(l.fd, one[:]) // the counter is far from full
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.writing--; l.writing == 0 && l.closed {
+		_ = l.closeFD()
+	}
 }
 
 // setTimer lowers a timed lane's timer to at, in nanoseconds of the monotonic
@@ -169,10 +201,12 @@ func (l *lane) clear() {
 			return
 		}
 		l.setTimer(next)
-	case !l.armed:
+	case !l.armed || l.signals != l.cleared:
 		l.armed = true
 		var n [8]byte
-		_, _ = unix.Read(l.fd, n[:]) // EAGAIN: nothing to clear
+		if _, err := unix.Read(l.fd, n[:]); err == nil { // EAGAIN: nothing to clear yet
+			l.cleared += binary.NativeEndian.Uint64(n[:])
+		}
 	}
 }
 
@@ -190,10 +224,18 @@ func (l *lane) close() error {
 	}
 	lost = append(lost, l.pending...)
 	l.pending = nil
-	err := unix.Close(l.fd)
-	l.fd = -1
+	var err error
+	if l.writing == 0 {
+		err = l.closeFD()
+	}
 	l.mu.Unlock()
 	giveBack(lost)
+	return err
+}
+
+func (l *lane) closeFD() error {
+	err := unix.Close(l.fd)
+	l.fd = -1
 	return err
 }
 
