@@ -265,14 +265,14 @@ static const char *dispatch(struct pno_session *ses, struct pno_qp *q, struct pn
 		pno_count(records_stale);
 		return NULL;
 	}
-	pno_lock(&s->lock);
+	pno_lock_inner(&s->lock);
 	if (likely(__libc_single_threaded) || likely(pno_handle_sock(ses, q->shard, r->sock) == s)) {
 		bad = on_sock(ses, s, q, d, r, payload, start);
 	} else {
 		pno_count(records_stale);
 		bad = NULL;
 	}
-	pno_unlock(&s->lock);
+	pno_unlock_inner(&s->lock);
 	return bad;
 }
 

@@ -76,13 +76,13 @@ void pno_epoll_push(struct pno_item *it)
 	struct pno_epoll *ep = it->ep;
 	bool kick;
 
-	pno_lock(&ep->lock);
+	pno_lock_inner(&ep->lock);
 	if (!it->queued)
 		ready_append(ep, it);
 	kick = ep->sleepers && !ep->kicked;
 	if (kick)
 		ep->kicked = true;
-	pno_unlock(&ep->lock);
+	pno_unlock_inner(&ep->lock);
 	if (unlikely(kick))
 		pno_chan_kick(ep->chan);
 	if (unlikely(ep->beacon))

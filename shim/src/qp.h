@@ -14,8 +14,10 @@
 #define PNO_QP_H
 
 #include <stddef.h>
+#include <string.h>
 
 #include "../abi.h"
+#include "stats.h"
 #include "sync.h"
 
 struct pno_sock;
@@ -86,10 +88,16 @@ static inline uint8_t *pno_qp_reserve_here(struct pno_qp *q, uint32_t n)
 
 	if (need > q->h2d_size - pos || need + PNO_CONTROL_ROOM > q->h2d_size - (q->prod - q->h2d_cons))
 		return NULL;
-	q->pad = 0;
 	return q->h2d + pos + PNO_RECORD_HDR;
 }
 void pno_qp_commit(struct pno_qp *q, struct pno_record r);
+/* Of what pno_qp_reserve_here has reserved. */
+static inline void pno_qp_commit_here(struct pno_qp *q, struct pno_record r)
+{
+	memcpy(q->h2d + (q->prod & (q->h2d_size - 1)), &r, sizeof r);
+	q->prod += pno_record_space(r.len);
+	pno_count(records_tx);
+}
 /* Makes commits visible and rings the doorbell if the DPU asks for it. */
 void pno_qp_publish(struct pno_qp *q);
 /* True if records with n bytes of payload in all find room now, each as long as

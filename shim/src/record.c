@@ -47,9 +47,9 @@ bool pno_sock_record(struct pno_sock *s, struct pno_qp *q, struct pno_record r, 
 
 void pno_sock_ack(struct pno_sock *s, bool now)
 {
-	uint64_t read = pno_sock_consumed(s), n = read - s->rx_told;
+	uint64_t read = pno_sock_consumed(s);
 
-	if (s->state != PNO_OPEN || !n || (!now && n < pno_sock_rx_window(s) / 4))
+	if (s->state != PNO_OPEN || read == s->rx_told || (!now && !pno_sock_ack_due(s)))
 		return;
 	s->rx_told = read;
 	pno_sock_record(s, s->qp, (struct pno_record){

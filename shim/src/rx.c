@@ -161,36 +161,36 @@ static int wait_data(struct pno_sock *s, int flags, bool *looked, int64_t *deadl
 	return pno_sock_wait_data(s, *deadline);
 }
 
-static void consumed(struct pno_sock *s, size_t n)
+static inline void consumed(struct pno_sock *s, size_t n)
 {
-	pno_count(calls_rx);
-	pno_count_add(bytes_rx, n);
+	pno_count_both(PNO_STAT_calls_rx, 1, PNO_STAT_bytes_rx, n);
 	if (likely(pno_sock_flows(s) && !pno_sock_unread(s)))
 		pno_sock_readable(s, false);
 	else
 		pno_sock_refresh(s);
-	pno_sock_ack(s, s->shared);
+	if (unlikely(s->shared) || (s->state == PNO_OPEN && unlikely(pno_sock_ack_due(s))))
+		pno_sock_ack(s, s->shared);
 }
 
 /*
  * The usual case: the buffer takes all that is there, and that is one segment.
- * False: it is not so, or the memory is not there, and nothing has been done.
+ * 0: it is not so, or the memory is not there, and nothing has been done.
  */
-static inline bool recv_at_once(struct pno_sock *s, const struct iovec *iov)
+static inline size_t recv_at_once(struct pno_sock *s, const struct iovec *iov)
 {
 	struct pno_seg *g = s->rx_head;
 	size_t len;
 
 	if (!g || g->next || g->off != s->rx_read || s->rx_read == s->rx_next)
-		return false;
+		return 0;
 	len = g->len;
 	if (len > iov->iov_len || s->rcvlowat > 1 || unlikely(!pno_copy(iov->iov_base, g->data, len)))
-		return false;
+		return 0;
 	s->rx_read += len;
 	s->sent_blind = false;
 	pno_rx_drop_head(s);
 	consumed(s, len);
-	return true;
+	return len;
 }
 
 /* A read of nothing waits for data, and takes none. Whatever ends the wait, it
@@ -224,29 +224,15 @@ static inline bool outdated(const struct pno_sock *s)
 	       pno_qp_moved(s->qp);
 }
 
-ssize_t pno_sock_recv(struct pno_sock *s, const struct iovec *iov, size_t n, int flags)
+static __attribute__((noinline)) ssize_t recv_at_length(struct pno_sock *s, const struct iovec *iov, size_t n, int flags)
 {
 	struct cursor c = { iov, n, 0, flags & MSG_TRUNC, false };
 	bool nowait = s->nonblock || (flags & MSG_DONTWAIT);
 	bool looked = false;
 	int64_t deadline = 0;
 	ssize_t got = 0, rc = 0;
-	size_t want, enough;
+	size_t want = capacity(iov, n), enough;
 
-	if (s->rx_head && unlikely(outdated(s)) && !pno_sock_look(s)) {
-		pno_sock_unlock(s);
-		return -EBADF;
-	}
-	if (likely(n == 1 && !(flags & ~MSG_DONTWAIT))) {
-		uint64_t from = s->rx_read;
-
-		if (likely(recv_at_once(s, iov))) {
-			rc = s->rx_read - from;
-			pno_sock_unlock(s);
-			return rc;
-		}
-	}
-	want = capacity(iov, n);
 	enough = flags & MSG_WAITALL ? want : pno_sock_lowat(s);
 	if (enough > want)
 		enough = want;
@@ -294,4 +280,22 @@ ssize_t pno_sock_recv(struct pno_sock *s, const struct iovec *iov, size_t n, int
 	}
 	pno_sock_unlock(s);
 	return rc;
+}
+
+ssize_t pno_sock_recv(struct pno_sock *s, const struct iovec *iov, size_t n, int flags)
+{
+	size_t got;
+
+	if (s->rx_head && unlikely(outdated(s)) && !pno_sock_look(s)) {
+		pno_sock_unlock(s);
+		return -EBADF;
+	}
+	if (likely(n == 1 && !(flags & ~MSG_DONTWAIT))) {
+		got = recv_at_once(s, iov);
+		if (likely(got)) {
+			pno_sock_unlock(s);
+			return got;
+		}
+	}
+	return recv_at_length(s, iov, n, flags);
 }

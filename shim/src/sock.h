@@ -414,6 +414,11 @@ bool pno_sock_record(struct pno_sock *s, struct pno_qp *q, struct pno_record r, 
 void pno_sock_want_space(struct pno_sock *s, struct pno_qp *q);
 /* Takes it off the list. */
 void pno_sock_leave_space(struct pno_sock *s);
+/* Enough has gathered that the DPU should hear of it even without a Send. */
+static inline bool pno_sock_ack_due(const struct pno_sock *s)
+{
+	return pno_sock_consumed(s) - s->rx_told >= pno_sock_rx_window(s) / 4;
+}
 /* Reports consumption, now or when enough has gathered. */
 void pno_sock_ack(struct pno_sock *s, bool now);
 /* Makes c the socket's home. */

@@ -30,6 +30,20 @@ static inline void pno_count_n(enum pno_stat which, uint64_t n)
 		__atomic_fetch_add(c, n, __ATOMIC_RELAXED);
 }
 
+/* What is counted together. */
+static inline void pno_count_both(enum pno_stat a, uint64_t n, enum pno_stat b, uint64_t m)
+{
+	uint64_t *c = pno_stats;
+
+	if (likely(__libc_single_threaded)) {
+		__atomic_store_n(&c[a], c[a] + n, __ATOMIC_RELAXED);
+		__atomic_store_n(&c[b], c[b] + m, __ATOMIC_RELAXED);
+	} else {
+		__atomic_fetch_add(&c[a], n, __ATOMIC_RELAXED);
+		__atomic_fetch_add(&c[b], m, __ATOMIC_RELAXED);
+	}
+}
+
 #define pno_count(name)      pno_count_n(PNO_STAT_##name, 1)
 #define pno_count_add(name, n) pno_count_n(PNO_STAT_##name, (n))
 

@@ -98,7 +98,16 @@ int pno_rx_insert(struct pno_sock *s, struct pno_qp *q, uint32_t off32, const ui
 	g->off = off;
 	g->len = len;
 	g->drain = drain;
-	for (at = s->rx_tail; unlikely(at && at->off > off); at = at->prev)
+	at = s->rx_tail;
+	if (likely(off == s->rx_next && (!at || at->off <= off))) { /* in order, as ever */
+		g->prev = at;
+		g->next = NULL;
+		*(at ? &at->next : &s->rx_head) = g;
+		s->rx_tail = g;
+		s->rx_next = off + len;
+		return 0;
+	}
+	for (; at && at->off > off; at = at->prev)
 		;
 	link_after(s, at, g);
 	for (; g && (int64_t)(g->off - s->rx_next) <= 0; g = g->next)

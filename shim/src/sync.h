@@ -65,18 +65,30 @@ static inline void pno_section_leave(void)
 
 void pno_lock_slow(pno_lock_t *l);
 
-static inline void pno_lock(pno_lock_t *l)
+/* For a lock that is taken and released while another one is held: the section
+ * is that one's. */
+static inline void pno_lock_inner(pno_lock_t *l)
 {
-	pno_section_enter();
 	if (likely(__libc_single_threaded))
 		return;
 	if (unlikely(atomic_exchange_explicit(&l->held, 1, memory_order_acquire)))
 		pno_lock_slow(l);
 }
 
-static inline void pno_unlock(pno_lock_t *l)
+static inline void pno_unlock_inner(pno_lock_t *l)
 {
 	atomic_store_explicit(&l->held, 0, memory_order_release);
+}
+
+static inline void pno_lock(pno_lock_t *l)
+{
+	pno_section_enter();
+	pno_lock_inner(l);
+}
+
+static inline void pno_unlock(pno_lock_t *l)
+{
+	pno_unlock_inner(l);
 	pno_section_leave();
 }
 

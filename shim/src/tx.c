@@ -109,7 +109,7 @@ static size_t push(struct pno_sock *s, struct source *src, size_t want, bool *dr
 	if (s->tx_acked == s->tx_sent)
 		s->moved = false;
 	window = pno_sock_window(s);
-	pno_lock(&q->tx_lock);
+	pno_lock_inner(&q->tx_lock);
 	while (sent < want && window > 0) {
 		uint32_t n = want - sent < PNO_MAX_PAYLOAD ? want - sent : PNO_MAX_PAYLOAD;
 		uint8_t *to;
@@ -137,7 +137,7 @@ static size_t push(struct pno_sock *s, struct source *src, size_t want, bool *dr
 		s->rx_told = pno_sock_consumed(s);
 		pno_qp_publish(q);
 	}
-	pno_unlock(&q->tx_lock);
+	pno_unlock_inner(&q->tx_lock);
 	if (sent < want && !window)
 		pno_count(tx_window_full);
 	pno_sock_refresh(s);
@@ -202,6 +202,8 @@ static ssize_t send_all(struct pno_sock *s, struct source *src, size_t want, int
 /* False: memory that is not there, or the sum of the lengths is none. */
 static inline bool gather(uint8_t *to, size_t len, const struct iovec *iov, size_t n)
 {
+	if (likely(n == 1))
+		return pno_copy(to, iov->iov_base, len);
 	for (size_t i = 0; i < n; i++) {
 		size_t k = iov[i].iov_len;
 
@@ -217,7 +219,7 @@ static inline bool gather(uint8_t *to, size_t len, const struct iovec *iov, size
  * The usual case: one record takes it all. 0: it is not so, or the memory is
  * not there, and nothing has been done.
  */
-static size_t send_at_once(struct pno_sock *s, const struct iovec *iov, size_t n, size_t want, bool more)
+static inline size_t send_at_once(struct pno_sock *s, const struct iovec *iov, size_t n, size_t want, bool more)
 {
 	uint32_t window = pno_sock_tx_window(s);
 	uint64_t out = s->tx_sent - s->tx_acked + want;
@@ -227,51 +229,57 @@ static size_t send_at_once(struct pno_sock *s, const struct iovec *iov, size_t n
 	if (want > PNO_MAX_PAYLOAD || out > window || !pno_sock_flows(s) || s->shut_wr ||
 	    (s->sent_blind && pno_qp_moved(q)))
 		return 0;
-	pno_lock(&q->tx_lock);
+	pno_lock_inner(&q->tx_lock);
 	to = pno_qp_reserve_here(q, want);
 	if (unlikely(!to || !gather(to, want, iov, n))) {
-		pno_unlock(&q->tx_lock);
+		pno_unlock_inner(&q->tx_lock);
 		return 0;
 	}
-	pno_qp_commit(q, (struct pno_record){
+	pno_qp_commit_here(q, (struct pno_record){
 		.op = PNO_OP_SEND, .flags = more ? PNO_FLAG_MORE : 0,
 		.len = want, .sock = s->handle, .seq = s->tx_sent, .ack = pno_sock_consumed(s) });
 	pno_qp_publish(q);
-	pno_unlock(&q->tx_lock);
+	pno_unlock_inner(&q->tx_lock);
 	s->tx_sent += want;
 	s->rx_told = pno_sock_consumed(s);
 	s->sent_blind = true;
 	if (unlikely(window - out < window / 4))
 		pno_sock_refresh(s); /* no longer writable */
-	pno_count(calls_tx);
-	pno_count_add(bytes_tx, want);
+	pno_count_both(PNO_STAT_calls_tx, 1, PNO_STAT_bytes_tx, want);
 	return want;
 }
 
-ssize_t pno_sock_send(struct pno_sock *s, const struct iovec *iov, size_t n, int flags)
+static __attribute__((noinline)) ssize_t send_at_length(struct pno_sock *s, const struct iovec *iov, size_t n,
+							size_t want, int flags)
 {
-	struct source src;
-	size_t want = 0;
+	struct source src = { .iov = iov, .n = n, .more = flags & MSG_MORE };
 	ssize_t rc;
 
-	for (size_t i = 0; i < n; i++)
-		want += iov[i].iov_len;
 	if (unlikely(flags & MSG_OOB)) {
 		pno_sock_unlock(s);
 		pno_count(calls_refused);
 		return -EOPNOTSUPP;
 	}
-	if (likely(want && s->state == PNO_OPEN && send_at_once(s, iov, n, want, flags & MSG_MORE))) {
-		pno_sock_unlock(s);
-		return want;
-	}
-	src = (struct source){ .iov = iov, .n = n, .more = flags & MSG_MORE };
 	rc = send_all(s, &src, want, flags);
 	if (rc == 0 && src.err)
 		rc = src.err;
 	if (rc == -EPIPE && !(flags & MSG_NOSIGNAL))
 		raise(SIGPIPE);
 	return rc;
+}
+
+ssize_t pno_sock_send(struct pno_sock *s, const struct iovec *iov, size_t n, int flags)
+{
+	size_t want = 0;
+
+	for (size_t i = 0; i < n; i++)
+		want += iov[i].iov_len;
+	if (likely(want && s->state == PNO_OPEN && !(flags & MSG_OOB) &&
+		   send_at_once(s, iov, n, want, flags & MSG_MORE))) {
+		pno_sock_unlock(s);
+		return want;
+	}
+	return send_at_length(s, iov, n, want, flags);
 }
 
 static bool readable(int fd)
