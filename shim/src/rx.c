@@ -193,6 +193,16 @@ static inline size_t recv_at_once(struct pno_sock *s, const struct iovec *iov)
 	return len;
 }
 
+/* The usual case of a read too many, as of a poller that waits for edges. */
+static inline bool nothing_yet(struct pno_sock *s, const struct iovec *iov, int flags)
+{
+	if (!pno_sock_flows(s) || pno_sock_unread(s) || s->common || s->claiming || !iov->iov_len ||
+	    !(s->nonblock || flags) || !pno_qp_calm(s->qp))
+		return false;
+	s->sent_blind = false;
+	return true;
+}
+
 /* A read of nothing waits for data, and takes none. Whatever ends the wait, it
  * has nothing to say of it. Nor is there ever anything urgent, or an error queue. */
 static __attribute__((noinline)) ssize_t recv_nothing(struct pno_sock *s, int flags)
@@ -292,9 +302,9 @@ ssize_t pno_sock_recv(struct pno_sock *s, const struct iovec *iov, size_t n, int
 	}
 	if (likely(n == 1 && !(flags & ~MSG_DONTWAIT))) {
 		got = recv_at_once(s, iov);
-		if (likely(got)) {
+		if (likely(got || nothing_yet(s, iov, flags))) {
 			pno_sock_unlock(s);
-			return got;
+			return got ? (ssize_t)got : -EAGAIN;
 		}
 	}
 	return recv_at_length(s, iov, n, flags);
