@@ -27,14 +27,21 @@ type agentProcess struct {
 	conn net.Conn
 }
 
-func startAgent(t *testing.T, ca *mtlstest.Authority, worker string) *agentProcess {
+// agentConfig writes the configuration of an agent that listens at dir/s.
+func agentConfig(t *testing.T, ca *mtlstest.Authority, dir string, workers ...string) (file string) {
 	t.Helper()
 	files := ca.Issue(t, cryptotest.ProxyURI, time.Hour)
+	file = filepath.Join(dir, "agent.yaml")
+	write(t, file, fmt.Sprintf("agent:\n  listen: [{path: %s/s}]\n  tls: {cert: %s, key: %s, ca: %s}\n  clusters:\n    - {workers: [%s], worker_identity: %q}\nmetrics: none\n",
+		dir, files.Cert, files.Key, files.CA, `"`+strings.Join(workers, `", "`)+`"`, cryptotest.WorkerURI))
+	return file
+}
+
+func startAgent(t *testing.T, ca *mtlstest.Authority, worker string) *agentProcess {
+	t.Helper()
 	dir := t.TempDir()
-	conf := filepath.Join(dir, "agent.yaml")
+	conf := agentConfig(t, ca, dir, worker)
 	a := &agentProcess{sock: filepath.Join(dir, "s")}
-	write(t, conf, fmt.Sprintf("agent:\n  listen: [{path: %s}]\n  tls: {cert: %s, key: %s, ca: %s}\n  clusters:\n    - {workers: [%q], worker_identity: %q}\nmetrics: none\n",
-		a.sock, files.Cert, files.Key, files.CA, worker, cryptotest.WorkerURI))
 	log, err := os.Create(filepath.Join(dir, "log"))
 	if err != nil {
 		t.Fatal(err)

@@ -4,8 +4,8 @@
 // uses them for the proxies that its access rules name. SIGHUP reads keys, rules
 // and certificates again, which also happens by itself; SIGTERM and SIGINT
 // answer what is open, then stop it. The same program is the key agent of a
-// proxy host (cryptod agent), and keeps the key store and the audit log
-// (cryptod keys, cryptod audit).
+// proxy host (cryptod agent), keeps the key store and the audit log (cryptod keys,
+// cryptod audit), and tells how the workers are (cryptod workers).
 //
 // Exit codes: 0 after an orderly stop, 1 if something failed, 2 if the command
 // line, the configuration or the access rules are wrong.
@@ -57,6 +57,6 @@ func newRootCmd(code *int) *cobra.Command {
 	cmd.SetVersionTemplate("{{.Name}} {{.Version}}\n")
 	cmd.Flags().StringVar(&file, "config", "/etc/pno/cryptod.yaml", "configuration `file`")
 	cmd.Flags().BoolVar(&check, "check", false, "check the configuration and the access rules, and exit")
-	cmd.AddCommand(newAgentCmd(code), newKeysCmd(code), newAuditCmd(code))
+	cmd.AddCommand(newAgentCmd(code), newKeysCmd(code), newAuditCmd(code), newWorkersCmd(code))
 	return cmd
 }

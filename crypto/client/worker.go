@@ -45,8 +45,26 @@ type worker struct {
 }
 
 func newWorker(c *Cluster, addr string) (*worker, error) {
+	conn, err := c.cfg.open(addr)
+	if err != nil {
+		return nil, err
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	w := &worker{cluster: c, addr: addr, conn: conn, links: make([]atomic.Pointer[link], c.cfg.Streams), stop: stop}
+	for i := range w.links {
+		w.done.Add(1)
+		go func() {
+			defer w.done.Done()
+			w.keep(ctx, i)
+		}()
+	}
+	return w, nil
+}
+
+// open makes a connection to a worker, which connects when it is first used.
+func (c *Config) open(addr string) (*grpc.ClientConn, error) {
 	conn, err := grpc.NewClient("passthrough:///"+addr,
-		grpc.WithTransportCredentials(c.cfg.Identity.Client(c.cfg.WorkerIdentity)),
+		grpc.WithTransportCredentials(c.Identity.Client(c.WorkerIdentity)),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: wire.ClientPing, Timeout: wire.ClientTimeout, PermitWithoutStream: true}),
 		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: connectTimeout,
 			Backoff: backoff.Config{BaseDelay: retryFirst, Multiplier: 1.6, Jitter: 0.2, MaxDelay: reconnectMost}}),
@@ -59,16 +77,7 @@ func newWorker(c *Cluster, addr string) (*worker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("worker %s: %w", addr, err)
 	}
-	ctx, stop := context.WithCancel(context.Background())
-	w := &worker{cluster: c, addr: addr, conn: conn, links: make([]atomic.Pointer[link], c.cfg.Streams), stop: stop}
-	for i := range w.links {
-		w.done.Add(1)
-		go func() {
-			defer w.done.Done()
-			w.keep(ctx, i)
-		}()
-	}
-	return w, nil
+	return conn, nil
 }
 
 // connect opens a TCP connection. What is sent and not acknowledged for as long as
