@@ -110,7 +110,7 @@ func (s *Stack) Track(ep, listener tcpip.Endpoint) {
 
 // Untrack takes a connection out of the fast path. Called by the loop.
 func (s *Stack) Untrack(ep tcpip.Endpoint) {
-	s.untrack(ep, func(f *flow) { delete(s.flows.table, f.key) })
+	s.untrack(ep, s.flows.drop)
 }
 
 // Leave is Untrack for a connection that is closed and ends by itself: what
@@ -277,7 +277,8 @@ func (t *flows) sending(p *stack.PacketBuffer) (hold bool) {
 	if fl == nil {
 		return false
 	}
-	if fl.left && fl.accepted && !fl.ended && p.Data().Size() == 0 {
+	// One that acknowledges from TIME-WAIT has a timer: see inTimeWait.
+	if fl.left && fl.accepted && !fl.ended && p.Data().Size() == 0 && fl.ep.EndpointState() != tcp.StateTimeWait {
 		fl.final = remains(th, t.now.Load())
 		t.waits.last = fl
 	}
@@ -337,13 +338,22 @@ func (t *flows) forget(now int64) {
 	}
 	n := 0
 	for ; n < len(t.left) && t.left[n].until <= now; n++ {
-		if f := t.left[n].f; t.table[f.key] == f {
-			delete(t.table, f.key)
-		}
+		t.drop(t.left[n].f)
 	}
 	kept := copy(t.left, t.left[n:])
 	clear(t.left[kept:])
 	t.left = t.left[:kept]
+}
+
+// drop takes a connection out of the table, if it still has its addresses. What
+// it sends is not seen any more, so it is none that inTimeWait knows. mu is held.
+func (t *flows) drop(f *flow) {
+	if t.table[f.key] == f {
+		delete(t.table, f.key)
+	}
+	if t.waits.last == f {
+		t.waits.last = nil
+	}
 }
 
 // Tick sets the loop's clock and queues the acknowledgements that have waited

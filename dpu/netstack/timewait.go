@@ -106,9 +106,12 @@ func (s *Stack) bury(now int64) {
 		if t.table[fl.key] == fl {
 			delete(t.table, fl.key)
 		}
-		w := fl.final
-		w.until, w.reuse = now+int64(s.clock.timeWait), fl.reuse
-		t.waits.add(fl.key, w)
+		// It may have given way to a new connection already.
+		if fl.ep.EndpointState() == tcp.StateTimeWait {
+			w := fl.final
+			w.until, w.reuse = now+int64(s.clock.timeWait), fl.reuse
+			t.waits.add(fl.key, w)
+		}
 		fl.ep = nil // the line of those that have left goes on holding fl
 	}
 	t.mu.Unlock()
@@ -212,7 +215,7 @@ func (t *flows) waiting(e *Endpoint, g *inbound) bool {
 	switch newer := w.stamped && o.TS && int32(o.TSVal-w.recent) > 0; {
 	case flags&header.TCPFlagRst != 0: // RFC 1337
 	case flags&header.TCPFlagSyn != 0:
-		if int32(seq-w.ack) > 0 || newer { // RFC 1122, RFC 6191
+		if flags&header.TCPFlagAck == 0 && (int32(seq-w.ack) > 0 || newer) { // RFC 1122, RFC 6191
 			t.waits.remove(g.key)
 			return false // the stack counts it
 		}

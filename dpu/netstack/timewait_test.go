@@ -96,6 +96,7 @@ func TestTimeWaitAnswers(t *testing.T) {
 		{"an old SYN, stamped", syn, 1500, 39, 0, false, false, false},
 		{"a new connection", syn, 2001, 0, 0, false, true, false},
 		{"a new connection by its timestamp", syn, 1500, 41, 0, false, true, false},
+		{"an answer to a SYN", syn | ack, 2001, 0, 0, false, false, false},
 		{"neither ACK nor SYN", fin, 1999, 0, 0, false, false, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
