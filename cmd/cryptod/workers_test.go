@@ -4,7 +4,11 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
+	"net"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -48,6 +52,32 @@ func TestWorkersCommand(t *testing.T) {
 	text, err := exec.Command("cryptod", "workers", "--config", one).CombinedOutput()
 	if err != nil || !strings.Contains(string(text), w.addr) || !strings.Contains(string(text), "serving") {
 		t.Errorf("%v\n%s", err, text)
+	}
+
+	// A cluster whose worker says nothing, one whose name cannot be looked up, and one
+	// that serves: what the first two take is not taken from the third.
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	conf, err := os.ReadFile(one)
+	if err != nil {
+		t.Fatal(err)
+	}
+	entry := fmt.Sprintf("{workers: [%q], worker_identity: %q}", w.addr, cryptotest.WorkerURI)
+	others := strings.Replace(entry, w.addr, silent.Addr().String(), 1) + "\n    - " + strings.Replace(entry, w.addr, "dns:///no.such.name.invalid:1", 1)
+	three := filepath.Join(t.TempDir(), "agent.yaml")
+	write(t, three, strings.Replace(string(conf), entry, others+"\n    - "+entry, 1))
+	out, _ = exec.Command("cryptod", "workers", "--config", three, "-o", "json", "--timeout", "2900ms").Output() // less than a handshake may take
+	lines = nil
+	if err := json.Unmarshal(out, &lines); err != nil || len(lines) != 3 {
+		t.Fatalf("three clusters: %v\n%s", err, out)
+	}
+	for i, state := range []string{"error", "error", "serving"} {
+		if lines[i].State != state || (lines[i].Error == "") != (state == "serving") {
+			t.Errorf("cluster %d: %+v, want %s", i+1, lines[i], state)
+		}
 	}
 
 	stranger := mtlstest.NewAuthority(t)

@@ -5,9 +5,12 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
+	"sync"
 	"text/tabwriter"
 	"time"
 	"unicode"
@@ -84,28 +87,39 @@ func newWorkersCmd(code *int) *cobra.Command {
 	return cmd
 }
 
-func surveyAll(ctx context.Context, set *agentSettings) (lines []workerLine, err error) {
+// surveyAll asks all clusters at once: those that are tried later are looked at when
+// the first is out of reach.
+func surveyAll(ctx context.Context, set *agentSettings) ([]workerLine, error) {
 	if len(set.Agent.Clusters) == 0 {
-		return nil, fmt.Errorf("the agent has no clusters to ask")
+		return nil, errors.New("the agent has no clusters to ask; its configuration names them in agent.clusters")
 	}
 	id, err := mtls.Load(set.Agent.TLS)
 	if err != nil {
 		return nil, err
 	}
+	found := make([][]workerLine, len(set.Agent.Clusters))
+	var asked sync.WaitGroup
 	for i, c := range set.Agent.Clusters {
 		cfg := c.Config(id, nil)
 		if cfg.Name == "" {
 			cfg.Name = fmt.Sprintf("cluster %d", i+1)
 		}
-		reports, err := client.Survey(ctx, cfg)
-		if err != nil {
-			return nil, err
-		}
-		for _, r := range reports {
-			lines = append(lines, describe(cfg.Name, r))
-		}
+		asked.Go(func() { found[i] = survey(ctx, cfg) })
 	}
-	return lines, nil
+	asked.Wait()
+	return slices.Concat(found...), nil
+}
+
+// survey asks one cluster. If its workers cannot be looked up, one line tells why.
+func survey(ctx context.Context, cfg client.Config) (lines []workerLine) {
+	reports, err := client.Survey(ctx, cfg)
+	if err != nil {
+		reports = []client.WorkerReport{{Address: strings.Join(cfg.Workers, " "), Err: err}}
+	}
+	for _, r := range reports {
+		lines = append(lines, describe(cfg.Name, r))
+	}
+	return lines
 }
 
 func describe(cluster string, r client.WorkerReport) workerLine {
@@ -135,17 +149,17 @@ func printWorkers(out io.Writer, form string, lines []workerLine) error {
 		return enc.Encode(lines)
 	}
 	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "CLUSTER\tWORKER\tSTATE\tNAME\tENGINE\tCAPACITY\tFEATURES")
+	fmt.Fprintln(t, "CLUSTER\tWORKER\tSTATE\tNAME\tENGINE\tCAPACITY\tFEATURES, OR ERROR")
 	for _, l := range lines {
 		head := []string{l.Cluster, l.Address, l.State, l.Name}
-		if l.Error != "" {
-			head[3] = l.Error
-		}
 		if len(l.Engines) == 0 {
 			l.Engines = []engineLine{{}}
 		}
 		for _, e := range l.Engines {
 			cells := append(head, engineCells(e)...)
+			if l.Error != "" {
+				cells[len(cells)-1] = l.Error // the last, so that no other is as wide
+			}
 			for i := range cells {
 				cells[i] = orDash(cells[i])
 			}
