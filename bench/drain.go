@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"sync"
 	"time"
@@ -94,8 +95,11 @@ func firstAnswer(fd int) (*answer, error) {
 	var head []byte
 	var one [1]byte
 	for !bytes.HasSuffix(head, []byte("\r\n\r\n")) {
-		if n, err := receive(fd, one[:], 0); err != nil || n == 0 || len(head) > 4096 {
-			return nil, fmt.Errorf("read the header of a page, %q so far: %d bytes, %w", head, n, err)
+		if len(head) > 4096 {
+			return nil, fmt.Errorf("the header of a page does not end: %q", head)
+		}
+		if _, err := receive(fd, one[:], 0); err != nil {
+			return nil, fmt.Errorf("read the header of a page, %q so far: %w", head, err)
 		}
 		head = append(head, one[0])
 	}
@@ -117,9 +121,12 @@ func (a *answer) again(fd int) error {
 		return fmt.Errorf("ask for a page: %w", err)
 	}
 	head := a.buf[:a.header]
-	if n, err := receive(fd, head, unix.MSG_WAITALL); err != nil || n != len(head) || !bytes.HasPrefix(head, []byte("HTTP/1.1 200 ")) ||
-		!bytes.HasSuffix(head, []byte("\r\n\r\n")) {
-		return fmt.Errorf("read the header of a page, %d bytes: %q, %w", n, head[:max(n, 0)], err)
+	n, err := receive(fd, head, unix.MSG_WAITALL)
+	if err != nil {
+		return fmt.Errorf("read the header of a page: %w", err)
+	}
+	if n != len(head) || !bytes.HasPrefix(head, []byte("HTTP/1.1 200 ")) || !bytes.HasSuffix(head, []byte("\r\n\r\n")) {
+		return fmt.Errorf("the header of a page is not as long as the first, or no longer says that all is well: %q", head[:n])
 	}
 	return a.drop(fd)
 }
@@ -143,20 +150,23 @@ func (a *answer) drop(fd int) error {
 func (a *answer) dropSome(fd, left int) error {
 	for left > 0 {
 		n, err := receive(fd, a.buf[:left], unix.MSG_TRUNC|unix.MSG_WAITALL)
-		if err != nil || n == 0 {
-			return fmt.Errorf("read a page of %d bytes, %d to go: %d bytes, %w", a.body, left, n, err)
+		if err != nil {
+			return fmt.Errorf("read a page of %d bytes, %d to go: %w", a.body, left, err)
 		}
 		left -= n
 	}
 	return nil
 }
 
-// receive is recv, which a signal does not end.
+// receive is recv, which a signal does not end. That nothing more comes is an error.
 func receive(fd int, b []byte, flags int) (int, error) {
 	for {
-		n, _, err := unix.Recvfrom(fd, b, flags)
-		if err != unix.EINTR {
-			return n, err
+		switch n, _, err := unix.Recvfrom(fd, b, flags); {
+		case err == unix.EINTR:
+		case err == nil && n == 0:
+			return 0, io.ErrUnexpectedEOF
+		default:
+			return max(n, 0), err
 		}
 	}
 }

@@ -81,8 +81,11 @@ func (s *subject) drain(ctx context.Context, d time.Duration, conns int) (*OneSh
 		return nil, err
 	}
 	var got Drained
-	if err := json.Unmarshal(out, &got); err != nil || got.Bytes == 0 || got.Seconds <= 0 || dpu <= 0 {
-		return nil, fmt.Errorf("the client said %q, the DPU used %v of CPU: %w", out, dpu, err)
+	if err := json.Unmarshal(out, &got); err != nil {
+		return nil, fmt.Errorf("the client said %q: %w", out, err)
+	}
+	if got.Bytes == 0 || got.Seconds <= 0 || dpu <= 0 {
+		return nil, fmt.Errorf("the client received %d bytes in %.3f s, the DPU used %v of CPU: nothing to measure", got.Bytes, got.Seconds, dpu)
 	}
 	r := &OneShard{
 		Gbits:  float64(got.Bytes) * 8 / got.Seconds / 1e9,
