@@ -3,9 +3,14 @@
 package e2e
 
 import (
+	"context"
 	"syscall"
 	"testing"
 	"time"
+
+	"google.golang.org/grpc"
+
+	adminv1 "pno/proto/pno/admin/v1"
 )
 
 // TestSplice lets HAProxy move data by splice: through pipes on the host, or
@@ -78,6 +83,52 @@ func TestSpliceStays(t *testing.T) {
 	if n := l.spliced().stayed; n < body-first {
 		t.Errorf("with the DPU back %d bytes of %d stayed on it", n, body)
 	}
+}
+
+// TestSplicePairs counts that HAProxy's connection to the server is on the shard
+// of the client's, or else what is spliced would cross to the host.
+func TestSplicePairs(t *testing.T) {
+	l := newShardedLab(t, 2)
+	l.needOffload()
+	l.backendNginx()
+	l.haproxy(haproxyConf{Threads: 1, Splice: true})
+	before, first := l.accepts(), l.spliced()
+	// A health check may come between an accept and its connect, and the first
+	// few splices of each connection show that the program relays.
+	const downloads, checks, body = 32, 3, 16 << 20
+	stayed := 0
+	for range downloads {
+		n := l.spliced().stayed
+		l.download(haTCP, "16m")
+		if l.spliced().stayed-n >= body/2 {
+			stayed++
+		}
+	}
+	t.Logf("%d of %d bodies stayed on the DPU, %d KiB crossed", stayed, downloads, (l.spliced().crossed-first.crossed)>>10)
+	if stayed < downloads-checks {
+		t.Errorf("of %d bodies only %d stayed on the DPU", downloads, stayed)
+	}
+	for shard, n := range l.accepts() {
+		if n == before[shard] {
+			t.Errorf("shard %d had none of %d clients", shard, downloads)
+		}
+	}
+}
+
+// accepts is how many clients each shard had.
+func (l *lab) accepts() map[uint32]uint64 {
+	l.t.Helper()
+	n := make(map[uint32]uint64)
+	if err := l.admin(l.conf.dpudAdmin, func(ctx context.Context, c grpc.ClientConnInterface) error {
+		r, err := adminv1.NewDpuServiceClient(c).ListShards(ctx, &adminv1.ListShardsRequest{})
+		for _, s := range r.GetShards() {
+			n[s.GetShard()] = s.GetAccepts()
+		}
+		return err
+	}); err != nil {
+		l.t.Fatalf("shards of dpud: %v", err)
+	}
+	return n
 }
 
 // spliced is what the DPU has counted: bytes that went from socket to socket on

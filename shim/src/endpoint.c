@@ -13,6 +13,7 @@
 #include <netinet/tcp.h>
 #include <string.h>
 
+#include "affinity.h"
 #include "epoll.h"
 #include "interrupt.h"
 #include "log.h"
@@ -394,7 +395,6 @@ static int connect_in_kernel(struct pno_sock *s, int fd, struct pno_session *ses
 
 static int start_connect(struct pno_sock *s, int fd, struct pno_session *ses, const struct pno_addr *peer)
 {
-	static atomic_uint turn;
 	struct pno_connect_req req = { .peer = *peer, .proto = PNO_PROTO_TCP };
 
 	choose_local(s, fd, &req.local);
@@ -406,7 +406,7 @@ static int start_connect(struct pno_sock *s, int fd, struct pno_session *ses, co
 		if (!s->handle)
 			return ENOBUFS;
 		s->ses = ses;
-		s->shard = atomic_fetch_add_explicit(&turn, 1, memory_order_relaxed) % ses->shards;
+		s->shard = pno_affinity_shard(ses);
 	}
 	s->qp = &pno_thread_chan(ses)->qp[s->shard];
 	pno_sock_set_local(s, &req.local);

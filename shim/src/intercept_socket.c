@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include "affinity.h"
 #include "epoll.h"
 #include "fault.h"
 #include "log.h"
@@ -205,6 +206,7 @@ static int take(struct pno_sock *l, struct sockaddr *addr, socklen_t *len, int f
 	pno_sock_record(c, c->qp, (struct pno_record){ .op = PNO_OP_ACCEPTED, .sock = c->handle }, NULL);
 	pno_sock_refresh(c);
 	pno_fd_set(fd, (struct pno_obj *)c);
+	pno_affinity_accepted(c);
 	pno_unlock(&c->lock);
 	pno_count(sockets_offloaded);
 	pno_count(sockets_accepted);

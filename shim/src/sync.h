@@ -75,6 +75,12 @@ static inline void pno_lock_inner(pno_lock_t *l)
 		pno_lock_slow(l);
 }
 
+/* The same without waiting, and so in any order. */
+static inline bool pno_trylock_inner(pno_lock_t *l)
+{
+	return __libc_single_threaded || !atomic_exchange_explicit(&l->held, 1, memory_order_acquire);
+}
+
 static inline void pno_unlock_inner(pno_lock_t *l)
 {
 	atomic_store_explicit(&l->held, 0, memory_order_release);

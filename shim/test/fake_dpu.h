@@ -64,8 +64,10 @@ static inline uint8_t pattern(uint64_t i)
 /* Starts hostd and the DPU and sets PNO_HOSTD; stops both. */
 void fake_start(unsigned shards, uint32_t ring_size);
 void fake_stop(void);
-/* Opens a connection to the listener bound to port; the far end echoes. */
+/* Opens a connection to the listener bound to port; the far end echoes. On
+ * shard 0, or on any. */
 void fake_dial(uint16_t port);
+void fake_dial_on(unsigned shard, uint16_t port);
 /* Breaks the protocol on channel 0, or ends the session as hostd would. */
 void fake_violate(void);
 void fake_lose(void);

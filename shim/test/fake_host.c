@@ -557,7 +557,7 @@ void fake_stop(void)
 		free(f.sock[i].echo);
 }
 
-void fake_dial(uint16_t port)
+void fake_dial_on(unsigned shard, uint16_t port)
 {
 	pthread_mutex_lock(&f.lock);
 	turn(); /* the subscription may be under way */
@@ -569,7 +569,7 @@ void fake_dial(uint16_t port)
 		};
 		int c = 0;
 
-		if (!l->used || !l->listening || l->port != port)
+		if (!l->used || !l->listening || l->port != port || l->shard != shard)
 			continue;
 		while (c < (int)f.channels && !l->subscribed[c])
 			c++;
@@ -584,6 +584,11 @@ void fake_dial(uint16_t port)
 		break;
 	}
 	pthread_mutex_unlock(&f.lock);
+}
+
+void fake_dial(uint16_t port)
+{
+	fake_dial_on(0, port);
 }
 
 void fake_violate(void)
