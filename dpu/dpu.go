@@ -39,7 +39,8 @@ type Interface struct {
 
 // Config describes a DPU.
 type Config struct {
-	Shards     int // 1 if 0
+	Shards     int   // 1 if 0
+	Cores      []int // that the shards stay on, one each; none if empty
 	Interfaces []Interface
 	Loopback   bool // 127.0.0.0/8 and ::1 inside each shard
 	TCP        netstack.TCP
@@ -94,6 +95,14 @@ func New(c Config) (*DPU, error) {
 	if c.Shards < 1 || c.Shards > offload.MaxShards {
 		return nil, fmt.Errorf("%d shards, want 1 to %d", c.Shards, offload.MaxShards)
 	}
+	if len(c.Cores) > 0 {
+		if len(c.Cores) != c.Shards {
+			return nil, fmt.Errorf("%d cores for %d shards, want one each", len(c.Cores), c.Shards)
+		}
+		if err := shard.CheckCores(c.Cores); err != nil {
+			return nil, err
+		}
+	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
 	}
@@ -134,7 +143,13 @@ func New(c Config) (*DPU, error) {
 // belongs to shard i modulo the number of shards.
 func (d *DPU) newShard(index int) (*shard.Shard, error) {
 	log := d.c.Log.With("shard", index)
-	s, err := shard.New(shard.Config{Index: index, Shards: d.c.Shards, RSS: d.rss, Poll: d.c.Poll, Log: d.c.Log})
+	core := -1
+	if len(d.c.Cores) > 0 {
+		core = d.c.Cores[index]
+	}
+	s, err := shard.New(shard.Config{
+		Index: index, Shards: d.c.Shards, RSS: d.rss, Poll: d.c.Poll, Core: core, Log: d.c.Log,
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -45,6 +45,7 @@ type rig struct {
 
 type rigOptions struct {
 	shards  int
+	cores   []int
 	queues  int // of the DPU's device; as many as shards if 0
 	faults  [2]wire.Faults
 	limit   int
@@ -82,7 +83,7 @@ func newRig(t testing.TB, o rigOptions) *rig {
 	log := slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: level}))
 	r := &rig{t: t, path: filepath.Join(t.TempDir(), "ctl"), served: make(chan error, 1)}
 	r.d, err = dpu.New(dpu.Config{
-		Shards: o.shards, Loopback: true, Control: r.path, ForkTimeout: o.forks, Log: log, TCP: o.tcp,
+		Shards: o.shards, Cores: o.cores, Loopback: true, Control: r.path, ForkTimeout: o.forks, Log: log, TCP: o.tcp,
 		Moderation: session.Moderation{MaxDelay: o.delay},
 		Interfaces: []dpu.Interface{{Device: a, Driver: "wire", Addresses: []netip.Prefix{
 			netip.MustParsePrefix(dpuAddr + "/15"), netip.MustParsePrefix("2001:2::2/48"),

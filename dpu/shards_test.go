@@ -27,6 +27,7 @@ func TestShards(t *testing.T) {
 		{"one queue", rigOptions{shards: 2, queues: 1}},
 		{"three shards, two queues", rigOptions{shards: 3, queues: 2, noSteer: true}},
 		{"more queues than shards", rigOptions{shards: 2, queues: 4, noSteer: true}},
+		{"a core each", rigOptions{shards: 2, cores: usableCores(t, 2)}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := newRig(t, c.o)
@@ -93,6 +94,11 @@ func TestShards(t *testing.T) {
 						t.Fatalf("%q, %v", b, err)
 					}
 					s.close(0)
+				}
+			}
+			for _, core := range c.o.cores {
+				if !stays(t, core) {
+					t.Errorf("no thread stays on core %d", core)
 				}
 			}
 		})

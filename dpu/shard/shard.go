@@ -9,9 +9,10 @@
 // between them (frames that a device delivered to the wrong one) and mailboxes
 // for rare requests (Do), which any goroutine may use.
 //
-// The goroutine is not locked to an operating system thread: gVisor's TCP
-// processor is a goroutine of its own that must run after each batch, and a
-// switch between goroutines costs a tenth of a switch between threads.
+// The goroutine is locked to an operating system thread only if it is to stay on
+// a core: gVisor's TCP processor is a goroutine of its own that must run after
+// each batch, and a switch between goroutines costs a tenth of a switch between
+// threads.
 package shard
 
 import (
@@ -65,6 +66,7 @@ type Shard struct {
 	Table *session.Table
 	Stack *netstack.Stack
 
+	core  int // see Config
 	log   *slog.Logger
 	rss   *rss.Table
 	ports []*port
@@ -95,6 +97,7 @@ type Config struct {
 	Shards int
 	RSS    *rss.Table
 	Poll   Poll
+	Core   int // that the loop stays on; wherever the scheduler puts it if negative
 	Log    *slog.Logger
 }
 
@@ -106,7 +109,7 @@ func New(c Config) (*Shard, error) {
 		return nil, fmt.Errorf("shard %d: %w", c.Index, err)
 	}
 	s := &Shard{
-		Index: c.Index, log: c.Log, rss: c.RSS, sleeper: sl, base: time.Now(),
+		Index: c.Index, core: c.Core, log: c.Log, rss: c.RSS, sleeper: sl, base: time.Now(),
 		idle: newIdler(int64(c.Poll.Spin)), poke: make([]bool, c.Shards), doneCh: make(chan struct{}),
 	}
 	s.stats.Index = c.Index
@@ -236,6 +239,11 @@ func (s *Shard) Unwatch(fd int) { s.sleeper.unwatch(fd) }
 func (s *Shard) Run(ctx context.Context) {
 	defer close(s.doneCh)
 	defer context.AfterFunc(ctx, func() { s.stop.Store(true); s.Wake() })()
+	if s.core >= 0 {
+		if err := Pin(s.core); err != nil {
+			s.log.Error("shard goes on without a core of its own", "shard", s.Index, "err", err)
+		}
+	}
 	s.log.Debug("shard started", "shard", s.Index)
 	polled := int64(0)
 	for !s.stop.Load() {
