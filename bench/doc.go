@@ -13,7 +13,8 @@
 // a worker alone.
 //
 // Shards measures the DPU alone, two shards against one, under the load of
-// package lane, which costs next to nothing and is not counted.
+// package lane, which costs next to nothing and is not counted. Each shard stays
+// on a core with its load. The control is two processes of one shard each.
 //
 // Placement: the proxy and hostd run on core 0, the DPU and the load on core
 // 1. In the kernel's case the receive work of the proxy's machine is steered

@@ -10,24 +10,31 @@ import (
 	"fmt"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
-	"strings"
+	"sync"
 	"time"
 
 	"pno/bench/lane"
+	"pno/dpu/shard"
 )
 
-// Shards compares two shards with one. Each has as many connections of its
-// own, its own load, and one core for both; the wire is the virtual one.
+// Shards compares two shards with one, and, as a control, with two systems of
+// one shard each, which share nothing but the machine. Each shard has as many
+// connections of its own, its own load, and one core for both, on which both
+// stay; the wire is the virtual one.
 type Shards struct {
 	Benchmark string   `json:"benchmark"`
 	Size      int      `json:"size"`
 	Conns     int      `json:"conns"` // of each shard
 	One       ShardRun `json:"one"`
 	Two       ShardRun `json:"two"`
-	Ratio     float64  `json:"ratio"` // DPU CPU per request, one ÷ two: 1 is linear
-	Machine   Machine  `json:"machine"`
+	Apart     ShardRun `json:"apart"` // two processes side by side
+
+	Ratio      float64 `json:"ratio"`       // DPU CPU per request, one ÷ two: 1 is linear
+	RatioApart float64 `json:"ratio_apart"` // one ÷ apart: what the machine allows
+	OfApart    float64 `json:"of_apart"`    // apart ÷ two
+
+	Machine Machine `json:"machine"`
 }
 
 // ShardRun is one measured run, or the median of several, field by field.
@@ -49,7 +56,9 @@ type ShardedLock struct {
 	Waited float64 `json:"wait_us_per_req"`
 }
 
-// MeasureShards runs one and two shards in turn.
+// MeasureShards runs one, two, and two apart in turn. One takes turns on the
+// cores that two have, so that a core which is slow or has other things to do
+// counts for it as for two.
 func MeasureShards(ctx context.Context, o Options, conns int) (*Shards, error) {
 	if err := o.check(); err != nil {
 		return nil, err
@@ -58,38 +67,70 @@ func MeasureShards(ctx context.Context, o Options, conns int) (*Shards, error) {
 		return nil, errors.New("there must be a connection")
 	}
 	s := &Shards{Benchmark: "shards", Size: lane.Size, Conns: conns, Machine: machine()}
+	kinds := []struct {
+		name string
+		out  *ShardRun
+		run  func(first int) (ShardRun, error)
+	}{
+		{"one shard", &s.One, func(first int) (ShardRun, error) { return shardRun(ctx, o, 1, first, conns) }},
+		{"two shards", &s.Two, func(first int) (ShardRun, error) { return shardRun(ctx, o, 2, first, conns) }},
+		{"two apart", &s.Apart, func(first int) (ShardRun, error) { return apart(ctx, o, first, conns) }},
+	}
 	for i := range o.Pairs {
-		for n, out := range []*ShardRun{&s.One, &s.Two} {
-			r, err := shardRun(ctx, o, n+1, i, conns)
+		for _, k := range kinds {
+			r, err := k.run(i)
 			if err != nil {
-				return nil, err
+				return nil, fmt.Errorf("%s: %w", k.name, err)
 			}
-			o.Log("pair %d, %d shards: %.0f req/s, DPU %.2f µs a request, %.3f µs of waiting for locks", i+1, n+1, r.RPS, r.DPUCPU, r.Waited)
-			out.Runs = append(out.Runs, r)
+			o.Log("pair %d, %s: %.0f req/s, DPU %.2f µs a request, %.3f µs of waiting for locks", i+1, k.name, r.RPS, r.DPUCPU, r.Waited)
+			k.out.Runs = append(k.out.Runs, r)
 		}
 	}
-	for n, out := range []*ShardRun{&s.One, &s.Two} {
-		*out = medianShards(n+1, out.Runs)
+	for _, k := range kinds {
+		*k.out = medianShards(k.out.Runs)
 	}
-	if s.Two.DPUCPU > 0 {
-		s.Ratio = s.One.DPUCPU / s.Two.DPUCPU
+	if s.Two.DPUCPU > 0 && s.Apart.DPUCPU > 0 {
+		s.Ratio, s.RatioApart = s.One.DPUCPU/s.Two.DPUCPU, s.One.DPUCPU/s.Apart.DPUCPU
+		s.OfApart = s.Apart.DPUCPU / s.Two.DPUCPU
 	}
 	return s, nil
 }
 
-// shardRun measures in a process of its own, on as many cores as shards, from
-// core first on: one shard takes turns on all, so that a core which is slow or
-// has other things to do counts for it as for two.
-func shardRun(ctx context.Context, o Options, shards, first, conns int) (ShardRun, error) {
-	args := []string{filepath.Join(o.Bin, "pno"), "bench", "lanes", strconv.Itoa(shards), strconv.Itoa(conns), o.Duration.String()}
-	if cores := runtime.NumCPU(); cores >= shards {
-		var list []string
-		for i := range shards {
-			list = append(list, strconv.Itoa((first+i)%cores))
-		}
-		args = append([]string{"taskset", "-c", strings.Join(list, ",")}, args...)
+// apart runs two processes of one shard each at the same time.
+func apart(ctx context.Context, o Options, first, conns int) (ShardRun, error) {
+	var runs [2]ShardRun
+	var errs [2]error
+	var wg sync.WaitGroup
+	for i := range runs {
+		wg.Go(func() { runs[i], errs[i] = shardRun(ctx, o, 1, first+i, conns) })
 	}
-	c := exec.CommandContext(ctx, args[0], args[1:]...)
+	wg.Wait()
+	a, b := runs[0], runs[1]
+	if err := errors.Join(errs[:]...); err != nil {
+		return a, err
+	}
+	r := ShardRun{Shards: 2, RPS: a.RPS + b.RPS, Locks: append(a.Locks, b.Locks...)}
+	mean := func(of func(ShardRun) float64) float64 { return (of(a)*a.RPS + of(b)*b.RPS) / r.RPS }
+	r.DPUCPU = mean(func(r ShardRun) float64 { return r.DPUCPU })
+	r.Waited = mean(func(r ShardRun) float64 { return r.Waited })
+	r.Allocs = mean(func(r ShardRun) float64 { return r.Allocs })
+	return r, nil
+}
+
+// shardRun measures in a process of its own; the shards are on as many cores,
+// from core first on, if there are so many.
+func shardRun(ctx context.Context, o Options, shards, first, conns int) (ShardRun, error) {
+	args := []string{"bench", "lanes", strconv.Itoa(shards), strconv.Itoa(conns), o.Duration.String()}
+	cores, err := shard.Cores()
+	if err != nil {
+		return ShardRun{}, err
+	}
+	if len(cores) > 1 && len(cores) >= shards {
+		for i := range shards {
+			args = append(args, strconv.Itoa(cores[(first+i)%len(cores)]))
+		}
+	}
+	c := exec.CommandContext(ctx, filepath.Join(o.Bin, "pno"), args...)
 	var said bytes.Buffer
 	c.Stderr = &said
 	out, err := c.Output()
@@ -113,10 +154,10 @@ func shardRun(ctx context.Context, o Options, shards, first, conns int) (ShardRu
 	return r, nil
 }
 
-func medianShards(shards int, runs []ShardRun) ShardRun {
+func medianShards(runs []ShardRun) ShardRun {
 	cpu := func(r ShardRun) float64 { return r.DPUCPU }
 	m := ShardRun{
-		Shards: shards, Runs: runs, DPUCPU: medianOf(runs, cpu), Spread: spreadOf(runs, cpu),
+		Shards: runs[0].Shards, Runs: runs, DPUCPU: medianOf(runs, cpu), Spread: spreadOf(runs, cpu),
 		RPS:    medianOf(runs, func(r ShardRun) float64 { return r.RPS }),
 		Waited: medianOf(runs, func(r ShardRun) float64 { return r.Waited }),
 		Allocs: medianOf(runs, func(r ShardRun) float64 { return r.Allocs }),

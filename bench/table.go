@@ -150,7 +150,8 @@ func (r *Report) markdown() string {
 	}
 	if s := r.Shards; s != nil {
 		fmt.Fprintf(&b, "\nTwo shards against one, virtual wire, %d B, %d connections each: %.2f and %.2f µs of DPU CPU a request, **%.2f** of linear; "+
-			"waiting for locks %.3f and %.3f µs.\n", s.Size, s.Conns, s.Two.DPUCPU, s.One.DPUCPU, s.Ratio, s.Two.Waited, s.One.Waited)
+			"waiting for locks %.3f and %.3f µs. Two processes of one shard each, side by side: %.2f µs, %.2f of linear, so two shards are %.2f of what shares nothing.\n",
+			s.Size, s.Conns, s.Two.DPUCPU, s.One.DPUCPU, s.Ratio, s.Two.Waited, s.One.Waited, s.Apart.DPUCPU, s.RatioApart, s.OfApart)
 	}
 	if r.Memory != nil {
 		b.WriteString("\n| idle connections | host bytes each | with the rings | DPU bytes each | rings, MB in all | host CPU | DPU CPU |\n|---|--:|--:|--:|--:|--:|--:|\n")

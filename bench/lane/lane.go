@@ -14,17 +14,20 @@ import (
 	"net/netip"
 	"runtime"
 	"sync/atomic"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
 	"pno/dpu"
 	"pno/dpu/link"
+	"pno/dpu/shard"
 	"pno/offload"
 )
 
 // lane is the load of one shard.
 type lane struct {
 	shard   int
+	core    int // that it shares with the shard, negative if any
 	clients clients
 	host    host
 	tid     atomic.Int32 // of the thread that it runs on
@@ -40,6 +43,11 @@ func (l *lane) run() {
 }
 
 func (l *lane) serve() error {
+	if l.core >= 0 {
+		if err := shard.Pin(l.core); err != nil {
+			return err
+		}
+	}
 	if err := l.host.listen(l.clients.server); err != nil {
 		return err
 	}
@@ -58,8 +66,7 @@ func (l *lane) serve() error {
 		wait := []unix.PollFd{
 			{Fd: int32(l.clients.queue.FD()), Events: unix.POLLIN}, {Fd: int32(l.host.interrupt), Events: unix.POLLIN},
 		}
-		// The limit is for the end of the run; a signal is a wake-up like others.
-		if _, err := unix.Poll(wait, 100); err != nil && err != unix.EINTR {
+		if err := poll(wait); err != nil {
 			return fmt.Errorf("wait for frames and records: %w", err)
 		}
 		l.host.qp.Disarm()
@@ -67,6 +74,19 @@ func (l *lane) serve() error {
 			var b [8]byte
 			_, _ = unix.Read(l.host.interrupt, b[:]) // the next look at the ring counts
 		}
+	}
+	return nil
+}
+
+// poll waits for one of the descriptors, unknown to the Go scheduler, which
+// would set other threads to work meanwhile, and have them counted for the DPU's.
+// The limit is for the end of the run; a signal is a wake-up like others.
+func poll(list []unix.PollFd) error {
+	limit := unix.Timespec{Nsec: 1e8}
+	_, _, errno := unix.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&list[0])), uintptr(len(list)),
+		uintptr(unsafe.Pointer(&limit)), 0, 0, 0)
+	if errno != 0 && errno != unix.EINTR {
+		return errno
 	}
 	return nil
 }

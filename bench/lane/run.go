@@ -58,8 +58,9 @@ var (
 // Load is what the lanes put on a DPU.
 type Load struct {
 	Shards int
-	Conns  int  // of each shard, at a time
-	Short  bool // a new connection for each request, which the host closes
+	Conns  int   // of each shard, at a time
+	Short  bool  // a new connection for each request, which the host closes
+	Cores  []int // that each shard and its lane share; wherever the scheduler puts them if empty
 }
 
 // Run loads a DPU for a time, or longer if a lane had too few requests by then.
@@ -125,7 +126,10 @@ func build(load Load) (*world, error) {
 	}
 	w := &world{ends: [2]*wire.Device{near, far}}
 	for i, q := range far.Queues() {
-		l := &lane{shard: i, done: make(chan error, 1)}
+		l := &lane{shard: i, core: -1, done: make(chan error, 1)}
+		if len(load.Cores) > 0 {
+			l.core = load.Cores[i]
+		}
 		l.clients.queue, l.clients.me, l.clients.macs = q, clientAddr, cfg.MACs
 		l.clients.server = netip.AddrPortFrom(serverAddr, uint16(firstPort+i))
 		l.clients.short, l.clients.byPort = load.Short, make(map[uint16]*client)
@@ -142,7 +146,7 @@ func build(load Load) (*world, error) {
 		}
 		w.lanes = append(w.lanes, l)
 	}
-	w.dpu, err = dpu.New(dpu.Config{Shards: shards, Interfaces: []dpu.Interface{{
+	w.dpu, err = dpu.New(dpu.Config{Shards: shards, Cores: load.Cores, Interfaces: []dpu.Interface{{
 		Device: near, Driver: "wire", Addresses: []netip.Prefix{netip.PrefixFrom(serverAddr, 24)},
 	}}})
 	return w, err

@@ -45,9 +45,12 @@ const shownLocks = 5
 func printShards(w io.Writer, s *bench.Shards) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintf(t, "shards\treq/s\tDPU µs/req\tspread\tlock wait µs/req\t\n")
-	for _, r := range []bench.ShardRun{s.One, s.Two} {
-		fmt.Fprintf(t, "%d\t%.0f\t%.2f\t%.0f %%\t%.3f\t\n", r.Shards, r.RPS, r.DPUCPU, 100*r.Spread, r.Waited)
+	line := func(what string, r bench.ShardRun) {
+		fmt.Fprintf(t, "%s\t%.0f\t%.2f\t%.0f %%\t%.3f\t\n", what, r.RPS, r.DPUCPU, 100*r.Spread, r.Waited)
 	}
+	line("1", s.One)
+	line("2", s.Two)
+	line("2 of their own", s.Apart)
 	if err := t.Flush(); err != nil {
 		return err
 	}
@@ -60,16 +63,17 @@ func printShards(w io.Writer, s *bench.Shards) error {
 			fmt.Fprintf(w, "  %8.3f µs/req %7d times  %s\n", l.Waited, l.Times, l.Where)
 		}
 	}
-	_, err := fmt.Fprintf(w, "one ÷ two DPU CPU per request: %.2f of linear\n", s.Ratio)
+	_, err := fmt.Fprintf(w, "DPU CPU per request, one ÷ two: %.2f of linear; two processes of one shard each: %.2f, so two shards %.2f of that\n",
+		s.Ratio, s.RatioApart, s.OfApart)
 	return err
 }
 
 // newLanesCmd is a part of shards: one run, in a process of its own.
 func newLanesCmd() *cobra.Command {
 	return &cobra.Command{
-		Use:    "lanes SHARDS CONNS DURATION",
+		Use:    "lanes SHARDS CONNS DURATION [CORE...]",
 		Hidden: true,
-		Args:   cobra.ExactArgs(3),
+		Args:   cobra.MinimumNArgs(3),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			shards, err := strconv.Atoi(args[0])
 			if err != nil {
@@ -83,7 +87,15 @@ func newLanesCmd() *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("length of the run: %w", err)
 			}
-			r, err := lane.Run(cmd.Context(), lane.Load{Shards: shards, Conns: conns}, d)
+			var cores []int
+			for _, a := range args[3:] {
+				c, err := strconv.Atoi(a)
+				if err != nil {
+					return fmt.Errorf("number of a core: %w", err)
+				}
+				cores = append(cores, c)
+			}
+			r, err := lane.Run(cmd.Context(), lane.Load{Shards: shards, Conns: conns, Cores: cores}, d)
 			if err != nil {
 				return err
 			}
