@@ -98,10 +98,13 @@ func serve(ctx context.Context, set settings, d *dpu.DPU, log *slog.Logger) erro
 func dpuConfig(set settings, dev link.Device, mode string, log *slog.Logger) dpu.Config {
 	shards := set.Shards
 	if shards == 0 {
+		shards = len(set.Cores)
+	}
+	if shards == 0 {
 		shards = min(len(dev.Queues()), offload.MaxShards)
 	}
 	return dpu.Config{
-		Shards: shards,
+		Shards: shards, Cores: set.Cores,
 		Interfaces: []dpu.Interface{{
 			Device: dev, Driver: set.Link.Driver, Mode: mode, Addresses: set.Addresses, Routes: set.routes(),
 		}},

@@ -39,6 +39,7 @@ type settings struct {
 	Routes     []route            `yaml:"routes"`
 	Loopback   bool               `yaml:"loopback"`
 	Shards     int                `yaml:"shards"`
+	Cores      []int              `yaml:"cores"`
 	Spin       config.Duration    `yaml:"spin"`
 	Control    string             `yaml:"control"`
 	Admin      string             `yaml:"admin"`
@@ -114,6 +115,7 @@ func defaultSettings() settings {
 func (s *settings) Validate() error {
 	return errors.Join(append(s.checkAddresses(),
 		config.At("shards", within("shards", s.Shards, 0, offload.MaxShards)),
+		config.At("cores", s.checkCores()),
 		config.At("spin", between(s.Spin, 1, time.Second)),
 		config.At("control", checkSocketPath(s.Control)),
 		config.At("admin", checkSocketPath(s.Admin)),
@@ -154,6 +156,19 @@ func (s *settings) checkAddresses() (errs []error) {
 		}
 	}
 	return errs
+}
+
+// checkCores holds the list against the number of shards.
+func (s *settings) checkCores() error {
+	for i, c := range s.Cores {
+		if slices.Contains(s.Cores[:i], c) {
+			return fmt.Errorf("core %d is given twice; each shard needs one of its own", c)
+		}
+	}
+	if n := len(s.Cores); n > offload.MaxShards || n > 0 && s.Shards != 0 && s.Shards != n {
+		return fmt.Errorf("%d cores for %d shards; give one for each, or leave shards out", n, s.Shards)
+	}
+	return nil
 }
 
 // reaches tells whether a gateway is on an own network.

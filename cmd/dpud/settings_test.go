@@ -57,6 +57,8 @@ func TestSettingsErrors(t *testing.T) {
 		{"route of two families", minimal + "routes:\n  - {to: ::/0, via: 198.18.0.1}\n",
 			"c:4:3: ::/0 and its gateway 198.18.0.1 are of different families"},
 		{"shards", minimal + "shards: 99\n", "c:3:9: 99 shards, want 0 to 16"},
+		{"a core twice", minimal + "cores: [1, 1]\n", "c:3:8: core 1 is given twice; each shard needs one of its own"},
+		{"too few cores", minimal + "shards: 2\ncores: [1]\n", "c:4:8: 1 cores for 2 shards; give one for each, or leave shards out"},
 		{"spin", minimal + "spin: 2s\n", "c:3:7: 2s, want 1ns to 1s"},
 		{"relative socket", minimal + "control: dpud.sock\n", `c:3:10: "dpud.sock" is not a full path of a Unix socket; it has at most 107 bytes`},
 		{"one socket for two", minimal + "control: /run/a\nadmin: /run/a\n", "c:4:8: /run/a is the control socket too; each needs a path of its own"},
