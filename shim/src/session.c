@@ -251,18 +251,22 @@ int pno_session_refusal(void)
 	return fallback == PNO_ACTION_REFUSE ? refusal : 0;
 }
 
+void pno_session_lose_sock(struct pno_session *ses, struct pno_sock *s)
+{
+	if (s->ses != ses || s->state == PNO_FREE)
+		return;
+	if (s->state == PNO_LISTENING)
+		s->listener->lost = true;
+	else if (s->state == PNO_PARKED)
+		s->err = ECONNRESET;
+	else if (pno_sock_offloaded(s))
+		pno_sock_die(s, ECONNRESET);
+}
+
 static void lose_sock(struct pno_sock *s, void *arg)
 {
 	pno_lock(&s->lock);
-	if (s->ses == arg && s->state != PNO_FREE) {
-		if (s->state == PNO_LISTENING) {
-			s->listener->lost = true;
-		} else if (s->state == PNO_PARKED) {
-			s->err = ECONNRESET;
-		} else if (pno_sock_offloaded(s)) {
-			pno_sock_die(s, ECONNRESET);
-		}
-	}
+	pno_session_lose_sock(arg, s);
 	pno_unlock(&s->lock);
 }
 

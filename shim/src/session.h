@@ -101,6 +101,8 @@ struct pno_session *pno_session_now(void);
 int pno_session_refusal(void);
 /* Ends the session: every socket of it is reset. Called with no lock held. */
 void pno_session_lose(struct pno_session *ses, const char *why);
+/* What that means for one socket, which is locked. Twice is as good as once. */
+void pno_session_lose_sock(struct pno_session *ses, struct pno_sock *s);
 /* True, and the session is ended, if the DPU is gone. */
 bool pno_session_check(struct pno_session *ses);
 

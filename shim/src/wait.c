@@ -428,6 +428,10 @@ static int wait_counted(void *arg)
 		if (rc < 0)
 			break;
 	}
+	/* Whoever ends the session may be waiting for this very lock, and the caller
+	 * comes back until it has heard of it. */
+	if (unlikely(atomic_load_explicit(&ses->lost, memory_order_relaxed)) && s->generation == w->generation)
+		pno_session_lose_sock(ses, s);
 	uncount(w);
 	return rc;
 }
