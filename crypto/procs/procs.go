@@ -10,8 +10,9 @@
 // goroutine to that core, where it begins anew. That is most of what an operation
 // waits for at low load. With one processor there is nobody to wake, and that is
 // enough as long as the daemon uses less than part of one core, and what it has to
-// run does not wait; calls into libcrypto, where signatures take their time, do not
-// hold a processor.
+// run does not wait. A call into libcrypto, where signatures take their time, gives its
+// processor up when the scheduler's monitor looks, after some tens of microseconds or
+// more; who waits for that is counted.
 //
 // Fit owns its goroutine. It is for one place in a program.
 package procs

@@ -15,8 +15,10 @@ import (
 // run is segments of one connection that came one behind the other, in one batch
 // of frames: they go through the stack as one, which costs it as much as for
 // each. Only what differs in nothing but its place in the stream is taken
-// together, so that the stack sees what it would have seen. The frames are the
-// device's; they are copied when the run ends, with the batch at the latest.
+// together, so that the stack sees what it would have seen, but for the number: what
+// comes beyond a gap is acknowledged once for the run, which tells a peer without
+// SACK of a loss later. The frames are the device's; they are copied when the run
+// ends, with the batch at the latest.
 //
 // It belongs to the loop.
 type run struct {
