@@ -56,20 +56,10 @@ static int client(unsigned shard)
 	return fd;
 }
 
-static int server(void)
-{
-	struct sockaddr_in sa = { .sin_family = AF_INET, .sin_port = htons(PORT_ECHO) };
-	int fd = socket(AF_INET, SOCK_STREAM, 0);
-
-	inet_pton(AF_INET, "198.18.0.1", &sa.sin_addr);
-	CHECK(fd >= 0 && connect(fd, (struct sockaddr *)&sa, sizeof sa) == 0);
-	return fd;
-}
-
 /* A connection is made, and is of that shard. */
 static void expect(unsigned shard)
 {
-	int fd = server();
+	int fd = fake_connect(PORT_ECHO);
 
 	CHECK(shard_of(fd) == shard);
 	close(fd);
@@ -86,7 +76,7 @@ static void request(int fd)
 static void expect_turns(void)
 {
 	unsigned first;
-	int fd = server();
+	int fd = fake_connect(PORT_ECHO);
 
 	first = shard_of(fd);
 	close(fd);

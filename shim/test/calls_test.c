@@ -29,16 +29,6 @@ static struct sockaddr_in to(uint16_t port)
 	return sa;
 }
 
-static int dial(uint16_t port)
-{
-	struct sockaddr_in sa = to(port);
-	int fd = socket(AF_INET, SOCK_STREAM, 0);
-
-	CHECK(fd >= 0);
-	CHECK(connect(fd, (struct sockaddr *)&sa, sizeof sa) == 0);
-	return fd;
-}
-
 static int serve(uint16_t *port)
 {
 	struct sockaddr_in sa = to(0);
@@ -55,7 +45,7 @@ static int serve(uint16_t *port)
 static void echo(void)
 {
 	char buf[100];
-	int fd = dial(PORT_ECHO), n;
+	int fd = fake_connect(PORT_ECHO), n;
 	struct sockaddr_in sa;
 	socklen_t len = sizeof sa;
 
@@ -98,7 +88,7 @@ static void failures(void)
 	CHECK(connect(fd, (struct sockaddr *)&sa, sizeof sa) == -1 && errno == EISCONN);
 	close(fd);
 
-	fd = dial(PORT_RESET);
+	fd = fake_connect(PORT_RESET);
 	CHECK(send(fd, "x", 1, 0) == 1);
 	CHECK(recv(fd, &c, 1, 0) == -1 && errno == ECONNRESET);
 	CHECK(recv(fd, &c, 1, 0) == 0);
@@ -110,7 +100,7 @@ static void failures(void)
  * what it holds is spilled and must not stop the first. */
 static void bulk(void)
 {
-	int lazy = dial(PORT_CHARGEN), fd = dial(PORT_CHARGEN);
+	int lazy = fake_connect(PORT_CHARGEN), fd = fake_connect(PORT_CHARGEN);
 	static uint8_t buf[50000];
 	uint64_t got = 0;
 	ssize_t n;
@@ -150,7 +140,7 @@ static void *reader(void *arg)
 static void both_ways(void)
 {
 	uint64_t total = 4u << 20, sent = 0;
-	int fd = dial(PORT_ECHO);
+	int fd = fake_connect(PORT_ECHO);
 	pthread_t t;
 	void *got;
 
@@ -174,7 +164,7 @@ static void both_ways(void)
 
 static void file(void)
 {
-	int in = memfd_create("file", 0), fd = dial(PORT_ECHO);
+	int in = memfd_create("file", 0), fd = fake_connect(PORT_ECHO);
 	uint8_t buf[100000], back[100000];
 	off_t off = 1000;
 	size_t got = 0;
@@ -208,7 +198,7 @@ static int wait_one(int ep, struct epoll_event *e, int ms)
 
 static void epolls(void)
 {
-	int ep = epoll_create1(0), fd = dial(PORT_ECHO), pipes[2];
+	int ep = epoll_create1(0), fd = fake_connect(PORT_ECHO), pipes[2];
 	struct epoll_event e = { .events = EPOLLIN | EPOLLET | EPOLLRDHUP, .data.u64 = 77 };
 	char buf[10];
 
@@ -302,7 +292,7 @@ static void accepts(void)
 /* A socket that moves from one thread's epoll to another's, in mid-stream. */
 static void moves(void)
 {
-	int a = epoll_create1(0), b = epoll_create1(0), fd = dial(PORT_ECHO), at = a;
+	int a = epoll_create1(0), b = epoll_create1(0), fd = fake_connect(PORT_ECHO), at = a;
 	struct epoll_event e = { .events = EPOLLIN, .data.fd = fd };
 	uint64_t sent = 0, got = 0;
 
@@ -336,7 +326,7 @@ static void moves(void)
 
 static void selects(void)
 {
-	int fd = dial(PORT_ECHO), pipes[2];
+	int fd = fake_connect(PORT_ECHO), pipes[2];
 	struct timeval tv = { .tv_usec = 10000 };
 	fd_set r, w;
 	char c;
@@ -365,7 +355,7 @@ static void selects(void)
 
 static void options(void)
 {
-	int fd = dial(PORT_ECHO), v = 1;
+	int fd = fake_connect(PORT_ECHO), v = 1;
 	socklen_t len = sizeof v;
 
 	CHECK(setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &v, sizeof v) == 0);
@@ -385,7 +375,7 @@ static void again(void)
 {
 	struct sockaddr_in sa = to(PORT_ECHO);
 	struct sockaddr none = { .sa_family = AF_UNSPEC };
-	int fd = dial(PORT_ECHO), err, on = 1;
+	int fd = fake_connect(PORT_ECHO), err, on = 1;
 	socklen_t len = sizeof err;
 	char c;
 
@@ -405,7 +395,7 @@ static void again(void)
 	CHECK(sendto(fd, "z", 1, MSG_FASTOPEN, (struct sockaddr *)&sa, sizeof sa) == 1);
 	CHECK(recv(fd, &c, 1, 0) == 1 && c == 'z');
 	close(fd);
-	fd = dial(PORT_RESET);
+	fd = fake_connect(PORT_RESET);
 	CHECK(send(fd, "x", 1, 0) == 1);
 	while (recv(fd, &c, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && errno == EAGAIN)
 		usleep(1000);
@@ -428,7 +418,7 @@ static void sleepers(void)
 
 	for (int round = 0; round < 200; round++) {
 		for (int i = 0; i < 4; i++) {
-			fd[i] = dial(PORT_ECHO);
+			fd[i] = fake_connect(PORT_ECHO);
 			CHECK(!pthread_create(&t[i], NULL, blocked_reader, &fd[i]));
 		}
 		for (int i = 3; i >= 0; i--)
@@ -446,7 +436,7 @@ static void sleepers(void)
 /* The child has no session yet: closing what it inherited must not hurt. */
 static void forks(void)
 {
-	int fd = dial(PORT_ECHO);
+	int fd = fake_connect(PORT_ECHO);
 	char c;
 	pid_t pid = fork();
 
@@ -463,7 +453,7 @@ static void forks(void)
 /* Programs that close what they did not open do not reach the shim's own. */
 static void own_descriptors(void)
 {
-	int fd = dial(PORT_ECHO), high = fcntl(fd, F_DUPFD, 200);
+	int fd = fake_connect(PORT_ECHO), high = fcntl(fd, F_DUPFD, 200);
 	char c;
 
 	CHECK(high >= 200);
@@ -480,7 +470,7 @@ static void own_descriptors(void)
 
 static void lost(void)
 {
-	int fd = dial(PORT_ECHO), ep = epoll_create1(0);
+	int fd = fake_connect(PORT_ECHO), ep = epoll_create1(0);
 	struct epoll_event e = { .events = EPOLLIN };
 	char c;
 
@@ -497,7 +487,7 @@ static void lost(void)
 static void revival(void)
 {
 	uint16_t port;
-	int l = serve(&port), ep = epoll_create1(0), fd = dial(PORT_ECHO);
+	int l = serve(&port), ep = epoll_create1(0), fd = fake_connect(PORT_ECHO);
 	struct epoll_event e = { .events = EPOLLIN, .data.fd = l };
 	char buf[10];
 

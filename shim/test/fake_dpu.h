@@ -68,6 +68,8 @@ void fake_stop(void);
  * shard 0, or on any. */
 void fake_dial(uint16_t port);
 void fake_dial_on(unsigned shard, uint16_t port);
+/* Connects a socket to a port of the far end's. */
+int fake_connect(uint16_t port);
 /* Breaks the protocol on channel 0, or ends the session as hostd would. */
 void fake_violate(void);
 void fake_lose(void);

@@ -5,6 +5,7 @@
  * is played by port number (fake_dpu.h). One lock covers the DPU's state; it
  * sleeps on its doorbells like a real one.
  */
+#include <arpa/inet.h>
 #include <errno.h>
 #include <poll.h>
 #include <string.h>
@@ -589,6 +590,16 @@ void fake_dial_on(unsigned shard, uint16_t port)
 void fake_dial(uint16_t port)
 {
 	fake_dial_on(0, port);
+}
+
+int fake_connect(uint16_t port)
+{
+	struct sockaddr_in sa = { .sin_family = AF_INET, .sin_port = htons(port) };
+	int fd = socket(AF_INET, SOCK_STREAM, 0);
+
+	inet_pton(AF_INET, "198.18.0.1", &sa.sin_addr);
+	CHECK(fd >= 0 && connect(fd, (struct sockaddr *)&sa, sizeof sa) == 0);
+	return fd;
 }
 
 void fake_violate(void)

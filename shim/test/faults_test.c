@@ -34,16 +34,6 @@ static void *volatile bad = (void *)16;
 
 #define FAULTS(call) CHECK((call) == -1 && errno == EFAULT)
 
-static int dial(uint16_t port)
-{
-	struct sockaddr_in sa = { .sin_family = AF_INET, .sin_port = htons(port) };
-	int fd = socket(AF_INET, SOCK_STREAM, 0);
-
-	inet_pton(AF_INET, "198.18.0.1", &sa.sin_addr);
-	CHECK(fd >= 0 && connect(fd, (struct sockaddr *)&sa, sizeof sa) == 0);
-	return fd;
-}
-
 static void fill(int fd, const char *text)
 {
 	int n = 0, want = strlen(text);
@@ -57,7 +47,7 @@ static void fill(int fd, const char *text)
 /* Nothing is lost by a read that faults. */
 static void reads(void)
 {
-	int fd = dial(PORT_ECHO), n;
+	int fd = fake_connect(PORT_ECHO), n;
 	struct iovec v[2] = { { edge - 3, 3 }, { bad, 100 } };
 	struct msghdr m = { .msg_iov = v, .msg_iovlen = 1 };
 
@@ -84,7 +74,7 @@ static void copies(void)
 {
 	static char from[6000], to[6000];
 	size_t longest = 2200;
-	int fd = dial(PORT_ECHO);
+	int fd = fake_connect(PORT_ECHO);
 
 	for (size_t i = 0; i < sizeof from; i++)
 		from[i] = pattern(i) | 1;
@@ -103,7 +93,7 @@ static void copies(void)
 
 static void lengths(void)
 {
-	int fd = dial(PORT_ECHO);
+	int fd = fake_connect(PORT_ECHO);
 	static struct iovec v[IOV_MAX + 1];
 	struct msghdr m = { .msg_iov = v, .msg_iovlen = IOV_MAX + 1 };
 	char buf[4];
@@ -125,7 +115,7 @@ static void lengths(void)
 
 static void writes(void)
 {
-	int fd = dial(PORT_ECHO);
+	int fd = fake_connect(PORT_ECHO);
 	struct iovec v[2] = { { "abc", 3 }, { bad, 4 } };
 	struct msghdr m = { .msg_iov = v, .msg_iovlen = 1 };
 	char buf[16];
@@ -147,7 +137,7 @@ static void writes(void)
 
 static void addresses(void)
 {
-	int fd = dial(PORT_ECHO), one = 1;
+	int fd = fake_connect(PORT_ECHO), one = 1;
 	struct sockaddr_in sa;
 	socklen_t len = sizeof sa;
 
@@ -171,7 +161,7 @@ static void addresses(void)
 
 static void readiness(void)
 {
-	int fd = dial(PORT_ECHO), ep = epoll_create1(0);
+	int fd = fake_connect(PORT_ECHO), ep = epoll_create1(0);
 	struct epoll_event e = { .events = EPOLLOUT };
 	struct timeval tv = { 0 };
 	fd_set set;
@@ -201,7 +191,7 @@ static void wide_select(void)
 {
 	struct { unsigned long before; fd_set set; unsigned long after[2048]; } x;
 	struct timeval tv = { 0 };
-	int fd = dial(PORT_ECHO);
+	int fd = fake_connect(PORT_ECHO);
 
 	memset(&x, 0x55, sizeof x);
 	FD_ZERO(&x.set);
@@ -232,7 +222,7 @@ static void on_segv(int sig, siginfo_t *info, void *uc)
 static void own_faults(void)
 {
 	struct sigaction a = { .sa_sigaction = on_segv, .sa_flags = SA_SIGINFO }, old;
-	int fd = dial(PORT_ECHO);
+	int fd = fake_connect(PORT_ECHO);
 
 	CHECK(sigaction(SIGSEGV, NULL, &old) == 0 && old.sa_handler == SIG_DFL);
 	CHECK(sigaction(SIGSEGV, &a, NULL) == 0);

@@ -5,25 +5,13 @@
  * has said so, and has not come to this socket yet, for which it needs the lock
  * that a call on it holds. The call must not wait for that.
  */
-#include <arpa/inet.h>
 #include <errno.h>
 #include <poll.h>
-#include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "fake_dpu.h"
 #include "sock.h"
-
-static int server(void)
-{
-	struct sockaddr_in sa = { .sin_family = AF_INET, .sin_port = htons(PORT_ECHO) };
-	int fd = socket(AF_INET, SOCK_STREAM, 0);
-
-	inet_pton(AF_INET, "198.18.0.1", &sa.sin_addr);
-	CHECK(fd >= 0 && connect(fd, (struct sockaddr *)&sa, sizeof sa) == 0);
-	return fd;
-}
 
 int main(void)
 {
@@ -34,7 +22,7 @@ int main(void)
 
 	alarm(60);
 	fake_start(1, PNO_MIN_RING_SIZE * 2);
-	one = server(), two = server();
+	one = fake_connect(PORT_ECHO), two = fake_connect(PORT_ECHO);
 	s = pno_sock_peek(one);
 	CHECK(s);
 	atomic_store(&s->ses->lost, true);
