@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"gvisor.dev/gvisor/pkg/buffer"
+	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
@@ -133,17 +134,7 @@ func TestDataCarriesTheFIN(t *testing.T) {
 // Only what the IP layer would let pass goes past it.
 func TestSegmentsPastTheIPLayer(t *testing.T) {
 	s, e := waitingStack(t, false)
-	ep, err := s.NewEndpoint(tcp.ProtocolNumber, header.IPv4ProtocolNumber, new(waiter.Queue))
-	if err == nil {
-		err = ep.Bind(Full(netip.MustParseAddrPort("0.0.0.0:80")))
-	}
-	if err == nil {
-		err = ep.Listen(10)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ep.Close()
+	listening(t, s, "0.0.0.0:80")
 	for _, c := range []struct {
 		local, peer string
 		port        uint16
@@ -173,4 +164,25 @@ func TestSegmentsPastTheIPLayer(t *testing.T) {
 			t.Errorf("from %s to %s port %d: %v", c.peer, c.local, c.port, taken)
 		}
 	}
+}
+
+// listening is an endpoint of a stack that listens there, until the test ends.
+func listening(t testing.TB, s *Stack, at string) tcpip.Endpoint {
+	t.Helper()
+	addr, family := netip.MustParseAddrPort(at), header.IPv4ProtocolNumber
+	if addr.Addr().Is6() {
+		family = header.IPv6ProtocolNumber
+	}
+	ep, err := s.NewEndpoint(tcp.ProtocolNumber, family, new(waiter.Queue))
+	if err == nil {
+		t.Cleanup(ep.Close)
+		err = ep.Bind(Full(addr))
+	}
+	if err == nil {
+		err = ep.Listen(16)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ep
 }

@@ -5,10 +5,6 @@ package netstack
 import (
 	"net/netip"
 	"testing"
-
-	"gvisor.dev/gvisor/pkg/tcpip/header"
-	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
-	"gvisor.dev/gvisor/pkg/waiter"
 )
 
 // Any frame may come while there are sockets at foreign addresses.
@@ -21,23 +17,12 @@ func FuzzForeignFrame(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	defer s.Close()
+	f.Cleanup(s.Close)
 	st, err := s.Foreign()
 	if err != nil {
 		f.Fatal(err)
 	}
-	ep, terr := st.NewEndpoint(tcp.ProtocolNumber, header.IPv6ProtocolNumber, new(waiter.Queue))
-	if terr == nil {
-		terr = ep.Bind(Full(netip.MustParseAddrPort("[::]:80")))
-	}
-	if terr == nil {
-		terr = ep.Listen(16)
-	}
-	if terr != nil {
-		f.Fatal(terr)
-	}
-	s.SetTransparent(ep, true)
-	defer ep.Close()
+	s.SetTransparent(listening(f, st, "[::]:80"), true)
 
 	frame := func(typ uint16, b ...byte) []byte {
 		return append(append(append([]byte(nil), mac[:]...), 2, 0, 0, 0, 0, 2, byte(typ>>8), byte(typ)), b...)

@@ -6,14 +6,12 @@ import (
 	"bytes"
 	"encoding/binary"
 	"math/rand/v2"
-	"net/netip"
 	"testing"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
-	"gvisor.dev/gvisor/pkg/waiter"
 )
 
 // dialogue is a stack with one accepted connection, waitingOne, whose peer is the
@@ -33,30 +31,13 @@ const peerNext = uint32(5000)
 
 func accepted(t testing.TB) *dialogue {
 	t.Helper()
-	port := NewEndpoint(ourMAC, 1500, func() {})
-	s, err := New(Options{Ports: []Port{{
-		Name: "eth0", Endpoint: port, Addresses: []netip.Prefix{netip.MustParsePrefix("198.18.0.2/24")},
-	}}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(s.Close)
+	s, port := onePort(t)
 	d := &dialogue{t: t, s: s, port: port, now: int64(time.Second)}
 	peer := tcpip.AddrFrom4(waitingOne.peer)
 	if err := s.AddStaticNeighbor(1, header.IPv4ProtocolNumber, peer, tcpip.LinkAddress(peerMAC[:])); err != nil {
 		t.Fatal(err)
 	}
-	l, lerr := s.NewEndpoint(tcp.ProtocolNumber, header.IPv4ProtocolNumber, new(waiter.Queue))
-	if lerr == nil {
-		lerr = l.Bind(Full(netip.MustParseAddrPort("0.0.0.0:80")))
-	}
-	if lerr == nil {
-		lerr = l.Listen(10)
-	}
-	if lerr != nil {
-		t.Fatal(lerr)
-	}
-	t.Cleanup(l.Close)
+	l := listening(t, s, "0.0.0.0:80")
 	port.Deliver(d.frame(syn, peerNext-1, nil))
 	d.sequence = d.answer(func(h header.TCP) bool { return h.Flags() == syn|ack }).SequenceNumber() + 1
 	port.Deliver(d.frame(ack, peerNext, nil))

@@ -3,7 +3,6 @@
 package netstack
 
 import (
-	"encoding/binary"
 	"net/netip"
 	"time"
 
@@ -103,9 +102,7 @@ func (s *Stack) bury(now int64) {
 	s.ended, t.waits.ended = t.waits.ended, s.ended[:0]
 	for _, e := range s.ended {
 		fl := e.fl
-		if t.table[fl.key] == fl {
-			delete(t.table, fl.key)
-		}
+		t.drop(fl)
 		// It may have given way to a new connection already.
 		if fl.ep.EndpointState() == tcp.StateTimeWait {
 			w := fl.final
@@ -277,8 +274,7 @@ func (w *timeWait) answer(g *inbound, now int64) *stack.PacketBuffer {
 		n += header.EncodeNOP(h[tcpLen+n:])
 		header.EncodeTSOption(millis(now)+w.shift, w.recent, h[tcpLen+n:])
 	}
-	sum := checksum.Checksum(f[ethLen+12:ethLen+20], uint16(header.TCPProtocolNumber))
-	binary.BigEndian.PutUint16(h[header.TCPChecksumOffset:], ^checksum.Checksum(h, checksum.Combine(sum, uint16(size))))
+	h.SetChecksum(^(&inbound{frame: f}).sum())
 	return stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithView(v)})
 }
 

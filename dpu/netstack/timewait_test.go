@@ -18,9 +18,8 @@ var (
 	waitingOne      = flowKey{[4]byte{198, 18, 0, 2}, [4]byte{198, 18, 0, 9}, 80, 30000}
 )
 
-// waitingStack is a stack with a connection in TIME-WAIT: waitingOne, which
-// expects 2000 and would send 1000.
-func waitingStack(t *testing.T, stamped bool) (*Stack, *Endpoint) {
+// onePort is a stack with the address 198.18.0.2/24, and its port.
+func onePort(t testing.TB) (*Stack, *Endpoint) {
 	t.Helper()
 	ep := NewEndpoint(ourMAC, 1500, func() {})
 	s, err := New(Options{Ports: []Port{{
@@ -30,6 +29,14 @@ func waitingStack(t *testing.T, stamped bool) (*Stack, *Endpoint) {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.Close)
+	return s, ep
+}
+
+// waitingStack is a stack with a connection in TIME-WAIT: waitingOne, which
+// expects 2000 and would send 1000.
+func waitingStack(t *testing.T, stamped bool) (*Stack, *Endpoint) {
+	t.Helper()
+	s, ep := onePort(t)
 	s.Tick(int64(time.Second))
 	s.flows.waits.add(waitingOne, timeWait{
 		until: int64(3 * time.Second), seq: 1000, ack: 2000, window: 77, stamped: stamped, shift: 5, recent: 40,
