@@ -3,7 +3,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
 	"strings"
@@ -55,9 +54,7 @@ func printSummary(cmd *cobra.Command, output string, s *audit.Summary) error {
 	out := cmd.OutOrStdout()
 	switch output {
 	case "json":
-		enc := json.NewEncoder(out)
-		enc.SetIndent("", "  ")
-		return enc.Encode(s)
+		return writeJSON(out, s)
 	case "text":
 		fmt.Fprintf(out, "good: %d operations and refusals, %d lost; records %d to %d\nhead: %s\n", s.Records, s.Lost, s.First, s.Last, s.Head)
 		return nil

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -207,9 +206,7 @@ func rows(entries []*keystore.Entry) []listed {
 func printKeys(w io.Writer, output string, rows []listed) error {
 	switch output {
 	case "json":
-		enc := json.NewEncoder(w)
-		enc.SetIndent("", "  ")
-		return enc.Encode(rows)
+		return writeJSON(w, rows)
 	case "table":
 		t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 		fmt.Fprintln(t, "NAME\tTYPE\tUSE\tID\tCREATED\tEXPIRES\tKEK")

@@ -12,7 +12,9 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -59,4 +61,11 @@ func newRootCmd(code *int) *cobra.Command {
 	cmd.Flags().BoolVar(&check, "check", false, "check the configuration and the access rules, and exit")
 	cmd.AddCommand(newAgentCmd(code), newKeysCmd(code), newAuditCmd(code), newWorkersCmd(code))
 	return cmd
+}
+
+// writeJSON is the form of output that programs read.
+func writeJSON(out io.Writer, v any) error {
+	enc := json.NewEncoder(out)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
 }

@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -144,9 +143,7 @@ func engineOf(e *cryptov1.Engine) engineLine {
 
 func printWorkers(out io.Writer, form string, lines []workerLine) error {
 	if form == "json" {
-		enc := json.NewEncoder(out)
-		enc.SetIndent("", "  ")
-		return enc.Encode(lines)
+		return writeJSON(out, lines)
 	}
 	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "CLUSTER\tWORKER\tSTATE\tNAME\tENGINE\tCAPACITY\tFEATURES, OR ERROR")

@@ -8,7 +8,6 @@ import (
 	"io"
 	"strconv"
 	"text/tabwriter"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -79,13 +78,9 @@ func newLanesCmd() *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("number of shards: %w", err)
 			}
-			conns, err := strconv.Atoi(args[1])
+			conns, d, err := connsFor(args[1], args[2])
 			if err != nil {
-				return fmt.Errorf("number of connections: %w", err)
-			}
-			d, err := time.ParseDuration(args[2])
-			if err != nil {
-				return fmt.Errorf("length of the run: %w", err)
+				return err
 			}
 			var cores []int
 			for _, a := range args[3:] {

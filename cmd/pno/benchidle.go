@@ -68,9 +68,9 @@ func newHoldCmd() *cobra.Command {
 		Hidden: true,
 		Args:   cobra.ExactArgs(3),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			count, err := strconv.Atoi(args[2])
+			count, err := connections(args[2])
 			if err != nil {
-				return fmt.Errorf("number of connections: %w", err)
+				return err
 			}
 			return bench.Hold(cmd.Context(), args[0], args[1], count)
 		},
@@ -88,13 +88,9 @@ func newDrainCmd() *cobra.Command {
 			if err != nil || !to.Addr().Is4() {
 				return fmt.Errorf("%q is not an IPv4 address and port", args[0])
 			}
-			conns, err := strconv.Atoi(args[1])
+			conns, d, err := connsFor(args[1], args[2])
 			if err != nil {
-				return fmt.Errorf("number of connections: %w", err)
-			}
-			d, err := time.ParseDuration(args[2])
-			if err != nil {
-				return fmt.Errorf("length of the run: %w", err)
+				return err
 			}
 			r, err := bench.Drain(cmd.Context(), to, conns, d)
 			if err != nil {
@@ -169,4 +165,24 @@ func newCeilingBenchCmd() *cobra.Command {
 func printCeiling(w io.Writer, c *bench.Ceiling) error {
 	_, err := fmt.Fprintf(w, "%.0f req/s, host %.2f µs a request (spread %.0f %%)\n", c.RPS, c.HostCPU, 100*c.Spread)
 	return err
+}
+
+// connections is a number of connections, an argument of a part of a benchmark.
+func connections(arg string) (int, error) {
+	n, err := strconv.Atoi(arg)
+	if err != nil {
+		return 0, fmt.Errorf("number of connections: %w", err)
+	}
+	return n, nil
+}
+
+// connsFor is connections, and for how long.
+func connsFor(number, length string) (n int, d time.Duration, err error) {
+	if n, err = connections(number); err != nil {
+		return 0, 0, err
+	}
+	if d, err = time.ParseDuration(length); err != nil {
+		return 0, 0, fmt.Errorf("length of the run: %w", err)
+	}
+	return n, d, nil
 }
