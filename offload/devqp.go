@@ -367,11 +367,15 @@ func (q *DevQP) reclaim() {
 	}
 }
 
+// Asleep tells whether a host thread slept, or was about to, when its control
+// line was read, and has had no interrupt since.
+func (q *DevQP) Asleep() bool { return q.host.Arm&1 == 1 && q.host.Arm != q.served }
+
 // InterruptDue tells whether a host thread sleeps that has something to see:
 // records published before its control line was read, or ring space.
 func (q *DevQP) InterruptDue() bool {
 	h := &q.host
-	if h.Arm&1 == 0 || h.Arm == q.served {
+	if !q.Asleep() {
 		return false
 	}
 	return q.snapProd > h.D2HSeen || h.SpaceWant != 0 && h.H2DProd-q.snapCons <= q.h2d.size/2

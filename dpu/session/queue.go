@@ -24,6 +24,7 @@ type queue struct {
 	waiting   []*socket
 	spaceWait int64 // since when waiting is not empty
 	held      *record
+	asked     int       // pieces of data that the host may be about to answer
 	telling   bool      // a Held was emitted in this turn
 	toldAt    int64     // when the last one was
 	cameAt    int64     // when something last came for a socket on hold

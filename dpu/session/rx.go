@@ -122,6 +122,7 @@ func (t *Table) receive(s *socket, q *queue, n int) int {
 	}
 	q.qp.Commit(offload.OpData, 0, s.at.handle, uint32(s.sent), t.ack(s.at), got)
 	t.emitted(q)
+	q.asked++
 	if s.keeping() {
 		s.retain = append(s.retain, b[:got]...)
 	} else {

@@ -65,6 +65,8 @@ type Table struct {
 	grants     map[Token]*grant
 	orphans    map[*socket]struct{}
 	owed       bool   // see Owed
+	heard      uint64 // see Heard
+	speaker    *queue // which a host has used last, see Speaking
 	claims     uint64 // so far
 	now        int64  // monotonic nanoseconds, set at the start of each turn
 	held       int    // bytes on hold
@@ -249,3 +251,21 @@ func (t *Table) Ready() bool { return !t.ready.empty() }
 // Owed tells whether a host may be about to say something: none has since one
 // was last sent something.
 func (t *Table) Owed() bool { return t.owed }
+
+// Heard counts the bytes of records that hosts have sent.
+func (t *Table) Heard() uint64 { return t.heard }
+
+// Speaking tells whether the host that was heard last may be about to go on: it
+// has said more than was listened to, or is awake and has more to answer.
+func (t *Table) Speaking() bool {
+	return t.Awake() && (t.speaker.asked > 0 || t.speaker.qp.Pending())
+}
+
+// Awake tells whether the host that was heard last looks at its ring by itself.
+func (t *Table) Awake() bool {
+	q := t.speaker
+	if q != nil && q.s.dead {
+		t.speaker, q = nil, nil
+	}
+	return q != nil && (q.qp.Pending() || !q.qp.Asleep())
+}

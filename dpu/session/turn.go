@@ -2,6 +2,8 @@
 
 package session
 
+import "pno/offload"
+
 // coolAfter is how long a queue pair of a busy shard is polled without a
 // record before the host is asked to ring the doorbell instead.
 const coolAfter = 1e6
@@ -92,7 +94,9 @@ func (t *Table) pump(q *queue) (busy bool) {
 		if !ok {
 			break
 		}
-		busy, t.owed = true, false
+		busy, t.owed, t.speaker = true, false, q
+		t.heard += uint64(offload.RecordSpace(len(payload)))
+		q.asked = max(0, q.asked-1)
 		q.h2d++
 		t.stats.recordsH2D++
 		q.s.stats.recordsH2D++
@@ -106,6 +110,15 @@ func (t *Table) pump(q *queue) (busy bool) {
 		t.soil(q)
 	}
 	return busy
+}
+
+// Ahead posts what sockets have got by now, before the rest of what there is to
+// do in this turn, and raises the interrupts for it.
+func (t *Table) Ahead(now int64) {
+	t.now = now
+	if t.serveReady() {
+		t.Flush(now)
+	}
 }
 
 // Flush posts what this turn produced, and raises the interrupts that are due
@@ -154,6 +167,9 @@ func (t *Table) interrupts() {
 		q.telling = false
 		if q.s.dead || !q.qp.InterruptDue() {
 			q.due = false
+			if q.qp.Asleep() {
+				q.asked = 0 // it has seen all there is
+			}
 			continue
 		}
 		m := &t.Moderation

@@ -13,7 +13,7 @@ import (
 	"pno/offload/shm"
 )
 
-func TestOwedUntilAHostSpeaks(t *testing.T) {
+func TestHostsThatOweAndSpeak(t *testing.T) {
 	l := offload.Layout{Channels: 1, Shards: 1, H2DSize: 1 << 16, D2HSize: 1 << 16, RxWindow: 1 << 14, TxWindow: 1 << 14}
 	fd, err := unix.MemfdCreate("session", unix.MFD_CLOEXEC)
 	if err != nil {
@@ -68,5 +68,53 @@ func TestOwedUntilAHostSpeaks(t *testing.T) {
 	}
 	if say(offload.OpRxAck) {
 		t.Error("what the host has said is still owed")
+	}
+	if want := uint64(2 * offload.RecordHdr); table.Heard() != want {
+		t.Errorf("%d bytes heard, want %d", table.Heard(), want)
+	}
+	look := func() bool {
+		now += 1000
+		table.Turn(now)
+		table.Flush(now)
+		return table.Speaking()
+	}
+	if look() {
+		t.Error("a host that has answered everything may go on")
+	}
+	q := table.hot[0]
+	q.asked = 2
+	if !look() {
+		t.Error("a host with two answers to give cannot go on")
+	}
+	say(offload.OpRxAck)
+	if !table.Speaking() {
+		t.Error("a host with another answer to give cannot go on")
+	}
+	say(offload.OpRxAck)
+	if table.Speaking() {
+		t.Error("a host that has given both answers may go on")
+	}
+	q.asked = 3
+	for {
+		if _, _, ok, err := host.Next(); err != nil {
+			t.Fatal(err)
+		} else if !ok {
+			break
+		}
+	}
+	host.Release()
+	if !host.Arm() {
+		t.Fatal("the host has to look again")
+	}
+	if look() {
+		t.Error("a host that sleeps may go on")
+	}
+	host.Disarm()
+	if look() {
+		t.Error("a host that slept without answering may still be about to")
+	}
+	q.asked = 1
+	if !look() {
+		t.Error("a host that has woken up cannot go on")
 	}
 }

@@ -4,17 +4,22 @@ package shard
 
 import (
 	"errors"
+	"runtime"
 
 	"pno/dpu/link"
 	"pno/dpu/report"
 	"pno/dpu/rss"
 )
 
+// headStart is how many frames a shard works off in about the time that a host
+// which sleeps takes to wake up.
+const headStart = 6
+
 // receive takes a batch of frames from each queue and from the other shards.
-func (s *Shard) receive() (busy bool) {
+func (s *Shard) receive(now int64) (busy bool) {
 	for i, p := range s.ports {
 		for _, q := range p.Queues {
-			if s.receiveQueue(i, p, q) {
+			if s.receiveQueue(now, i, p, q) {
 				busy = true
 			}
 		}
@@ -35,7 +40,9 @@ func (s *Shard) receive() (busy bool) {
 	return busy
 }
 
-func (s *Shard) receiveQueue(i int, p *port, q link.Queue) bool {
+// receiveQueue takes a batch from one queue. A host that sleeps is woken before
+// the last frames of it, and finds what they bring when it is awake.
+func (s *Shard) receiveQueue(now int64, i int, p *port, q link.Queue) bool {
 	n, err := q.Recv(s.frames[:])
 	if err != nil && !errors.Is(err, link.ErrClosed) {
 		s.log.Warn("receive from link", "shard", s.Index, "err", err)
@@ -44,8 +51,14 @@ func (s *Shard) receiveQueue(i int, p *port, q link.Queue) bool {
 		return false
 	}
 	s.stats.RxFrames += uint64(n)
-	own := s.frames[:0]
-	for _, f := range s.frames[:n] {
+	own, ahead := s.frames[:0], split(s.frames[:n])
+	for k, f := range s.frames[:n] {
+		if k == ahead && !s.Table.Awake() {
+			p.Endpoint.Deliver(own...)
+			own = own[:0]
+			runtime.Gosched() // the TCP processor
+			s.Table.Ahead(now)
+		}
 		switch to := s.rss.Frame(f); {
 		case to == s.Index:
 			own = append(own, f)
@@ -73,6 +86,25 @@ func (s *Shard) receiveQueue(i int, p *port, q link.Queue) bool {
 		}
 	}
 	return true
+}
+
+// split tells before which frame of a batch a host that sleeps is woken: one of
+// the last, but not between two of the same connection. What a batch brings of
+// one in a row the stack takes as one.
+func split(batch [][]byte) int {
+	for k := max(1, len(batch)-headStart); k < len(batch); k++ {
+		if !sameFlow(batch[k-1], batch[k]) {
+			return k
+		}
+	}
+	return len(batch)
+}
+
+// sameFlow compares the addresses and ports of IPv4 packets without options. Of
+// others it may say anything.
+func sameFlow(a, b []byte) bool {
+	const from, to = 26, 38
+	return len(a) >= to && len(b) >= to && string(a[from:to]) == string(b[from:to])
 }
 
 // hand gives a frame to the shard that it belongs to.

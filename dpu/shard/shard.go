@@ -79,6 +79,7 @@ type Shard struct {
 	base    time.Time
 	frames  [rxBatch][]byte
 	idle    idler
+	gather  gatherer
 	ackDue  int64 // when a held acknowledgement must go, 0 if none is held
 
 	mu      sync.Mutex
@@ -281,7 +282,7 @@ const pollEvery = 50_000
 func (s *Shard) turn(now int64) bool {
 	s.Stack.HoldClock()
 	s.ackDue = s.Stack.Tick(now)
-	busy := s.receive()
+	busy := s.receive(now)
 	// The TCP processor goroutine takes over what was delivered; when there
 	// was nothing, a timer may still want to run.
 	runtime.Gosched()
@@ -292,6 +293,9 @@ func (s *Shard) turn(now int64) bool {
 		busy = true
 	}
 	s.Table.Flush(now)
+	if s.gathers() {
+		return true
+	}
 	if s.transmit() {
 		busy = true
 	}
@@ -332,6 +336,11 @@ func (s *Shard) sleep() bool {
 	rung := s.sleeper.park(again)
 	s.stats.ParkedNS += uint64(s.now() - now)
 	s.rung(rung)
+	if len(rung) == 0 {
+		// The first frame of a batch has woken the loop. If its sender shares
+		// the core, it was interrupted by that, and goes on.
+		yield()
+	}
 	return true
 }
 
