@@ -367,17 +367,31 @@ func (t *Table) creditMoved(h *hold) {
 	case free == 0:
 	case free >= window/2 && open > short:
 		t.acknowledge(h)
-	case !s.unacked:
-		s.unacked = true
-		s.home.unacked = append(s.home.unacked, s)
+	case s.unacked == 0:
+		q := s.home
+		q.unacked = append(q.unacked, s)
+		s.unacked = len(q.unacked)
 	}
+}
+
+// leaveUnacked takes s, which leaves its home, off the list there.
+func (s *socket) leaveUnacked() {
+	if s.unacked == 0 {
+		return
+	}
+	list := s.home.unacked
+	last := len(list) - 1
+	other := list[last]
+	list[s.unacked-1], other.unacked = other, s.unacked
+	list[last], s.unacked = nil, 0
+	s.home.unacked = list[:last]
 }
 
 // ackMoved acknowledges what has been moved and waits for company.
 func (t *Table) ackMoved(q *queue) {
 	for _, s := range q.unacked {
-		s.unacked = false
-		if s.at != nil && s.home == q && s.at.moved > s.at.txAcked {
+		s.unacked = 0
+		if s.at.moved > s.at.txAcked {
 			t.acknowledge(s.at)
 		}
 	}

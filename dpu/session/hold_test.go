@@ -2,7 +2,11 @@
 
 package session
 
-import "testing"
+import (
+	"testing"
+
+	"pno/offload"
+)
 
 const ms = int64(1e6)
 
@@ -101,5 +105,64 @@ func TestHeldIsToldSoon(t *testing.T) {
 				t.Errorf("told after %d us, want %d at most", took/1000, c.within/1000)
 			}
 		})
+	}
+}
+
+// Sockets whose Moves are acknowledged with the next Held are no reason to keep
+// them when they go before that, and the others are acknowledged all the same.
+func TestWhoLeavesWaitsForNoHeld(t *testing.T) {
+	table, hosts := served(t, 2)
+	sess := table.sessions[1]
+	q, other := sess.queues[0], sess.queues[1]
+	const moved = 1000
+	var holds []*hold
+	for i := range uint32(10) {
+		full := uint64(sess.l.RxWindow) // so that nobody looks for more
+		h := table.hold(sess, &socket{t: table, kind: connected, home: q, sent: full}, offload.HandleHost|i+1)
+		h.sock.at = h
+		h.txSeq, h.moved = moved, moved
+		for range 2 {
+			table.credit(h)
+		}
+		holds = append(holds, h)
+	}
+	if n := len(q.unacked); n != len(holds) {
+		t.Fatalf("%d wait for company, want %d", n, len(holds))
+	}
+	for _, i := range []int{9, 0, 4, 5} {
+		table.release(holds[i], closeOrderly)
+	}
+	table.claim(other, holds[2]) // by another channel, which hears of it at once
+	for i, s := range q.unacked {
+		if s.home != q || s.unacked != i+1 {
+			t.Errorf("place %d: %+v", i, s)
+		}
+	}
+	for _, s := range q.unacked[len(q.unacked):cap(q.unacked)] {
+		if s != nil {
+			t.Error("one that has left is kept")
+		}
+	}
+	table.ackMoved(q)
+	table.Flush(1)
+	want := map[uint32]bool{}
+	for _, i := range []int{1, 3, 6, 7, 8} {
+		want[holds[i].handle] = true
+	}
+	for {
+		rec, _, ok, err := hosts[0].Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !ok {
+			break
+		}
+		if rec.Op != offload.OpTxAck || rec.Ack != moved || !want[rec.Sock] {
+			t.Errorf("unexpected: %+v", rec)
+		}
+		delete(want, rec.Sock)
+	}
+	if len(want) != 0 || len(q.unacked) != 0 || holds[1].sock.unacked != 0 {
+		t.Errorf("%d were not told, %d still wait", len(want), len(q.unacked))
 	}
 }

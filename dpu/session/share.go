@@ -174,6 +174,7 @@ func (t *Table) claim(q *queue, h *hold) {
 	if former == h {
 		// Another channel of the same process.
 		t.settle(s, q)
+		s.leaveUnacked()
 		s.at, s.home = h, q
 		t.post(q, offload.OpClaimed, h.handle, uint32(s.sent), t.ack(h), nil)
 	} else {

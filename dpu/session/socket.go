@@ -116,7 +116,7 @@ type socket struct {
 	shut    bool    // FIN after pend
 	shutEnd bool    // FIN is with the stack
 	taken   uint64  // bytes given to the stack
-	unacked bool    // in a queue's list
+	unacked int     // its place in home's list, from 1; 0: it is in none
 
 	// Listener.
 	l *listener
@@ -212,6 +212,7 @@ func (t *Table) release(h *hold, how closing) {
 func (t *Table) unhome(s *socket, h *hold) {
 	h.have = s.sent
 	h.told, h.toldOff = h.told&shutHalves, s.sent
+	s.leaveUnacked()
 	s.at, s.home = nil, nil
 }
 

@@ -13,8 +13,11 @@ import (
 	"pno/offload/shm"
 )
 
-func TestHostsThatOweAndSpeak(t *testing.T) {
-	l := offload.Layout{Channels: 1, Shards: 1, H2DSize: 1 << 16, D2HSize: 1 << 16, RxWindow: 1 << 14, TxWindow: 1 << 14}
+// served is a table with one session, of the id 1, and the host's ends of its
+// channels.
+func served(t *testing.T, channels int) (*Table, []*offload.HostQP) {
+	t.Helper()
+	l := offload.Layout{Channels: channels, Shards: 1, H2DSize: 1 << 16, D2HSize: 1 << 16, RxWindow: 1 << 14, TxWindow: 1 << 14}
 	fd, err := unix.MemfdCreate("session", unix.MFD_CLOEXEC)
 	if err != nil {
 		t.Fatal(err)
@@ -27,16 +30,12 @@ func TestHostsThatOweAndSpeak(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = unix.Munmap(mem) }()
+	t.Cleanup(func() { _ = unix.Munmap(mem) })
 	region, err := shm.Map(fd, l.TotalSize())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer region.Close()
-	host, err := offload.NewHostQP(mem, l, 0, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	t.Cleanup(func() { _ = region.Close() })
 	table := NewTable(Config{
 		Log:   slog.New(slog.NewTextHandler(io.Discard, nil)),
 		Watch: func(int, uint64) error { return nil }, Unwatch: func(int) {},
@@ -45,10 +44,22 @@ func TestHostsThatOweAndSpeak(t *testing.T) {
 	if err := table.Open(1, l, region.NewTransport(-1), offload.Process{}); err != nil {
 		t.Fatal(err)
 	}
-	defer table.CloseAll()
-	if err := table.OpenChannel(1, 0); err != nil {
-		t.Fatal(err)
+	t.Cleanup(table.CloseAll)
+	hosts := make([]*offload.HostQP, channels)
+	for i := range hosts {
+		if hosts[i], err = offload.NewHostQP(mem, l, i, 0); err != nil {
+			t.Fatal(err)
+		}
+		if err := table.OpenChannel(1, i); err != nil {
+			t.Fatal(err)
+		}
 	}
+	return table, hosts
+}
+
+func TestHostsThatOweAndSpeak(t *testing.T) {
+	table, hosts := served(t, 1)
+	host := hosts[0]
 	now := int64(0)
 	say := func(op offload.Op) bool {
 		host.Emit(op, 0, offload.HandleHost|7, 1, 0, 0) // a handle that is not known
