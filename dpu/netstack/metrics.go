@@ -73,13 +73,19 @@ func (s *Stack) Counters(list []report.Counter) []report.Counter {
 		for _, m := range metrics {
 			list = append(list, report.Counter{Name: m.name, Help: m.help, Gauge: m.gauge})
 		}
-		list = append(list, report.Counter{Name: "tcp_time_wait", Help: "connections in TIME-WAIT without an endpoint", Gauge: true})
+		list = append(list,
+			report.Counter{Name: "tcp_time_wait", Help: "connections in TIME-WAIT without an endpoint", Gauge: true},
+			report.Counter{Name: "tcp_time_wait_overflows", Help: "connections whose TIME-WAIT ended early because there were too many"},
+			report.Counter{Name: "tcp_time_wait_acks_skipped", Help: "bare acknowledgements in TIME-WAIT not answered because one was just before"})
 	}
 	for i, m := range metrics {
 		for k := range stats {
 			list[i].Value += m.value(&stats[k]).Value()
 		}
 	}
-	list[len(metrics)].Value += s.flows.timeWaiting()
+	n, overflows, unechoed := s.flows.timeWaiting()
+	for i, v := range []uint64{n, overflows, unechoed} {
+		list[len(metrics)+i].Value += v
+	}
 	return list
 }

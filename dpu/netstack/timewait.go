@@ -27,24 +27,22 @@ type timeWait struct {
 	ack     uint32 // of what we expect
 	shift   uint32 // from the loop's clock, in ms, to our timestamps
 	recent  uint32 // the peer's last timestamp
+	echoed  uint32 // by the loop's clock, in ms: when a bare acknowledgement was last answered
 	window  uint16
 	stamped bool // there are timestamps
 	reuse   bool // see flow
-	renewed bool // until is later than the line says
 }
 
 // timeWaits are the connections in TIME-WAIT.
 type timeWaits struct {
-	table map[flowKey]timeWait
-	line  []waitingKey         // in the order in which they end, or may
+	table map[flowKey]place
+	line  waitLine
 	bound map[boundPort]*bound // by local port
 	ended []ended              // to be buried
 	last  *flow                // the last one that has left, of those that sent a packet
-}
 
-type waitingKey struct {
-	key   flowKey
-	until int64
+	overflows uint64 // that ended early because there were too many
+	unechoed  uint64 // bare acknowledgements that were not answered
 }
 
 // ended is an endpoint in TIME-WAIT.
@@ -64,6 +62,11 @@ type bound struct{ all, reuse int }
 // maxTimeWaits bounds them, as Linux's net.ipv4.tcp_max_tw_buckets does; beyond
 // it the oldest ends early.
 const maxTimeWaits = 1 << 18
+
+// echoEvery is how often, in ms, a connection answers what carries neither data
+// nor FIN: it may itself be the answer of an end that expects something else, and
+// the two would never stop. Linux's net.ipv4.tcp_invalid_ratelimit is as long.
+const echoEvery = 500
 
 // timeWaitMark makes the time of TIME-WAIT one that no other timer is set to.
 const timeWaitMark = time.Nanosecond
@@ -122,7 +125,7 @@ func (s *Stack) bury(now int64) {
 // would answer with.
 func remains(th []byte, now int64) timeWait {
 	h := header.TCP(th)
-	w := timeWait{seq: h.SequenceNumber(), ack: h.AckNumber(), window: h.WindowSize()}
+	w := timeWait{seq: h.SequenceNumber(), ack: h.AckNumber(), window: h.WindowSize(), echoed: millis(now) - echoEvery}
 	if h.Flags()&header.TCPFlagFin != 0 {
 		w.seq++
 	}
@@ -136,15 +139,15 @@ func millis(now int64) uint32 { return uint32(now / int64(time.Millisecond)) }
 
 func (w *timeWaits) add(k flowKey, one timeWait) {
 	if w.table == nil {
-		w.table, w.bound = make(map[flowKey]timeWait), make(map[boundPort]*bound)
+		w.table, w.bound = make(map[flowKey]place), make(map[boundPort]*bound)
 	}
 	w.remove(k)
 	for len(w.table) >= maxTimeWaits {
-		w.remove(w.line[0].key)
-		w.line = w.line[1:]
+		_, oldest, _ := w.line.oldest()
+		w.remove(oldest)
+		w.overflows++
 	}
-	w.table[k] = one
-	w.line = append(w.line, waitingKey{k, one.until})
+	w.table[k] = w.line.add(k, one)
 	at := boundPort{k.local, k.localPort}
 	b := w.bound[at]
 	if b == nil {
@@ -157,15 +160,26 @@ func (w *timeWaits) add(k flowKey, one timeWait) {
 	}
 }
 
+// get returns the record of a connection, which is valid until it is removed, nil
+// if there is none.
+func (w *timeWaits) get(k flowKey) *timeWait {
+	if p, ok := w.table[k]; ok {
+		return &w.line.at(p).timeWait
+	}
+	return nil
+}
+
 func (w *timeWaits) remove(k flowKey) {
-	one, ok := w.table[k]
+	p, ok := w.table[k]
 	if !ok {
 		return
 	}
 	delete(w.table, k)
+	reuse := w.line.at(p).reuse
+	w.line.remove(p)
 	at := boundPort{k.local, k.localPort}
 	b := w.bound[at]
-	if b.all--; one.reuse {
+	if b.all--; reuse {
 		b.reuse--
 	}
 	if b.all == 0 {
@@ -173,21 +187,21 @@ func (w *timeWaits) remove(k flowKey) {
 	}
 }
 
-// expire ends those whose time is over. What the head of the line names may have
-// been renewed, or be gone, or be another that stands further behind.
+// renew has a connection wait anew.
+func (w *timeWaits) renew(k flowKey, until int64) {
+	p := w.table[k]
+	w.line.at(p).until = until
+	w.line.toEnd(p)
+}
+
+// expire ends those whose time is over.
 func (w *timeWaits) expire(now int64) {
-	for len(w.line) > 0 && w.line[0].until <= now {
-		k := w.line[0].key
-		w.line = w.line[1:]
-		switch one, ok := w.table[k]; {
-		case !ok:
-		case one.until <= now:
-			w.remove(k)
-		case one.renewed:
-			one.renewed = false
-			w.table[k] = one
-			w.line = append(w.line, waitingKey{k, one.until})
+	for {
+		until, k, ok := w.line.oldest()
+		if !ok || until > now {
+			return
 		}
+		w.remove(k)
 	}
 }
 
@@ -197,8 +211,8 @@ func (w *timeWaits) expire(now int64) {
 func (t *flows) waiting(e *Endpoint, g *inbound) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	w, ok := t.waits.table[g.key]
-	if !ok {
+	w := t.waits.get(g.key)
+	if w == nil {
 		return false
 	}
 	h := header.TCP(g.tcp())
@@ -221,16 +235,28 @@ func (t *flows) waiting(e *Endpoint, g *inbound) bool {
 		if newer && int32(seq-w.ack) <= 0 {
 			w.recent = o.TSVal
 		}
-		if flags&header.TCPFlagFin != 0 && seq+n+1 == w.ack { // our acknowledgement was lost
-			w.until, w.renewed = t.now.Load()+int64(e.stack.clock.timeWait), true
+		now := t.now.Load()
+		if end := flags&header.TCPFlagFin != 0; end && seq+n+1 == w.ack { // our acknowledgement was lost
+			t.waits.renew(g.key, now+int64(e.stack.clock.timeWait))
+		} else if !end && n == 0 && !w.echoes(now) {
+			t.waits.unechoed++
+			break
 		}
-		t.waits.table[g.key] = w
-		if e.enqueue(w.answer(g, t.now.Load())) {
+		if e.enqueue(w.answer(g, now)) {
 			e.cuts[0].Increment()
 			e.cuts[1].Increment()
 		}
 	}
 	stats.ValidSegmentsReceived.Increment()
+	return true
+}
+
+// echoes tells whether a bare acknowledgement is to be answered now.
+func (w *timeWait) echoes(now int64) bool {
+	if millis(now)-w.echoed < echoEvery {
+		return false
+	}
+	w.echoed = millis(now)
 	return true
 }
 
@@ -297,9 +323,10 @@ func (s *Stack) PortWaits(at netip.AddrPort, reuseAddr, reusePort bool) bool {
 	return false
 }
 
-// timeWaiting is how many connections are in TIME-WAIT here.
-func (t *flows) timeWaiting() uint64 {
+// timeWaiting is how many connections are in TIME-WAIT here, how many were ended
+// early, and how many bare acknowledgements were not answered.
+func (t *flows) timeWaiting() (n, overflows, unechoed uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return uint64(len(t.waits.table))
+	return uint64(len(t.waits.table)), t.waits.overflows, t.waits.unechoed
 }

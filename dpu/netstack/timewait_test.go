@@ -109,23 +109,64 @@ func TestTimeWaitAnswers(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			s, ep := waitingStack(t, c.stamp != 0)
 			ep.Deliver(segment(c.flags, c.seq, c.stamp, c.payload))
-			w, still := s.flows.waits.table[waitingOne]
-			if still == c.left {
-				t.Errorf("still in TIME-WAIT: %v", still)
-			}
-			if renewed := w.until == int64(time.Second)+int64(s.clock.timeWait); renewed != c.renewed {
-				t.Errorf("renewed: %v", renewed)
+			w := s.flows.waits.get(waitingOne)
+			if (w == nil) != c.left {
+				t.Errorf("the record: %+v", w)
 			}
 			if c.left {
 				return
 			}
-			out := recorder{room: 9, size: 2048}
-			ep.Drain(&out)
-			if got := len(out.frames) > 0; got != c.answer {
+			if renewed := w.until == int64(time.Second)+int64(s.clock.timeWait); renewed != c.renewed {
+				t.Errorf("renewed: %v", renewed)
+			}
+			out := drained(ep)
+			if got := len(out) > 0; got != c.answer {
 				t.Fatalf("answered: %v", got)
 			}
 			if c.answer {
-				checkAnswer(t, out.frames[0], c.stamp)
+				checkAnswer(t, out[0], c.stamp)
+			}
+		})
+	}
+}
+
+// drained is what a port has to send.
+func drained(ep *Endpoint) [][]byte {
+	out := recorder{room: 1000, size: 2048}
+	ep.Drain(&out)
+	return out.frames
+}
+
+// Two ends that expect different things must not acknowledge each other for ever,
+// and whose data or FIN is not acknowledged sends it again: that one is told each
+// time.
+func TestTimeWaitDoesNotEcho(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		flags   header.TCPFlags
+		seq     uint32
+		payload int
+		answers int // to ten of them, of which the last five come echoEvery later
+	}{
+		{"acknowledgements", ack, 1990, 0, 2},
+		{"from the future", ack, 2010, 0, 2},
+		{"the FIN", ack | fin, 1999, 0, 10},
+		{"data", ack, 1900, 10, 10},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s, ep := waitingStack(t, false)
+			s.flows.waits.get(waitingOne).until = int64(time.Minute)
+			answers := 0
+			for i := range int64(10) {
+				s.Tick(int64(time.Second) + i*echoEvery*int64(time.Millisecond)/5)
+				ep.Deliver(segment(c.flags, c.seq, 0, c.payload))
+				answers += len(drained(ep))
+			}
+			if answers != c.answers {
+				t.Errorf("%d answers, want %d", answers, c.answers)
+			}
+			if _, _, skipped := s.flows.timeWaiting(); skipped != uint64(10-c.answers) {
+				t.Errorf("%d are counted as not answered, want %d", skipped, 10-c.answers)
 			}
 		})
 	}
@@ -161,10 +202,9 @@ func TestTimeWaitChecksums(t *testing.T) {
 		f := segment(flags, 2500, 0, 0)
 		f[len(f)-1] ^= 1
 		ep.Deliver(f)
-		out := recorder{room: 9, size: 2048}
-		ep.Drain(&out)
-		if n := s.Stats().TCP.ChecksumErrors.Value(); len(s.flows.waits.table) != 1 || len(out.frames) != 0 || n != 1 {
-			t.Errorf("%v: %d in TIME-WAIT, %d answers, %d checksum errors", flags, len(s.flows.waits.table), len(out.frames), n)
+		out := drained(ep)
+		if n := s.Stats().TCP.ChecksumErrors.Value(); len(s.flows.waits.table) != 1 || len(out) != 0 || n != 1 {
+			t.Errorf("%v: %d in TIME-WAIT, %d answers, %d checksum errors", flags, len(s.flows.waits.table), len(out), n)
 		}
 	}
 }
@@ -175,9 +215,7 @@ func TestTimeWaitsEnd(t *testing.T) {
 	for n := range uint16(1000) {
 		w.add(key(n), timeWait{until: int64(n) + 1000, reuse: n%4 == 0})
 	}
-	again := w.table[key(10)]
-	again.until, again.renewed = 5000, true
-	w.table[key(10)] = again
+	w.renew(key(10), 5000)
 	w.remove(key(11))
 	w.add(key(11), timeWait{until: 6000})
 	w.remove(key(12))
@@ -191,8 +229,23 @@ func TestTimeWaitsEnd(t *testing.T) {
 		t.Errorf("%d are left, want the one renewed and the one new", n)
 	}
 	w.expire(6000)
-	if len(w.table) != 0 || len(w.line) != 0 || len(w.bound) != 0 {
-		t.Errorf("%d are left, %d in line, %d ports", len(w.table), len(w.line), len(w.bound))
+	if _, _, waiting := w.line.oldest(); len(w.table) != 0 || waiting || len(w.bound) != 0 {
+		t.Errorf("%d are left, one in line: %v, %d ports", len(w.table), waiting, len(w.bound))
+	}
+}
+
+// A peer that uses its port again and again ends one TIME-WAIT after the other
+// early: what is kept must not grow with their number.
+func TestTimeWaitsUsedAgain(t *testing.T) {
+	var w timeWaits
+	for n := range int64(20 * waitPage) {
+		w.add(waitingOne, timeWait{until: n + 1e12})
+		if n%3 == 0 {
+			w.remove(waitingOne)
+		}
+	}
+	if len(w.line.pages) != 1 {
+		t.Errorf("%d places for one connection", len(w.line.pages)*waitPage)
 	}
 }
 
@@ -201,12 +254,21 @@ func TestTimeWaitsAreBounded(t *testing.T) {
 	key := func(n uint32) flowKey {
 		return flowKey{peer: [4]byte{1, 2, byte(n >> 16), byte(n >> 24)}, peerPort: uint16(n)}
 	}
+	w.add(key(maxTimeWaits+10), timeWait{until: 1})
 	for n := range uint32(maxTimeWaits + 10) {
+		if n == maxTimeWaits/2 {
+			w.renew(key(12), int64(n)) // which is as good as a new one
+			w.remove(key(maxTimeWaits + 10))
+			w.add(key(maxTimeWaits+10), timeWait{until: int64(n)})
+		}
 		w.add(key(n), timeWait{until: int64(n) + 1})
 	}
-	_, oldest := w.table[key(9)]
-	_, next := w.table[key(10)]
-	if len(w.table) != maxTimeWaits || oldest || !next {
-		t.Errorf("%d are kept; the tenth: %v, the eleventh: %v", len(w.table), oldest, next)
+	for n, want := range map[uint32]bool{10: false, 11: true, 12: true, maxTimeWaits + 9: true, maxTimeWaits + 10: true} {
+		if got := w.get(key(n)) != nil; got != want {
+			t.Errorf("number %d is kept: %v", n, got)
+		}
+	}
+	if len(w.table) != maxTimeWaits || w.overflows != 11 || len(w.line.pages) != maxTimeWaits/waitPage+1 {
+		t.Errorf("%d are kept, %d ended early, %d pages", len(w.table), w.overflows, len(w.line.pages))
 	}
 }
