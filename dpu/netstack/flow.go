@@ -67,7 +67,9 @@ type flows struct {
 	due   []heldAck // guarded by mu, oldest first
 	saved uint64    // guarded by mu: acknowledgements that data carried
 	left  []leaving // guarded by mu, oldest first
-	look  int64     // guarded by mu: when to look through left again
+	last  []*flow   // guarded by mu: those that left long ago
+	next  int       // guarded by mu: the one of last to be looked at next
+	look  int64     // guarded by mu: when to look through left and last again
 	waits timeWaits // guarded by mu
 }
 
@@ -77,8 +79,9 @@ type leaving struct {
 	until int64
 }
 
-// leaveDelay is how long such a connection keeps the short way. Its last frames
-// come after a round trip, if at all; a peer that takes longer is one in many.
+// leaveDelay is how long such a connection is expected to take. Its last frames
+// come after a round trip, if at all; a peer that takes longer is one in many, and
+// it is looked at but once in this time.
 const leaveDelay = int64(time.Second)
 
 // lookDelay is how often the line is looked through for those that are over
@@ -335,24 +338,48 @@ func (t *flows) expire(list []*stack.PacketBuffer) (_ []*stack.PacketBuffer, nex
 	return list, next
 }
 
-// forget drops connections that have left and are over, or did long enough ago.
-// An endpoint is some 8 KB with what it points to, and the heap may grow to three
-// times what lives: the line must not hold 10,000 of them a second. mu is held.
+// forget drops connections that have left and are over. An endpoint is some 8 KB
+// with what it points to, and the heap may grow to three times what lives: the line
+// must not hold 10,000 of them a second. One whose TIME-WAIT will be a record is
+// known until it comes there, however long its peer takes. mu is held.
 func (t *flows) forget(now int64) {
-	if len(t.left) == 0 || now < t.look {
+	if now < t.look || len(t.left)+len(t.last) == 0 {
 		return
 	}
 	t.look = now + lookDelay
 	kept := t.left[:0]
 	for _, l := range t.left {
-		if l.until <= now || l.f.over() {
+		switch late := l.until <= now; {
+		case l.f.over() || late && !l.f.accepted:
 			t.drop(l.f)
-		} else {
+		case late:
+			t.last = append(t.last, l.f)
+		default:
 			kept = append(kept, l)
 		}
 	}
 	clear(t.left[len(kept):])
 	t.left = kept
+	const turns = int(leaveDelay / lookDelay)
+	for n := (len(t.last) + turns - 1) / turns; n > 0; n-- {
+		t.lookAtLast()
+	}
+}
+
+// lookAtLast looks at one of those that left long ago. mu is held.
+func (t *flows) lookAtLast() {
+	if t.next >= len(t.last) {
+		t.next = 0
+	}
+	f := t.last[t.next]
+	if !f.over() {
+		t.next++
+		return
+	}
+	t.drop(f)
+	end := len(t.last) - 1
+	t.last[t.next], t.last[end] = t.last[end], nil
+	t.last = t.last[:end]
 }
 
 // over tells whether nothing is left of a connection, or only what is no

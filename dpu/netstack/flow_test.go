@@ -46,6 +46,36 @@ func TestFlowsForgetWhoLeft(t *testing.T) {
 	}
 }
 
+// One that will be a record in TIME-WAIT is known until then: each is looked at once
+// in leaveDelay, and those that are over do not stay.
+func TestFlowsKeepWhoIsLate(t *testing.T) {
+	alive := accepted(t).ep.(*tcp.Endpoint)
+	fs := &flows{table: make(map[flowKey]*flow)}
+	const all = 1000
+	for port := range uint16(all) {
+		f := &flow{ep: alive, left: true, accepted: true, key: flowKey{peerPort: port}}
+		fs.table[f.key] = f
+		fs.left = append(fs.left, leaving{f, leaveDelay})
+	}
+	for now := int64(0); now < 5*leaveDelay; now += lookDelay {
+		fs.forget(now)
+	}
+	if len(fs.left) != 0 || len(fs.last) != all || len(fs.table) != all {
+		t.Errorf("%d and %d in line and %d in the table, of %d", len(fs.left), len(fs.last), len(fs.table), all)
+	}
+	for _, f := range fs.table {
+		if f.key.peerPort%3 == 0 {
+			f.ep = nil
+		}
+	}
+	for now := 5 * leaveDelay; now < 7*leaveDelay; now += lookDelay {
+		fs.forget(now)
+	}
+	if want := all - (all+2)/3; len(fs.last) != want || len(fs.table) != want {
+		t.Errorf("%d in line and %d in the table, want %d", len(fs.last), len(fs.table), want)
+	}
+}
+
 // A connection that is over must not stay in memory for as long as one that is
 // not might be of use: thousands of them end in a second.
 func TestFlowsForgetWhoIsOver(t *testing.T) {
