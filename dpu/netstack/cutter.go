@@ -58,22 +58,17 @@ func (c *cutter) load(p *stack.PacketBuffer) {
 
 // headers takes the packet's headers as the pattern of its frames'.
 func (c *cutter) headers(g *stack.GSO) {
-	link, network, transport := c.pkt.LinkHeader().Slice(), c.pkt.NetworkHeader().Slice(), c.pkt.TransportHeader().Slice()
-	c.l3 = len(link)
-	c.l4 = c.l3 + len(network)
-	c.len = c.l4 + len(transport)
-	if c.len > maxHeaders || len(transport) < tcpLen {
+	size, transport := c.pkt.HeaderSize(), len(c.pkt.TransportHeader().Slice())
+	c.l3, c.l4, c.len = ethLen, size-transport, size
+	if size > maxHeaders || transport < tcpLen || c.l4 < ethLen+ipv4Len {
 		return // the stack makes no such headers
 	}
-	copy(c.hdr[:], link)
-	copy(c.hdr[c.l3:], network)
-	copy(c.hdr[c.l4:], transport)
+	c.advance(c.hdr[:size], size)
 	if g.Type == stack.GSOTCPv4 {
 		c.pseudo = checksum.Checksum(c.hdr[c.l3+12:c.l3+20], uint16(header.TCPProtocolNumber))
 	} else {
 		c.pseudo = checksum.Checksum(c.hdr[c.l3+8:c.l3+40], uint16(header.TCPProtocolNumber))
 	}
-	c.advance(nil, c.len)
 	c.mss = max(int(g.MSS), 1)
 }
 

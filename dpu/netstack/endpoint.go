@@ -73,7 +73,7 @@ func NewEndpoint(mac [6]byte, mtu int, wake func()) *Endpoint {
 // a list of each packet, for WritePackets. It takes its own reference.
 func (e *Endpoint) WritePacket(p *stack.PacketBuffer) tcpip.Error {
 	switch {
-	case e.flows.sending(p):
+	case e.flows.sending(e, p):
 	case e.carryFIN(p):
 		// The stack counts p. The wake-up is for the other, and given.
 		e.cuts[0].Decrement()

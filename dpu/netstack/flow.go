@@ -37,6 +37,7 @@ type flow struct {
 	reuse    bool // that listener has SO_REUSEADDR
 
 	// Guarded by flows.mu.
+	head  pattern             // of what it sends
 	final timeWait            // what remains in TIME-WAIT, as of the last packet sent
 	ended bool                // it has come to TIME-WAIT
 	acked uint32              // acknowledgement number last sent
@@ -108,6 +109,9 @@ func (s *Stack) Track(ep, listener tcpip.Endpoint) {
 		return
 	}
 	f := &flow{ep: e, tcp: s.queuer, key: k}
+	e.LockUser()
+	e.SetOwner(f)
+	e.UnlockUser()
 	if listener != nil && s.buries {
 		f.accepted, f.reuse = true, listener.SocketOptions().GetReuseAddress()
 	}
@@ -146,6 +150,10 @@ func (s *Stack) untrack(ep tcpip.Endpoint, how func(*flow)) {
 	how(f)
 	held := f.held
 	f.held = nil
+	if held != nil {
+		f.head.whole(held)
+	}
+	f.head.port = nil
 	s.flows.mu.Unlock()
 	if held != nil {
 		s.sendHeld(held)
@@ -262,9 +270,9 @@ func queuePacket(p *stack.PacketBuffer, hdr int, to queuer, ep *tcp.Endpoint, id
 	p.DecRef()
 }
 
-// sending looks at a packet that the stack sends and reports whether it is
-// held back.
-func (t *flows) sending(p *stack.PacketBuffer) (hold bool) {
+// sending looks at a packet that the stack sends by a port and reports whether it
+// is held back.
+func (t *flows) sending(e *Endpoint, p *stack.PacketBuffer) (hold bool) {
 	if p.NetworkProtocolNumber != header.IPv4ProtocolNumber || p.TransportProtocolNumber != header.TCPProtocolNumber {
 		return false
 	}
@@ -290,12 +298,19 @@ func (t *flows) sending(p *stack.PacketBuffer) (hold bool) {
 		fl.final = remains(th, t.now.Load())
 		t.waits.last = fl
 	}
+	fl.learn(e, p, ip, t.now.Load())
+	return t.holds(fl, p, th)
+}
+
+// holds notes what a packet of fl's acknowledges. It reports whether the packet
+// says nothing else and may wait: then it takes a reference. mu is held.
+func (t *flows) holds(fl *flow, p *stack.PacketBuffer, th []byte) bool {
 	ack := binary.BigEndian.Uint32(th[8:])
 	gained := ack - fl.acked
 	// Only a plain acknowledgement that is news may wait: without SACK
 	// blocks, hence at most timestamps as options, and with an open window.
-	plain := p.Data().Size() == 0 && th[13] == uint8(header.TCPFlagAck) && len(th) <= tcpLen+12 &&
-		binary.BigEndian.Uint16(th[14:]) != 0
+	plain := th[13] == uint8(header.TCPFlagAck) && len(th) <= tcpLen+12 &&
+		binary.BigEndian.Uint16(th[14:]) != 0 && p.Data().Size() == 0
 	if plain && !fl.left && fl.held == nil && gained > 0 && gained <= t.mss {
 		fl.held, fl.until = p.IncRef(), t.now.Load()+ackDelay
 		t.due = append(t.due, heldAck{fl, fl.until})
@@ -324,7 +339,7 @@ func (t *flows) expire(list []*stack.PacketBuffer) (_ []*stack.PacketBuffer, nex
 		if d.until > now {
 			break
 		}
-		list = append(list, d.f.held)
+		list = append(list, d.f.head.whole(d.f.held))
 		d.f.acked = binary.BigEndian.Uint32(d.f.held.TransportHeader().Slice()[8:])
 		d.f.held = nil
 	}

@@ -57,7 +57,7 @@ func (s *Stack) Foreign() (*Stack, error) {
 	if s.foreign.Stack != nil {
 		return s.foreign.Stack, nil
 	}
-	f := &Stack{Stack: newStack(s.clock, false), clock: s.clock, local: s.local, flows: s.flows, ports: s.ports}
+	f := &Stack{Stack: newStack(s.clock, s.flows, false), clock: s.clock, local: s.local, flows: s.flows, ports: s.ports}
 	f.queuer, _ = f.TransportProtocolInstance(tcp.ProtocolNumber).(queuer)
 	if err := f.tune(s.options.TCP.withDefaults()); err != nil {
 		f.Close()

@@ -22,7 +22,6 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/link/loopback"
 	"gvisor.dev/gvisor/pkg/tcpip/network/arp"
-	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/icmp"
@@ -141,14 +140,14 @@ var creating sync.Mutex
 // goroutines as GOMAXPROCS says; a shard wants exactly one, so that one
 // hand-over a batch is enough and flows do not spread over the cores of other
 // shards.
-func newStack(c *clock, handleLocal bool) *stack.Stack {
+func newStack(c *clock, f *flows, handleLocal bool) *stack.Stack {
 	creating.Lock()
 	defer creating.Unlock()
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	return stack.New(stack.Options{
 		Clock: c,
 		NetworkProtocols: []stack.NetworkProtocolFactory{
-			ipv4.NewProtocol,
+			newOutlets(f),
 			// Addresses are configured by hand, so detecting duplicates would
 			// only delay the start by a second.
 			ipv6.NewProtocolWithOptions(ipv6.Options{DADConfigs: stack.DADConfigurations{}}),
@@ -164,10 +163,9 @@ func newStack(c *clock, handleLocal bool) *stack.Stack {
 
 // New builds a stack with its ports, addresses and routes.
 func New(o Options) (*Stack, error) {
-	c := newClock()
+	c, f := newClock(), &flows{table: make(map[flowKey]*flow)}
 	s := &Stack{
-		Stack: newStack(c, true), clock: c, options: o, local: make(map[netip.Addr]bool),
-		flows:     &flows{table: make(map[flowKey]*flow)},
+		Stack: newStack(c, f, true), clock: c, options: o, local: make(map[netip.Addr]bool), flows: f,
 		broadcast: map[netip.Addr]bool{netip.AddrFrom4([4]byte{255, 255, 255, 255}): true},
 	}
 	s.queuer, _ = s.TransportProtocolInstance(tcp.ProtocolNumber).(queuer)
