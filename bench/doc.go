@@ -17,6 +17,6 @@
 // on a core with its load. The control is two processes of one shard each.
 //
 // Placement: the proxy and hostd run on core 0, the DPU and the load on core
-// 1. In the kernel's case the receive work of the proxy's machine is steered
-// to core 0 (RPS), since the client is another machine.
+// 1. In the kernel's case veth is left as it is: each core does the receive work
+// for what it sends (kernelSite says why).
 package bench

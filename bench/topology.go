@@ -111,16 +111,9 @@ func (t *topology) veth(nsA, addrA, nsB, addrB string) error {
 	return nil
 }
 
-// steer has core do the receive work of a namespace's end of a veth pair (RPS),
-// given as a mask. Left alone, it runs inside whoever sends to that end and is
-// charged to them; on a wire it is another machine's.
-func (t *topology) steer(ns string, mask int) error {
-	return run("ip", "netns", "exec", ns, "sh", "-c",
-		fmt.Sprintf("echo %x > /sys/class/net/eth0/queues/rx-0/rps_cpus", mask))
-}
-
 // thread gives the receive work of client's end of a veth pair to a kernel
-// thread on the core that the sender runs on too, which steer could not.
+// thread on the core that the sender runs on too. Left alone, it runs inside
+// whoever sends to that end, and is charged to them.
 func (t *topology) thread(client, sender string) error {
 	before := napiThreads()
 	for _, s := range [][]string{
