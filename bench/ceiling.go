@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strconv"
 	"time"
 
@@ -185,12 +184,7 @@ func flowing(ctx context.Context, p *peer.Peer) error {
 }
 
 func (c *Ceiling) summarise() {
-	rps, cpu := make([]float64, 0, len(c.Runs)), make([]float64, 0, len(c.Runs))
-	for _, r := range c.Runs {
-		rps, cpu = append(rps, r.RPS), append(cpu, r.HostCPU)
-	}
-	slices.Sort(rps)
-	slices.Sort(cpu)
-	c.RPS, c.HostCPU = rps[len(rps)/2], cpu[len(cpu)/2]
-	c.Spread = (cpu[len(cpu)-1] - cpu[0]) / c.HostCPU
+	cpu := func(r CeilingRun) float64 { return r.HostCPU }
+	c.RPS = medianOf(c.Runs, func(r CeilingRun) float64 { return r.RPS })
+	c.HostCPU, c.Spread = medianOf(c.Runs, cpu), spreadOf(c.Runs, cpu)
 }

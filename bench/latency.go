@@ -14,6 +14,7 @@ type Latency struct {
 	Size      int            `json:"size"`
 	Conns     int            `json:"conns"`
 	Points    []LatencyPoint `json:"points"`
+	Ratio     float64        `json:"ratio"` // of the highest rate
 	Machine   Machine        `json:"machine"`
 }
 
@@ -27,8 +28,22 @@ type LatencyPoint struct {
 	AddedP99 float64 `json:"added_p99_us"`
 }
 
-// loads are the offered rates, in parts of the lower maximum.
-var loads = []float64{0.1, 0.25, 0.5, 0.75, 0.9}
+// leastLoad is where the ladder begins on a machine that can do more.
+const leastLoad = 20_000
+
+// ladder is the rates to offer, up to most, the lower maximum.
+func ladder(most int) []int {
+	const steps = 5
+	least := leastLoad
+	if most <= least {
+		least = most / steps
+	}
+	rates := make([]int, steps)
+	for i := range rates {
+		rates[i] = max(1, least+(most-least)*i/(steps-1))
+	}
+	return rates
+}
 
 // MeasureLatency offers an nginx worker a ladder of rates. With a single
 // connection the maximum itself is what counts: the next request waits for the
@@ -44,14 +59,11 @@ func MeasureLatency(ctx context.Context, o Options, w Web) (*Latency, error) {
 		if err := c.chooseRate(ctx, o, subjects); err != nil {
 			return err
 		}
-		ladder := []int{0}
+		rates := []int{0}
 		if w.Conns > 1 {
-			ladder = nil
-			for _, part := range loads {
-				ladder = append(ladder, max(1, int(part*min(c.MaxKernel, c.MaxOffload))))
-			}
+			rates = ladder(int(min(c.MaxKernel, c.MaxOffload)))
 		}
-		for _, rate := range ladder {
+		for _, rate := range rates {
 			c.Kernel, c.Offload = Run{}, Run{}
 			if err := pairs(ctx, o, subjects, rate, w.Size); err != nil {
 				return fmt.Errorf("at %d requests a second: %w", rate, err)
@@ -61,7 +73,7 @@ func MeasureLatency(ctx context.Context, o Options, w Web) (*Latency, error) {
 			if c.Offload.HostCPU > 0 {
 				p.Ratio = c.Kernel.HostCPU / c.Offload.HostCPU
 			}
-			l.Points = append(l.Points, p)
+			l.Points, l.Ratio = append(l.Points, p), p.Ratio
 		}
 		return nil
 	})

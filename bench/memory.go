@@ -25,6 +25,7 @@ type Memory struct {
 	Offload   MemoryUse   `json:"offload"`
 	Steps     []MemoryUse `json:"offload_steps"` // as connections are added
 	Targets   []Target    `json:"targets"`       // of the offload
+	Ratio     float64     `json:"ratio"`         // of host memory, kernel ÷ offload; the kernel's own is not in it
 	Machine   Machine     `json:"machine"`
 }
 
@@ -88,13 +89,14 @@ type MemoryUse struct {
 const (
 	holdEach    = 12_500 // connections of one process, on either side: descriptors are limited
 	memorySteps = 4
+	mostIdle    = 1_000_000 // 81 workers
 )
 
 // MeasureMemory opens conns connections to nginx, spread over several workers,
 // and leaves them alone.
 func MeasureMemory(ctx context.Context, o Options, conns int) (*Memory, error) {
-	if conns < memorySteps {
-		return nil, fmt.Errorf("at least %d connections are needed", memorySteps)
+	if conns < memorySteps || conns > mostIdle {
+		return nil, fmt.Errorf("%d connections are too few or too many: from %d to %d can be held", conns, memorySteps, mostIdle)
 	}
 	workers := (conns+holdEach-1)/holdEach + 1 // the kernel does not spread them evenly
 	sc := scenario{
@@ -120,6 +122,9 @@ func MeasureMemory(ctx context.Context, o Options, conns int) (*Memory, error) {
 	})
 	if err != nil {
 		return nil, err
+	}
+	if m.Offload.HostBytes > 0 {
+		m.Ratio = m.Kernel.HostBytes / m.Offload.HostBytes
 	}
 	return m, nil
 }

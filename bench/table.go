@@ -5,6 +5,7 @@ package bench
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -63,11 +64,9 @@ func Table(ctx context.Context, o Options, idle int) (*Report, error) {
 		}
 		r.Rows = append(r.Rows, c)
 	}
-	short := o
-	short.Pairs = min(o.Pairs, 3)
 	for _, size := range sweep {
 		o.Log("== nginx, %d bytes", size)
-		c, err := Nginx(ctx, short, Web{Size: size, Conns: 64})
+		c, err := Nginx(ctx, o, Web{Size: size, Conns: 64})
 		if err != nil {
 			return nil, fmt.Errorf("nginx, %d bytes: %w", size, err)
 		}
@@ -82,7 +81,7 @@ func Table(ctx context.Context, o Options, idle int) (*Report, error) {
 		return nil, fmt.Errorf("the host's ceiling, HAProxy: %w", err)
 	}
 	o.Log("== latency by load")
-	if r.Latency, err = MeasureLatency(ctx, short, Web{Size: 64, Conns: 64}); err != nil {
+	if r.Latency, err = MeasureLatency(ctx, o, Web{Size: 64, Conns: 64}); err != nil {
 		return nil, fmt.Errorf("latency by load: %w", err)
 	}
 	o.Log("== memory of idle connections")
@@ -96,16 +95,28 @@ func Table(ctx context.Context, o Options, idle int) (*Report, error) {
 	return r, nil
 }
 
-// Write records the report in a folder: JSON, a table in Markdown, and plots.
-func (r *Report) Write(dir string) error {
+// CanWrite says whether a folder for results is there, or can be made, and takes files.
+func CanWrite(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("make a folder for the results: %w", err)
+	}
+	f, err := os.CreateTemp(dir, ".results-")
+	if err != nil {
+		return fmt.Errorf("record results: %w", err)
+	}
+	return errors.Join(f.Close(), os.Remove(f.Name()))
+}
+
+// Write records the report in a folder: JSON, a table in Markdown, and plots.
+func (r *Report) Write(dir string) error {
+	if err := CanWrite(dir); err != nil {
+		return err
 	}
 	b, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
 		return fmt.Errorf("encode the results: %w", err)
 	}
-	files := map[string]string{"results.json": string(b) + "\n", "results.md": r.markdown()}
+	files := map[string]string{"results.json": string(b) + "\n", "results.md": r.Markdown()}
 	for name, p := range r.plots() {
 		files[name] = p.svg()
 	}
@@ -117,7 +128,21 @@ func (r *Report) Write(dir string) error {
 	return nil
 }
 
-func (r *Report) markdown() string {
+// ReadReport reads a report that Write recorded.
+func ReadReport(path string) (*Report, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read a report: %w", err)
+	}
+	var r Report
+	if err := json.Unmarshal(b, &r); err != nil {
+		return nil, fmt.Errorf("read the report %s: %w", path, err)
+	}
+	return &r, nil
+}
+
+// Markdown is the report as a table, with facts of the machine.
+func (r *Report) Markdown() string {
 	var b strings.Builder
 	m := r.Machine
 	fmt.Fprintf(&b, "%s, %d cores, Linux %s, %s, pno %s, %s.\n\n", m.CPU, m.Cores, m.Kernel, m.Go, m.Version, r.When.Format(time.DateOnly))
@@ -149,9 +174,10 @@ func (r *Report) markdown() string {
 		}
 	}
 	if s := r.Shards; s != nil {
-		fmt.Fprintf(&b, "\nTwo shards against one, virtual wire, %d B, %d connections each: %.2f and %.2f µs of DPU CPU a request, **%.2f** of linear; "+
-			"waiting for locks %.3f and %.3f µs. Two processes of one shard each, side by side: %.2f µs, %.2f of linear, so two shards are %.2f of what shares nothing.\n",
-			s.Size, s.Conns, s.Two.DPUCPU, s.One.DPUCPU, s.Ratio, s.Two.Waited, s.One.Waited, s.Apart.DPUCPU, s.RatioApart, s.OfApart)
+		fmt.Fprintf(&b, "\nTwo shards against one, virtual wire, %d B, %d connections each: **%.2f** of linear, by the cheaper control. DPU CPU a request: "+
+			"two shards %.2f µs (spread %.0f %%), one %.2f µs (%.0f %%), two processes of one each, which share nothing, %.2f µs (%.0f %%); waiting for locks %.3f, %.3f and %.3f µs.\n",
+			s.Size, s.Conns, s.Ratio, s.Two.DPUCPU, 100*s.Two.Spread, s.One.DPUCPU, 100*s.One.Spread, s.Apart.DPUCPU, 100*s.Apart.Spread,
+			s.Two.Waited, s.One.Waited, s.Apart.Waited)
 	}
 	if r.Memory != nil {
 		b.WriteString("\n| idle connections | host bytes each | with the rings | DPU bytes each | rings, MB in all | host CPU | DPU CPU |\n|---|--:|--:|--:|--:|--:|--:|\n")

@@ -26,9 +26,11 @@ func newBenchCmd() *cobra.Command {
 		Long: "Measure a program without and with what pno does for it, in turn: over kernel sockets and over the\n" +
 			"offload, with a private key of its own and with one in the crypto cluster. The programs run in network\n" +
 			"namespaces of their own on this machine. Needs root and two cores.",
+		Args: cobra.NoArgs, // a benchmark that there is not is an error
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		// Whoever interrupts it wants the namespaces and processes gone too.
 		PersistentPreRun: func(cmd *cobra.Command, _ []string) {
-			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 			context.AfterFunc(ctx, stop)
 			cmd.SetContext(ctx)
 		},
@@ -66,7 +68,7 @@ type benchFlags struct {
 func (b *benchFlags) add(c *cobra.Command) {
 	f := c.Flags()
 	f.DurationVar(&b.Duration, "duration", 5*time.Second, "length of one measured run")
-	f.IntVar(&b.Pairs, "pairs", 3, "runs of each kind, in turn; medians are reported")
+	f.IntVar(&b.Pairs, "pairs", 5, "runs of each kind, in turn; medians are reported")
 	f.StringVarP(&b.output, "output", "o", "table", "table or json")
 }
 

@@ -62,8 +62,7 @@ func printShards(w io.Writer, s *bench.Shards) error {
 			fmt.Fprintf(w, "  %8.3f µs/req %7d times  %s\n", l.Waited, l.Times, l.Where)
 		}
 	}
-	_, err := fmt.Fprintf(w, "DPU CPU per request, one ÷ two: %.2f of linear; two processes of one shard each: %.2f, so two shards %.2f of that\n",
-		s.Ratio, s.RatioApart, s.OfApart)
+	_, err := fmt.Fprintf(w, "DPU CPU per request: %.2f of linear (one shard ÷ two %.2f, two processes of one each ÷ two %.2f)\n", s.Ratio, s.OfOne, s.OfApart)
 	return err
 }
 

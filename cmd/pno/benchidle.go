@@ -127,10 +127,13 @@ func newLatencyBenchCmd() *cobra.Command {
 
 func printLatency(w io.Writer, l *bench.Latency) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintf(t, "offered\t\treq/s\thost µs/req\tp50 µs\tp99 µs\t\n")
+	fmt.Fprintf(t, "offered\t\treq/s\thost µs/req\tspread\tp50 µs\tp99 µs\t\n")
 	for _, p := range l.Points {
-		fmt.Fprintf(t, "%d\tkernel\t%.0f\t%.2f\t%.0f\t%.0f\t\n", p.Rate, p.Kernel.RPS, p.Kernel.HostCPU, p.Kernel.P50, p.Kernel.P99)
-		fmt.Fprintf(t, "\toffload\t%.0f\t%.2f\t%.0f\t%.0f\t\n", p.Offload.RPS, p.Offload.HostCPU, p.Offload.P50, p.Offload.P99)
+		line := func(rate, what string, r bench.Run) {
+			fmt.Fprintf(t, "%s\t%s\t%.0f\t%.2f\t%.0f %%\t%.0f\t%.0f\t\n", rate, what, r.RPS, r.HostCPU, 100*r.Spread, r.P50, r.P99)
+		}
+		line(strconv.Itoa(p.Rate), "kernel", p.Kernel)
+		line("", "offload", p.Offload)
 	}
 	return t.Flush()
 }
