@@ -152,7 +152,7 @@ soak: build ## race tests and the end-to-end suite again and again for SOAK (1h)
 .PHONY: bench
 bench: build ## offload and crypto cluster against doing without: into bench/results/ (root, under 20 min)
 	@scripts/deps.sh test
-	$(BIN)/pno bench table --pairs 5 --duration 3s
+	$(BIN)/pno bench table --pairs 5 --duration 2s --readme README.md
 	$(BIN)/pno bench handshake --duration 3s -o json >bench/results/handshake.json
 	$(BIN)/pno bench cryptorpc --duration 2s -o json >bench/results/cryptorpc.json
 
