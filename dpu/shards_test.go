@@ -105,6 +105,27 @@ func TestShards(t *testing.T) {
 	}
 }
 
+// Segments of a connection that another shard's queue receives go through the stack
+// together as well as those of the shard's own.
+func TestHandedOverFramesAreMerged(t *testing.T) {
+	r := newRig(t, rigOptions{shards: 2, queues: 1})
+	h := newHost(t, r.agent, testLayout(2))
+	l := r.remote.listen(t, remoteAddr+":9000")
+	s := h.connect(1, remoteAddr+":9000", "") // shard 0 has the queue
+	conn := acceptOne(t, l)
+	body := pattern(3, 4<<20)
+	go func() { _, _ = conn.Write(body) }()
+	got, err := s.readN(len(body))
+	if err != nil || string(got) != string(body) {
+		t.Fatalf("%d bytes, or they differ: %v", len(got), err)
+	}
+	shards := r.d.Stats().Shards
+	frames, handed, merged := shards[0].RxFrames, shards[0].RxHanded, r.counter("tcp_segments_merged")
+	if own := len(body) / 1500; handed < uint64(own) || merged < 100 {
+		t.Errorf("of %d frames %d were handed over, of these %d merged", frames, handed, merged)
+	}
+}
+
 func TestExplicitPortIsRedirected(t *testing.T) {
 	r := newRig(t, rigOptions{shards: 2})
 	h := newHost(t, r.agent, testLayout(2))

@@ -243,6 +243,7 @@ func (e *Endpoint) endRun() { e.spared(e.run.end(e.nic)) }
 func (e *Endpoint) spared(n int) {
 	if n > 0 {
 		e.stack.Stats().TCP.ValidSegmentsReceived.IncrementBy(uint64(n))
+		e.stack.merged.IncrementBy(uint64(n))
 	}
 }
 

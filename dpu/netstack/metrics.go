@@ -74,6 +74,7 @@ func (s *Stack) Counters(list []report.Counter) []report.Counter {
 			list = append(list, report.Counter{Name: m.name, Help: m.help, Gauge: m.gauge})
 		}
 		list = append(list,
+			report.Counter{Name: "tcp_segments_merged", Help: "segments received that went through the stack with the one before"},
 			report.Counter{Name: "tcp_time_wait", Help: "connections in TIME-WAIT without an endpoint", Gauge: true},
 			report.Counter{Name: "tcp_time_wait_overflows", Help: "connections whose TIME-WAIT ended early because there were too many"},
 			report.Counter{Name: "tcp_time_wait_acks_skipped", Help: "bare acknowledgements in TIME-WAIT not answered because one was just before"})
@@ -84,7 +85,7 @@ func (s *Stack) Counters(list []report.Counter) []report.Counter {
 		}
 	}
 	n, overflows, unechoed := s.flows.timeWaiting()
-	for i, v := range []uint64{n, overflows, unechoed} {
+	for i, v := range []uint64{s.merged.Value(), n, overflows, unechoed} {
 		list[len(metrics)+i].Value += v
 	}
 	return list

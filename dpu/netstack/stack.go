@@ -128,6 +128,7 @@ type Stack struct {
 
 	broadcast map[netip.Addr]bool // of the ports' networks
 	foreign   foreign
+	merged    tcpip.StatCounter // received segments that went along with the one before
 
 	expired []*stack.PacketBuffer // Tick's scratch
 	ended   []ended               // the same

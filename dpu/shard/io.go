@@ -26,13 +26,11 @@ func (s *Shard) receive(now int64) (busy bool) {
 	}
 	for _, list := range s.in {
 		for i, h := range list {
-			for n := 0; n < rxBatch; n++ {
-				f := h.peek()
-				if f == nil {
-					break
-				}
-				s.ports[i].Endpoint.Deliver(f)
-				h.pop()
+			// Together: the stack takes segments that follow each other as one.
+			if n := h.list(s.frames[:]); n > 0 {
+				s.ports[i].Endpoint.Deliver(s.frames[:n]...)
+				h.pop(n)
+				clear(s.frames[:n])
 				busy = true
 			}
 		}
@@ -159,7 +157,7 @@ func (s *Shard) forward(q link.Queue, h *handover) (n int) {
 			return n
 		}
 		q.TxCommit(copy(b, f))
-		h.pop()
+		h.pop(1)
 		n++
 	}
 }

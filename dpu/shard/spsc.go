@@ -80,4 +80,16 @@ func (h *handover) peek() []byte {
 	return h.slots[at%handSlots]
 }
 
-func (h *handover) pop() { h.head.Store(h.head.Load() + 1) }
+// list fills into with the oldest frames and returns their number; they stay valid
+// until pop.
+func (h *handover) list(into [][]byte) int {
+	at := h.head.Load()
+	n := min(int(h.tail.Load()-at), len(into))
+	for i := range into[:n] {
+		into[i] = h.slots[(at+uint32(i))%handSlots]
+	}
+	return n
+}
+
+// pop gives back the n oldest.
+func (h *handover) pop(n int) { h.head.Store(h.head.Load() + uint32(n)) }
