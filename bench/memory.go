@@ -57,7 +57,7 @@ const noCPU = 0.5
 // targets compares u with what is aimed at.
 func (u MemoryUse) targets() []Target {
 	out := []Target{
-		{What: "host memory of a connection", Unit: "bytes", Measured: u.HostBytes, Most: 1 << 10},
+		{What: "host memory of a connection, with the rings", Unit: "bytes", Measured: u.WithRings, Most: 1 << 10},
 		{What: "DPU memory of a connection", Unit: "bytes", Measured: u.DPUBytes, Most: 16 << 10},
 		{What: "host CPU of an idle system", Unit: "%", Measured: u.HostIdle, Most: noCPU},
 		{What: "DPU CPU of an idle system", Unit: "%", Measured: u.DPUIdle, Most: 2},
@@ -73,8 +73,8 @@ func (u MemoryUse) targets() []Target {
 // took with none, and the CPU that all of them use while nothing happens, in
 // per cent of a core. The kernel's own memory for its sockets is not in it. The
 // rings are told apart: they come with a process, and become resident as they
-// are filled for the first time, by however many connections; WithRings counts
-// them, too, both sides' share.
+// are gone round for the first time, by however many connections; WithRings
+// counts them, too, both sides' share.
 type MemoryUse struct {
 	Conns     int     `json:"conns"`
 	Answered  int     `json:"answered"` // of them, once they had been idle; in the last step

@@ -147,6 +147,13 @@ const (
 	DgramTTL = 2 // TTL is set
 )
 
+// How a producer ends a lap of its ring early, see lap.go. EarlyLap is the room
+// that this leaves at least: for the longest datagram, and more.
+const (
+	EarlyLap = 128 << 10
+	LapStep  = 16 << 10
+)
+
 // ErrnoRedirect in OpError or OpReply's errno: the flow's packets come to
 // another shard; its number is in the low byte. The host repeats the request
 // there.
@@ -264,7 +271,8 @@ type HostLine struct {
 	D2HSeen   uint64 // records looked at, when Arm was set
 	Arm       uint32 // odd: raise one interrupt for this value once d2h_prod != D2HSeen
 	SpaceWant uint32 // with Arm odd: also when H2DCons moves
-	Reserved  [4]uint64
+	H2DPad    uint64 // where the last padding of the H2D ring begins; 0: there was none
+	Reserved  [3]uint64
 }
 
 // DevLine is the DPU's control line of a queue pair. One writer: the DPU.

@@ -6,7 +6,7 @@ import "fmt"
 
 // Bytes of the control lines that carry fields; the rest is reserved.
 const (
-	hostLineBytes = 32
+	hostLineBytes = 40
 	devLineBytes  = 24
 )
 
@@ -26,7 +26,12 @@ type DevQP struct {
 	h2dPub   uint64 // consumed, as last written to the DevLine
 	h2dCons  uint64 // consumed
 	h2dRead  uint64 // fetched into the mirror
-	h2dGoal  uint64 // end of the fetch in flight
+	h2dStop  uint64 // records end here, and go on at h2dOn
+	h2dOn    uint64
+	h2dGoal  uint64 // end of the fetch in flight, and what is in between
+	goalStop uint64
+	goalOn   uint64
+	h2dPads  uint64 // bytes of padding consumed
 	fetch    [2]DMA
 	fetchOps [2]*DMA
 	fetching bool
@@ -52,6 +57,10 @@ type DevQP struct {
 	d2hProd uint64 // built
 	d2hSent uint64 // posted
 	reserve uint64 // position of the open reservation
+	d2hPad  uint64 // where padding begins that is not posted; 0: there is none
+	lastPad pad
+	d2hPads uint64 // bytes of padding built
+	lap     lap
 	dbArm   uint32
 	dbSent  uint32
 	flights []*flight // posted, oldest first
@@ -79,14 +88,18 @@ func (m *mirror) at(pos uint64) []byte {
 	return m.buf[pos&(m.size-1):]
 }
 
-// spans gives the one or two contiguous pieces of [from, to).
-func (m *mirror) spans(from, to uint64) (a, b []byte) {
-	n := to - from
-	a = m.at(from)
-	if uint64(len(a)) >= n {
-		return a[:n], nil
+// around tells where [from, to) stops short of the ring's end, because padding
+// begins at pad or at that end, and where it goes on. Both are to, if it does
+// not come round. A pad that cannot be is none.
+func (m *mirror) around(from, to, pad uint64) (stop, on uint64) {
+	end := (from | (m.size - 1)) + 1
+	switch {
+	case to < end:
+		return to, to
+	case pad != 0 && pad >= from && pad < end && pad%RecordAlign == 0:
+		return pad, end
 	}
-	return a, m.buf[:n-uint64(len(a))]
+	return end, end
 }
 
 // NewDevQP returns the DPU's end of the queue pair of a channel and shard. l
@@ -97,6 +110,7 @@ func NewDevQP(t Transport, l Layout, channel, shard int) *DevQP {
 	q.line = DMA{Kind: DMARead, Line: true, Off: q.off.HostLine, Buf: q.lineBuf[:]}
 	q.lineOps[0] = &q.line
 	q.fetchOps = [2]*DMA{&q.fetch[0], &q.fetch[1]}
+	q.lap.least = EarlyLap
 	return q
 }
 
@@ -109,7 +123,7 @@ func (q *DevQP) Pump() error {
 		if !q.fetchDone() {
 			return nil
 		}
-		q.fetching, q.h2dRead = false, q.h2dGoal
+		q.fetched()
 	}
 	if !q.reading {
 		if err := q.postLine(); err != nil {
@@ -142,7 +156,7 @@ func (q *DevQP) acceptLine() error {
 	b := q.lineBuf[:]
 	h := HostLine{
 		H2DProd: le.Uint64(b), D2HCons: le.Uint64(b[8:]), D2HSeen: le.Uint64(b[16:]),
-		Arm: le.Uint32(b[24:]), SpaceWant: le.Uint32(b[28:]),
+		Arm: le.Uint32(b[24:]), SpaceWant: le.Uint32(b[28:]), H2DPad: le.Uint64(b[32:]),
 	}
 	switch {
 	case h.H2DProd < q.host.H2DProd || h.H2DProd-q.h2dPub > q.h2d.size || h.H2DProd%RecordAlign != 0:
@@ -165,21 +179,51 @@ func (q *DevQP) postFetch() error {
 		return nil
 	}
 	q.h2dGoal = q.host.H2DProd
-	a, b := q.h2d.spans(q.h2dRead, q.h2dGoal)
-	start := q.off.H2D + q.h2dRead&(q.h2d.size-1)
-	q.fetch[0] = DMA{Kind: DMARead, Off: start, Buf: a}
-	q.fetch[1] = DMA{Kind: DMARead, Off: q.off.H2D, Buf: b, Done: len(b) == 0}
+	q.goalStop, q.goalOn = q.h2d.around(q.h2dRead, q.h2dGoal, q.host.H2DPad)
 	ops := q.fetchOps[:]
-	if len(b) == 0 {
+	q.fetch[0] = q.read(q.h2dRead, q.goalStop)
+	q.fetch[1] = q.read(q.goalOn, q.h2dGoal)
+	if q.fetch[1].Done {
 		ops = ops[:1]
+	}
+	if q.fetch[0].Done {
+		ops = ops[1:]
 	}
 	if err := q.t.Post(ops...); err != nil {
 		return fmt.Errorf("read records of channel %d: %w", q.channel, err)
 	}
 	if q.fetching = !q.fetchDone(); !q.fetching {
-		q.h2dRead = q.h2dGoal
+		q.fetched()
 	}
 	return nil
+}
+
+// read is the operation that fetches [from, to), which does not come round.
+func (q *DevQP) read(from, to uint64) DMA {
+	return DMA{
+		Kind: DMARead, Off: q.off.H2D + from&(q.h2d.size-1),
+		Buf: q.h2d.at(from)[:to-from], Done: from == to,
+	}
+}
+
+// fetched takes over what has come in. From what is not consumed to what the
+// host may have produced, the ring comes round once at most.
+func (q *DevQP) fetched() {
+	if q.h2dCons == q.h2dStop {
+		q.skip()
+	}
+	if q.h2dStop == q.h2dRead {
+		q.h2dStop, q.h2dOn = q.goalStop, q.goalOn
+	}
+	q.fetching, q.h2dRead = false, q.h2dGoal
+}
+
+// skip goes on behind the padding at which what is consumed has arrived. False:
+// there is nothing behind it.
+func (q *DevQP) skip() bool {
+	q.h2dPads += q.h2dOn - q.h2dStop
+	q.h2dCons, q.h2dStop, q.h2dOn = q.h2dOn, q.h2dRead, q.h2dRead
+	return q.h2dCons != q.h2dStop
 }
 
 func (q *DevQP) fetchDone() bool { return q.fetch[0].Done && q.fetch[1].Done }
@@ -219,19 +263,20 @@ func (q *DevQP) Passed(m *Mark) bool {
 // valid until the Flush after the following call of Next. ok is false when
 // all fetched records were handed out. An error wraps ErrProtocol.
 func (q *DevQP) Next() (rec Record, payload []byte, ok bool, err error) {
-	for q.h2dCons != q.h2dRead {
+	for q.h2dCons != q.h2dStop || q.skip() {
 		b := q.h2d.at(q.h2dCons)
 		rec = GetRecord(b)
 		if rec.Op == OpPad {
-			if uint64(len(b)) > q.h2dRead-q.h2dCons {
+			if uint64(len(b)) > q.h2dStop-q.h2dCons {
 				return rec, nil, false, fmt.Errorf("channel %d: padding beyond the producer: %w", q.channel, ErrProtocol)
 			}
 			q.h2dCons += uint64(len(b))
+			q.h2dPads += uint64(len(b))
 			continue
 		}
 		n := int(rec.Len)
 		space := RecordSpace(n)
-		if n > MaxPayload || space > len(b) || uint64(space) > q.h2dRead-q.h2dCons {
+		if n > MaxPayload || space > len(b) || uint64(space) > q.h2dStop-q.h2dCons {
 			return rec, nil, false, fmt.Errorf("channel %d: record %d of %d bytes does not fit: %w",
 				q.channel, rec.Op, n, ErrProtocol)
 		}
@@ -245,6 +290,9 @@ func (q *DevQP) Next() (rec Record, payload []byte, ok bool, err error) {
 // MaxPayload; -1 if not even an empty record fits.
 func (q *DevQP) Space() int {
 	n := q.room(q.d2hProd) - RecordHdr
+	if n < MaxPayload {
+		q.lap.short(q.host.D2HCons)
+	}
 	// A record that does not fit before the end of the ring starts at its
 	// beginning, which costs the padding.
 	if tail := int(q.d2h.size - q.d2hProd&(q.d2h.size-1)); tail-RecordHdr < min(n, MaxPayload) {
@@ -264,27 +312,36 @@ func (q *DevQP) Fits(n int) bool {
 	if int(q.d2h.size-q.d2hProd&(q.d2h.size-1)) < need {
 		need += RecordSpace(MaxPayload) // a record does not wrap: padding
 	}
-	return q.room(q.d2hProd) >= need
+	if q.room(q.d2hProd) < need {
+		q.lap.short(q.host.D2HCons)
+		return false
+	}
+	return true
 }
 
 func (q *DevQP) room(pos uint64) int { return int(q.d2h.size - (pos - q.host.D2HCons)) }
 
 // Reserve returns space for a record's payload of up to n bytes in the D2H
 // ring's mirror, nil if the ring has no room. Commit completes it; a Reserve
-// without Commit is forgotten.
+// without Commit is forgotten. A lap ends early only if the host has given all
+// back: payloads that it holds before the padding would seem to fill the ring.
 func (q *DevQP) Reserve(n int) []byte {
 	pos := q.d2hProd
 	space := RecordSpace(n)
 	b := q.d2h.at(pos)
-	if len(b) < space {
-		if q.room(pos) < len(b)+space {
-			return nil
-		}
+	need := space
+	early := pos == q.host.D2HCons && q.lap.over(q.d2h.size, pos, pos)
+	if early || len(b) < space {
+		need += len(b)
+	}
+	if q.room(pos) < need {
+		q.lap.short(q.host.D2HCons)
+		return nil
+	}
+	if need != space {
 		PutRecord(b, Record{Op: OpPad})
 		pos += uint64(len(b))
 		b = q.d2h.at(pos)
-	} else if q.room(pos) < space {
-		return nil
 	}
 	q.reserve = pos
 	return b[RecordHdr : RecordHdr+n : RecordHdr+n]
@@ -292,6 +349,11 @@ func (q *DevQP) Reserve(n int) []byte {
 
 // Commit completes the last Reserve with the first n bytes of its payload.
 func (q *DevQP) Commit(op Op, flags uint8, sock, seq, ack uint32, n int) {
+	if q.reserve != q.d2hProd {
+		q.d2hPad, q.lastPad = q.d2hProd, pad{q.d2hProd, q.reserve}
+		q.d2hPads += q.lastPad.size()
+		q.lap.begins(q.reserve)
+	}
 	PutRecord(q.d2h.at(q.reserve), Record{Op: op, Flags: flags, Len: uint16(n), Sock: sock, Seq: seq, Ack: ack})
 	q.d2hProd = q.reserve + uint64(RecordSpace(n))
 }
@@ -319,11 +381,15 @@ func (q *DevQP) Flush() error {
 	f := q.flight()
 	f.n = 0
 	if q.d2hProd != q.d2hSent {
-		a, b := q.d2h.spans(q.d2hSent, q.d2hProd)
-		f.add(DMA{Kind: DMAWrite, Off: q.off.D2H + q.d2hSent&(q.d2h.size-1), Buf: a})
-		if len(b) > 0 {
-			f.add(DMA{Kind: DMAWrite, Off: q.off.D2H, Buf: b})
+		stop, on := q.d2h.around(q.d2hSent, q.d2hProd, q.d2hPad)
+		if on != stop {
+			stop += RecordHdr // the host reads that it is padding
 		}
+		f.add(q.write(q.d2hSent, stop))
+		if on != q.d2hProd {
+			f.add(q.write(on, q.d2hProd))
+		}
+		q.d2hPad = 0
 	}
 	le.PutUint64(f.line[:], q.d2hProd)
 	le.PutUint64(f.line[8:], q.h2dCons)
@@ -336,6 +402,11 @@ func (q *DevQP) Flush() error {
 	q.flights = append(q.flights, f)
 	q.reclaim()
 	return nil
+}
+
+// write is the operation that posts [from, to), which does not come round.
+func (q *DevQP) write(from, to uint64) DMA {
+	return DMA{Kind: DMAWrite, Off: q.off.D2H + from&(q.d2h.size-1), Buf: q.d2h.at(from)[:to-from]}
 }
 
 func (f *flight) add(op DMA) {
@@ -415,22 +486,29 @@ func (q *DevQP) Quiet() bool {
 		q.host.H2DProd == q.h2dRead && !q.InterruptDue()
 }
 
-// DevQPStats are positions and state of a queue pair, for statistics.
+// DevQPStats are the load and state of a queue pair, for statistics. Bytes are
+// those of records: padding is neither used nor moved.
 type DevQPStats struct {
-	H2DProd uint64 `json:"h2d_prod"`
-	H2DCons uint64 `json:"h2d_cons"`
-	D2HProd uint64 `json:"d2h_prod"`
-	D2HCons uint64 `json:"d2h_cons"`
-	H2DSize uint64 `json:"h2d_size"`
-	D2HSize uint64 `json:"d2h_size"`
-	Arm     uint32 `json:"arm"`
-	DBArm   uint32 `json:"doorbell_arm"`
+	H2DUsed     uint64 // produced, not consumed
+	H2DConsumed uint64
+	D2HUsed     uint64 // produced, not given back
+	D2HProduced uint64
+	H2DSize     uint64
+	D2HSize     uint64
 }
 
-// Stats returns the queue pair's positions as the DPU knows them.
+// Stats returns what the DPU knows of the queue pair.
 func (q *DevQP) Stats() DevQPStats {
-	return DevQPStats{
-		H2DProd: q.host.H2DProd, H2DCons: q.h2dCons, D2HProd: q.d2hProd, D2HCons: q.host.D2HCons,
-		H2DSize: q.h2d.size, D2HSize: q.d2h.size, Arm: q.host.Arm, DBArm: q.dbArm,
+	s := DevQPStats{
+		H2DUsed: q.host.H2DProd - q.h2dCons - (q.h2dOn - q.h2dStop), H2DConsumed: q.h2dCons - q.h2dPads,
+		D2HUsed: q.d2hProd - q.host.D2HCons, D2HProduced: q.d2hProd - q.d2hPads,
+		H2DSize: q.h2d.size, D2HSize: q.d2h.size,
 	}
+	if q.fetching {
+		s.H2DUsed -= q.goalOn - q.goalStop
+	}
+	if q.host.D2HCons <= q.lastPad.from {
+		s.D2HUsed -= q.lastPad.size()
+	}
+	return s
 }

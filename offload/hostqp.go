@@ -25,6 +25,8 @@ type HostQP struct {
 	prod    uint64 // H2D built
 	pubProd uint64 // H2D published
 	h2dCons uint64 // H2D consumer as last read
+	line    uint64 // who gets beyond it looks whether the lap is over
+	lap     lap
 	rung    uint32
 
 	_ [CacheLine]byte
@@ -48,6 +50,7 @@ func NewHostQP(mem []byte, l Layout, channel, shard int) (*HostQP, error) {
 		d2h:  mem[o.D2H : o.D2H+uint64(l.D2HSize)],
 		host: (*HostLine)(unsafe.Pointer(&mem[o.HostLine])),
 		dev:  (*DevLine)(unsafe.Pointer(&mem[o.DevLine])),
+		lap:  lap{least: EarlyLap},
 	}, nil
 }
 
@@ -58,20 +61,29 @@ func (q *HostQP) Emit(op Op, flags uint8, sock, seq, ack uint32, n int) []byte {
 	space := uint64(RecordSpace(n))
 	tail := size - q.prod&(size-1)
 	need := space
-	if tail < space {
+	if tail < space || space > q.line-q.prod && q.lapOver() {
 		need += tail
 	}
 	if size-(q.prod-q.h2dCons) < need && q.free() < need {
+		q.lap.short(q.h2dCons)
 		return nil
 	}
-	if tail < space {
+	if need != space {
 		PutRecord(q.h2d[size-tail:], Record{Op: OpPad})
+		atomic.StoreUint64(&q.host.H2DPad, q.prod)
 		q.prod += tail
+		q.lap.begins(q.prod)
 	}
 	b := q.h2d[q.prod&(size-1):]
 	PutRecord(b, Record{Op: op, Flags: flags, Len: uint16(n), Sock: sock, Seq: seq, Ack: ack})
 	q.prod += space
+	q.line = q.prod | (LapStep - 1)
 	return b[RecordHdr : RecordHdr+n : RecordHdr+n]
+}
+
+func (q *HostQP) lapOver() bool {
+	q.free()
+	return q.lap.over(uint64(len(q.h2d)), q.prod, q.h2dCons)
 }
 
 // free looks how many bytes of the H2D ring are free. A consumer that lies gets
@@ -90,7 +102,9 @@ func (q *HostQP) Room(keep int) int {
 	size := uint64(len(q.h2d))
 	n := int(size-(q.prod-q.h2dCons)) - keep
 	if n < RecordHdr+MaxPayload {
-		n = int(q.free()) - keep
+		if n = int(q.free()) - keep; n < RecordHdr+MaxPayload {
+			q.lap.short(q.h2dCons)
+		}
 	}
 	n -= RecordHdr
 	// A record that does not fit before the end of the ring starts at its

@@ -30,11 +30,11 @@ type pair struct {
 	host *offload.HostQP
 	dev  *offload.DevQP
 	l    offload.Layout
+	dma  *counted
 }
 
-func newPair(t testing.TB) *pair {
+func newPair(t testing.TB, l offload.Layout) *pair {
 	t.Helper()
-	l := smallLayout()
 	f, err := os.CreateTemp(t.TempDir(), "session")
 	if err != nil {
 		t.Fatal(err)
@@ -52,13 +52,13 @@ func newPair(t testing.TB) *pair {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tr := r.NewTransport(-1)
+	tr := &counted{Transport: r.NewTransport(-1)}
 	t.Cleanup(func() { _ = tr.Close(); _ = r.Close() })
 	host, err := offload.NewHostQP(mem, l, 0, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &pair{mem, host, offload.NewDevQP(tr, l, 0, 0), l}
+	return &pair{mem, host, offload.NewDevQP(tr, l, 0, 0), l, tr}
 }
 
 func pattern(seq uint32, n int) []byte {
@@ -72,7 +72,12 @@ func pattern(seq uint32, n int) []byte {
 // TestRingsCarryRecordsInOrder drives both directions with random sizes over
 // many wraps of the ring.
 func TestRingsCarryRecordsInOrder(t *testing.T) {
-	p := newPair(t)
+	t.Run("small", func(t *testing.T) { carryRecords(t, smallLayout()) })
+	t.Run("large", func(t *testing.T) { carryRecords(t, largeLayout()) })
+}
+
+func carryRecords(t *testing.T, l offload.Layout) {
+	p := newPair(t, l)
 	rnd := rand.New(rand.NewSource(1))
 	sizes := []int{0, 1, 15, 16, 17, 64, 1000, 9000, offload.MaxPayload}
 	var out, in, dout, din uint32
@@ -141,7 +146,7 @@ func TestRingsCarryRecordsInOrder(t *testing.T) {
 }
 
 func TestSteadyStateAllocatesNothing(t *testing.T) {
-	p := newPair(t)
+	p := newPair(t, smallLayout())
 	step := func() {
 		p.host.Emit(offload.OpSend, 0, 1, 2, 3, 64)
 		p.host.Publish()
@@ -201,7 +206,7 @@ func TestDPURefusesHostileControlLine(t *testing.T) {
 		{"padding beyond what was produced", offload.HostLine{H2DProd: 16}, rec(offload.OpPad, 0)},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			p := newPair(t)
+			p := newPair(t, smallLayout())
 			o := p.l.QP(0, 0)
 			copy(p.mem[o.H2D:], c.ring)
 			*(*offload.HostLine)(unsafe.Pointer(&p.mem[o.HostLine])) = c.line
@@ -221,7 +226,7 @@ func TestHostRefusesHostileProducer(t *testing.T) {
 		"unaligned": 8, "a ring ahead": offload.MinRingSize + 16, "huge": 1<<64 - 16,
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := newPair(t)
+			p := newPair(t, smallLayout())
 			binary.LittleEndian.PutUint64(p.mem[p.l.QP(0, 0).DevLine:], prod)
 			if _, _, _, err := p.host.Next(); !errors.Is(err, offload.ErrProtocol) {
 				t.Errorf("got %v, want a protocol violation", err)
@@ -233,7 +238,7 @@ func TestHostRefusesHostileProducer(t *testing.T) {
 // TestNoWakeupIsLost lets both ends sleep after every record; each is woken
 // only through the interrupt and doorbell rules.
 func TestNoWakeupIsLost(t *testing.T) {
-	p := newPair(t)
+	p := newPair(t, smallLayout())
 	const rounds = 20000
 	doorbell, interrupt := make(chan struct{}, 1), make(chan struct{}, 1)
 	post := func(c chan struct{}) {
@@ -320,44 +325,73 @@ func TestNoWakeupIsLost(t *testing.T) {
 }
 
 func FuzzDPUNext(f *testing.F) {
-	f.Add(uint16(64), []byte{byte(offload.OpSend), 0, 16, 0, 1, 0, 0, 0})
-	f.Add(uint16(4096), []byte{0})
+	f.Add(uint32(64), uint32(0), uint64(0), []byte{byte(offload.OpSend), 0, 16, 0, 1, 0, 0, 0})
+	f.Add(uint32(4096), uint32(0), uint64(0), []byte{0})
+	f.Add(uint32(65536), uint32(4096), uint64(65536-64), []byte{0})
+	f.Add(uint32(64), uint32(65536), uint64(128), []byte{byte(offload.OpSend), 0, 48, 0})
 	dgram := make([]byte, offload.RecordSpace(offload.DgramSize))
 	offload.PutRecord(dgram, offload.Record{Op: offload.OpSendDgram, Flags: offload.FlagPart, Len: offload.DgramSize, Sock: 1})
-	f.Add(uint16(len(dgram)), dgram)
-	p := newPair(f)
+	f.Add(uint32(len(dgram)), uint32(0), uint64(0), dgram)
+	p := newPair(f, smallLayout())
 	o := p.l.QP(0, 0)
 	line := (*offload.HostLine)(unsafe.Pointer(&p.mem[o.HostLine]))
-	f.Fuzz(func(t *testing.T, prod uint16, ring []byte) {
-		*line = offload.HostLine{H2DProd: uint64(prod)}
+	f.Fuzz(func(t *testing.T, prod, more uint32, pad uint64, ring []byte) {
 		copy(p.mem[o.H2D:o.H2D+uint64(p.l.H2DSize)], ring)
+		*line = offload.HostLine{}
 		r, err := shm.Map(memFile(t, p.mem), p.l.TotalSize())
 		if err != nil {
 			t.Fatal(err)
 		}
-		tr := r.NewTransport(-1)
+		tr := &lineFrom{Transport: r.NewTransport(-1), line: line}
 		defer func() { _ = tr.Close(); _ = r.Close() }()
 		dev := offload.NewDevQP(tr, p.l, 0, 0)
-		if dev.Pump() != nil {
-			return
-		}
 		total := 0
-		for {
-			rec, b, ok, err := dev.Next()
-			if err != nil || !ok {
+		for _, prod := range []uint64{uint64(prod), uint64(prod) + uint64(more)} {
+			*line = offload.HostLine{H2DProd: prod, H2DPad: pad}
+			if dev.Pump() != nil {
 				return
 			}
-			if d, err := offload.GetDgram(b); err == nil && d.Len > offload.MaxDgram {
-				t.Fatalf("datagram of %d bytes", d.Len)
+			for {
+				rec, b, ok, err := dev.Next()
+				if err != nil {
+					return
+				}
+				if !ok {
+					break
+				}
+				if d, err := offload.GetDgram(b); err == nil && d.Len > offload.MaxDgram {
+					t.Fatalf("datagram of %d bytes", d.Len)
+				}
+				if int(rec.Len) != len(b) {
+					t.Fatalf("record of %d bytes came with %d", rec.Len, len(b))
+				}
+				if total += offload.RecordSpace(len(b)); uint64(total) > prod {
+					t.Fatalf("%d bytes of records out of %d produced", total, prod)
+				}
 			}
-			if int(rec.Len) != len(b) {
-				t.Fatalf("record of %d bytes came with %d", rec.Len, len(b))
+			if s := dev.Stats(); s.H2DUsed != 0 || s.H2DConsumed != uint64(total) {
+				t.Fatalf("statistics %+v after %d bytes of records", s, total)
 			}
-			if total += offload.RecordSpace(len(b)); total > int(prod) {
-				t.Fatalf("%d bytes of records out of %d produced", total, prod)
+			if err := dev.Flush(); err != nil {
+				t.Fatal(err)
 			}
 		}
 	})
+}
+
+// lineFrom has the host's control line changed without writing the file.
+type lineFrom struct {
+	offload.Transport
+	line *offload.HostLine
+}
+
+func (l *lineFrom) Post(ops ...*offload.DMA) error {
+	if op := ops[0]; op.Line && op.Kind == offload.DMARead {
+		op.Done = true
+		copy(op.Buf, unsafe.Slice((*byte)(unsafe.Pointer(l.line)), offload.CacheLine))
+		return nil
+	}
+	return l.Transport.Post(ops...)
 }
 
 // memFile gives a descriptor of a fresh file with the same contents.

@@ -105,6 +105,9 @@
 #define PNO_DGRAM_TOS 0x1u
 #define PNO_DGRAM_TTL 0x2u
 
+#define PNO_EARLY_LAP 0x20000u
+#define PNO_LAP_STEP 0x4000u
+
 #define PNO_ERRNO_REDIRECT 0x10000u
 
 struct pno_record {
@@ -271,7 +274,8 @@ struct pno_host_line {
 	uint64_t d2h_seen;
 	uint32_t arm;
 	uint32_t space_want;
-	uint64_t reserved[4];
+	uint64_t h2d_pad;
+	uint64_t reserved[3];
 };
 _Static_assert(sizeof(struct pno_host_line) == 64, "HostLine");
 _Static_assert(offsetof(struct pno_host_line, h2d_prod) == 0, "HostLine.H2DProd");
@@ -279,7 +283,8 @@ _Static_assert(offsetof(struct pno_host_line, d2h_cons) == 8, "HostLine.D2HCons"
 _Static_assert(offsetof(struct pno_host_line, d2h_seen) == 16, "HostLine.D2HSeen");
 _Static_assert(offsetof(struct pno_host_line, arm) == 24, "HostLine.Arm");
 _Static_assert(offsetof(struct pno_host_line, space_want) == 28, "HostLine.SpaceWant");
-_Static_assert(offsetof(struct pno_host_line, reserved) == 32, "HostLine.Reserved");
+_Static_assert(offsetof(struct pno_host_line, h2d_pad) == 32, "HostLine.H2DPad");
+_Static_assert(offsetof(struct pno_host_line, reserved) == 40, "HostLine.Reserved");
 
 struct pno_dev_line {
 	uint64_t d2h_prod;

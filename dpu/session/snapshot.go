@@ -100,8 +100,8 @@ func (t *Table) Rings() (list []report.Ring) {
 			st := q.qp.Stats()
 			list = append(list, report.Ring{
 				Session: s.id, Channel: q.channel, Shard: t.Shard, Hot: q.hot, DoorbellArmed: q.qp.Armed(),
-				H2DSize: uint32(st.H2DSize), H2DUsed: st.H2DProd - st.H2DCons, H2DConsumed: st.H2DCons,
-				D2HSize: uint32(st.D2HSize), D2HUsed: st.D2HProd - st.D2HCons, D2HProduced: st.D2HProd,
+				H2DSize: uint32(st.H2DSize), H2DUsed: st.H2DUsed, H2DConsumed: st.H2DConsumed,
+				D2HSize: uint32(st.D2HSize), D2HUsed: st.D2HUsed, D2HProduced: st.D2HProduced,
 				Waiting: len(q.waiting) + len(q.overflow), RecordsH2D: q.h2d, RecordsD2H: q.d2h,
 				Interrupts: q.interrupts, Moderated: q.moderated,
 			})

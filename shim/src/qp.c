@@ -9,6 +9,10 @@
  * first part of the payload. Data may use all but PNO_CONTROL_ROOM bytes, so that
  * a close or an acknowledgement is not stuck behind bulk.
  *
+ * Laps. Once in PNO_LAP_STEP bytes the producer looks how far the DPU is, and if
+ * that leaves enough room, it pads the ring to its end and begins again: light
+ * use stays in the first PNO_EARLY_LAP bytes or so (offload/lap.go).
+ *
  * Doorbell. The DPU says it is about to sleep (db_arm odd), then looks at
  * h2d_prod once more. We publish, then look at db_arm. With a full fence on
  * both sides between store and load at least one of the two sees the other.
@@ -75,19 +79,50 @@ static bool place(struct pno_qp *q, uint32_t *n, uint32_t min, bool data)
 	return true;
 }
 
+static bool lap_over(struct pno_qp *q)
+{
+	read_cons(q);
+	return (q->prod & (q->h2d_size - 1)) >= q->lap + (q->prod - q->h2d_cons);
+}
+
+/* There is not enough room. If that is because the lap before ended early, the
+ * next goes further. */
+static void ran_short(struct pno_qp *q)
+{
+	if (q->h2d_cons < q->lap_began && q->lap < q->h2d_size)
+		q->lap *= 2;
+	q->lap_began = 0;
+}
+
+/* At the line, or at the end of what is known to be free. */
+static bool place_anew(struct pno_qp *q, uint32_t *n, uint32_t min, bool data)
+{
+	uint32_t want = *n;
+	bool fits;
+
+	if (pno_record_space(want) > q->line - q->prod && lap_over(q)) {
+		q->pad = q->h2d_size - (q->prod & (q->h2d_size - 1));
+		return true;
+	}
+	if (place(q, n, min, data) && *n == want)
+		return true;
+	read_cons(q);
+	*n = want;
+	fits = place(q, n, min, data);
+	if (!fits || *n < want)
+		ran_short(q);
+	return fits;
+}
+
 uint8_t *pno_qp_reserve(struct pno_qp *q, uint32_t *n, uint32_t min, bool data)
 {
 	uint32_t want = *n < PNO_MAX_PAYLOAD ? *n : PNO_MAX_PAYLOAD;
 
-	if (min > want)
-		min = want;
 	*n = want;
-	if (!place(q, n, min, data) || *n < want) {
-		read_cons(q);
-		*n = want;
-		if (!place(q, n, min, data))
-			return NULL;
-	}
+	q->pad = 0;
+	if (unlikely(!pno_qp_room_here(q, want, data ? PNO_CONTROL_ROOM : 0)) &&
+	    !place_anew(q, n, min < want ? min : want, data))
+		return NULL;
 	return q->h2d + ((q->prod + q->pad) & (q->h2d_size - 1)) + PNO_RECORD_HDR;
 }
 
@@ -97,11 +132,14 @@ void pno_qp_commit(struct pno_qp *q, struct pno_record r)
 
 	if (q->pad) {
 		write_header(q->h2d + (q->prod & (q->h2d_size - 1)), &filler);
+		pno_store64(&q->host->h2d_pad, q->prod);
 		q->prod += q->pad;
 		q->pad = 0;
+		q->lap_began = q->prod;
 	}
 	write_header(q->h2d + (q->prod & (q->h2d_size - 1)), &r);
 	q->prod += pno_record_space(r.len);
+	q->line = q->prod | (PNO_LAP_STEP - 1);
 	pno_count(records_tx);
 }
 
@@ -135,7 +173,10 @@ bool pno_qp_fits(struct pno_qp *q, uint64_t n)
 	if (likely(q->h2d_size - (q->prod - q->h2d_cons) >= room_for(n)))
 		return true;
 	read_cons(q);
-	return q->h2d_size - (q->prod - q->h2d_cons) >= room_for(n);
+	if (q->h2d_size - (q->prod - q->h2d_cons) >= room_for(n))
+		return true;
+	ran_short(q);
+	return false;
 }
 
 bool pno_qp_could_hold(const struct pno_qp *q, uint64_t n)

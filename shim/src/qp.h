@@ -54,7 +54,10 @@ struct pno_qp {
 	uint32_t rung;     /* DBArm generation last served */
 	uint64_t prod;     /* published */
 	uint64_t h2d_cons; /* as last read from the DPU */
+	uint64_t line;     /* what gets beyond it takes the long way */
 	uint64_t pad;      /* that the reservation in hand needs first */
+	uint64_t lap;      /* room that has to be left when a lap ends early */
+	uint64_t lap_began;
 
 	uint64_t seen;  /* parsed up to here (read without the lock, too) */
 	uint64_t dprod; /* producer as last read from the DPU */
@@ -80,15 +83,20 @@ static inline uint64_t pno_record_space(uint64_t n)
  * pno_qp_commit, and a reservation needs no undoing.
  */
 uint8_t *pno_qp_reserve(struct pno_qp *q, uint32_t *n, uint32_t min, bool data);
-/* The usual case for data: it fits as it is, by what is known. NULL: ask
- * pno_qp_reserve. */
+/* The usual case: a record of n bytes fits as it is, by what is known. */
+static inline bool pno_qp_room_here(const struct pno_qp *q, uint32_t n, uint32_t keep)
+{
+	uint64_t need = pno_record_space(n);
+
+	return need <= q->line - q->prod && need + keep <= q->h2d_size - (q->prod - q->h2d_cons);
+}
+
+/* For data; NULL: ask pno_qp_reserve. */
 static inline uint8_t *pno_qp_reserve_here(struct pno_qp *q, uint32_t n)
 {
-	uint64_t pos = q->prod & (q->h2d_size - 1), need = pno_record_space(n);
-
-	if (need > q->h2d_size - pos || need + PNO_CONTROL_ROOM > q->h2d_size - (q->prod - q->h2d_cons))
+	if (!pno_qp_room_here(q, n, PNO_CONTROL_ROOM))
 		return NULL;
-	return q->h2d + pos + PNO_RECORD_HDR;
+	return q->h2d + (q->prod & (q->h2d_size - 1)) + PNO_RECORD_HDR;
 }
 void pno_qp_commit(struct pno_qp *q, struct pno_record r);
 /* Of what pno_qp_reserve_here has reserved. */

@@ -112,6 +112,7 @@ static struct pno_chan *chan_make(struct pno_session *ses, unsigned index, int m
 		q->d2h = q->h2d + ses->h2d_size;
 		q->h2d_size = ses->h2d_size;
 		q->d2h_size = ses->d2h_size;
+		q->lap = PNO_EARLY_LAP;
 		q->chan = c;
 		q->shard = i;
 		q->doorbell = ses->doorbell[i];

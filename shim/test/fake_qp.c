@@ -23,6 +23,7 @@ bool fake_next(struct fake_qp *q, struct pno_record *r, uint8_t **payload)
 		CHECK(prod - q->taken <= q->h2d_size);
 		memcpy(r, q->h2d + pos, sizeof *r);
 		if (r->op == PNO_OP_PAD) {
+			CHECK(pno_load64(&q->host->h2d_pad) == q->taken);
 			q->taken += q->h2d_size - pos;
 			continue;
 		}

@@ -28,10 +28,29 @@ static struct pair *make(void)
 	CHECK(p);
 	memset(p, 0, sizeof *p);
 	p->host = (struct pno_qp){ .host = &p->hl, .dev = &p->dl, .h2d = p->h2d, .d2h = p->d2h,
-				   .h2d_size = SIZE, .d2h_size = SIZE, .doorbell = -1 };
+				   .h2d_size = SIZE, .d2h_size = SIZE, .lap = PNO_EARLY_LAP, .doorbell = -1 };
 	p->dev = (struct fake_qp){ .host = &p->hl, .dev = &p->dl, .h2d = p->h2d, .d2h = p->d2h,
 				   .h2d_size = SIZE, .d2h_size = SIZE, .irq = -1, .doorbell = -1 };
 	return p;
+}
+
+#define LARGE (1u << 20)
+
+/* With a ring to the DPU that is worth not going round. */
+static struct pair *make_large(void)
+{
+	struct pair *p = make();
+
+	p->host.h2d = p->dev.h2d = calloc(1, LARGE);
+	CHECK(p->host.h2d);
+	p->host.h2d_size = p->dev.h2d_size = LARGE;
+	return p;
+}
+
+static void drop_large(struct pair *p)
+{
+	free(p->host.h2d);
+	free(p);
 }
 
 /* Deterministic. */
@@ -46,9 +65,8 @@ static uint32_t rnd(void)
 }
 
 /* A byte stream of random pieces arrives whole and in order, over many wraps. */
-static void h2d_stream(void)
+static void stream(struct pair *p)
 {
-	struct pair *p = make();
 	uint64_t sent = 0, got = 0;
 
 	while (got < 20u << 20) {
@@ -77,7 +95,126 @@ static void h2d_stream(void)
 		}
 		fake_release(&p->dev);
 	}
+}
+
+static void h2d_stream(void)
+{
+	struct pair *p = make();
+
+	stream(p);
 	free(p);
+	p = make_large();
+	stream(p);
+	drop_large(p);
+}
+
+/* One record of n bytes, in the usual way. False: no room. */
+static bool put(struct pair *p, uint32_t n, uint32_t seq)
+{
+	struct pno_record r = { .op = PNO_OP_SEND, .len = n, .seq = seq };
+	uint8_t *at = pno_qp_reserve_here(&p->host, n);
+
+	if (at) {
+		memset(at, 0xee, n);
+		pno_qp_commit_here(&p->host, r);
+		return true;
+	}
+	at = pno_qp_reserve(&p->host, &n, n, false);
+	if (!at)
+		return false;
+	CHECK(n == r.len);
+	memset(at, 0xee, n);
+	pno_qp_commit(&p->host, r);
+	return true;
+}
+
+static uint32_t take_all(struct pair *p)
+{
+	struct pno_record r;
+	uint32_t n = 0;
+	uint8_t *at;
+
+	pno_qp_publish(&p->host);
+	while (fake_next(&p->dev, &r, &at))
+		n++;
+	fake_release(&p->dev);
+	return n;
+}
+
+/* Whose records are taken soon goes many laps, and leaves most of the ring
+ * untouched: also with records that end exactly where one looks. */
+static void light_use(void)
+{
+	static const uint32_t sizes[] = { 0, 1, 48, 100, 112, 496, 5000 };
+
+	for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+		struct pair *p = make_large();
+		uint64_t limit = PNO_EARLY_LAP + PNO_LAP_STEP + 4 * pno_record_space(sizes[i]);
+		uint64_t last = 0;
+
+		while (p->host.prod < 20ull * LARGE) {
+			for (uint32_t n = 0; n < 3; n++)
+				CHECK(put(p, sizes[i], n));
+			CHECK(take_all(p) == 3);
+		}
+		for (uint64_t k = 0; k < LARGE; k++)
+			if (p->host.h2d[k])
+				last = k;
+		CHECK(last < limit && last > PNO_EARLY_LAP / 2);
+		CHECK(p->host.lap == PNO_EARLY_LAP);
+		drop_large(p);
+	}
+}
+
+/* More at once than an early end of a lap leaves room for: it is in the way a
+ * few times, and then not any more. */
+static void bursts(void)
+{
+	struct pair *p = make_large();
+	int short_of = 0;
+
+	for (int round = 0; round < 200; round++) {
+		for (int i = rnd() % 60; i > 0; i--) {
+			CHECK(put(p, 4000, i));
+			take_all(p);
+		}
+		for (int left = 200; left > 0;) { /* 784 KiB */
+			if (put(p, 4000, left)) {
+				left--;
+				continue;
+			}
+			short_of++;
+			take_all(p);
+		}
+		take_all(p);
+	}
+	CHECK(short_of > 0 && short_of <= 3);
+	drop_large(p);
+}
+
+/* A datagram of several records, for which there is room, gets it, also where a
+ * lap ends. */
+static void promises(void)
+{
+	struct pair *p = make_large();
+
+	for (int i = 0; i < 2000; i++) {
+		uint32_t left = PNO_MAX_DGRAM + sizeof(struct pno_dgram);
+
+		for (uint32_t n = rnd() % 4; n > 0; n--)
+			CHECK(put(p, rnd() % 3000, n));
+		CHECK(pno_qp_fits(&p->host, left));
+		for (uint32_t n; left; left -= n) {
+			n = left < PNO_MAX_PAYLOAD ? left : PNO_MAX_PAYLOAD;
+			CHECK(pno_qp_reserve(&p->host, &n, n, false));
+			pno_qp_commit(&p->host, (struct pno_record){ .op = PNO_OP_SEND_DGRAM, .len = n });
+		}
+		if (rnd() % 2)
+			take_all(p);
+		else if (!pno_qp_fits(&p->host, PNO_MAX_DGRAM + 20000))
+			take_all(p);
+	}
+	drop_large(p);
 }
 
 /* Bulk leaves room for control records; then the ring is full, not broken. */
@@ -317,7 +454,9 @@ int main(void)
 		const char *name;
 		void (*run)(void);
 	} tests[] = {
-		{ "h2d stream", h2d_stream },   { "control room", control_room },
+		{ "h2d stream", h2d_stream },   { "light use", light_use },
+		{ "bursts", bursts },           { "promises", promises },
+		{ "control room", control_room },
 		{ "abandon", abandon },         { "hold and release", hold_and_release },
 		{ "hostile", hostile },         { "garbage", garbage },
 		{ "races", races },

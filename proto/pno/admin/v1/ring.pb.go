@@ -165,9 +165,9 @@ type RingLevel struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Its size.
 	SizeBytes uint64 `protobuf:"varint,1,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
-	// Bytes produced and not given back.
+	// Bytes produced and not given back, padding not counted.
 	UsedBytes uint64 `protobuf:"varint,2,opt,name=used_bytes,json=usedBytes,proto3" json:"used_bytes,omitempty"`
-	// Bytes produced since the session began, padding included.
+	// Bytes produced since the session began, padding not counted.
 	ProducedBytes uint64 `protobuf:"varint,3,opt,name=produced_bytes,json=producedBytes,proto3" json:"produced_bytes,omitempty"`
 	// Records moved, padding not counted.
 	Records       uint64 `protobuf:"varint,4,opt,name=records,proto3" json:"records,omitempty"`
