@@ -35,16 +35,13 @@ func TestCoresErrors(t *testing.T) {
 }
 
 // usableCores are n that this process may run on, the same one again if need be.
-func usableCores(t *testing.T, n int) (list []int) {
+func usableCores(t *testing.T, n int) []int {
 	t.Helper()
 	may, err := shard.Cores()
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i := range n {
-		list = append(list, may[i%len(may)])
-	}
-	return list
+	return slices.Repeat(may, n)[:n]
 }
 
 // stays tells whether a thread of this process may run on that core alone.

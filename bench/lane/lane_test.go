@@ -3,6 +3,7 @@
 package lane
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -10,8 +11,12 @@ import (
 )
 
 func TestRun(t *testing.T) {
+	cores, err := shard.Cores()
+	if err != nil {
+		t.Fatal(err)
+	}
 	for shards := 1; shards <= 2; shards++ {
-		r, err := Run(t.Context(), Load{Shards: shards, Conns: 16, Cores: cores(t, shards)}, 300*time.Millisecond)
+		r, err := Run(t.Context(), Load{Shards: shards, Conns: 16, Cores: slices.Repeat(cores, shards)[:shards]}, 300*time.Millisecond)
 		if err != nil {
 			t.Fatalf("%d shards: %v", shards, err)
 		}
@@ -35,19 +40,6 @@ const (
 	maxObjects = 75
 	maxBytes   = 6900
 )
-
-// cores are n that this process may run on, the same one again if need be.
-func cores(t *testing.T, n int) (list []int) {
-	t.Helper()
-	may, err := shard.Cores()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i := range n {
-		list = append(list, may[i%len(may)])
-	}
-	return list
-}
 
 func TestShortConnections(t *testing.T) {
 	r, err := Run(t.Context(), Load{Shards: 1, Conns: 16, Short: true}, 300*time.Millisecond)

@@ -12,12 +12,12 @@ import (
 	"sync"
 	"text/tabwriter"
 	"time"
-	"unicode"
 
 	"github.com/spf13/cobra"
 
 	"pno/crypto/client"
 	"pno/crypto/mtls"
+	"pno/internal/terminal"
 	cryptov1 "pno/proto/pno/crypto/v1"
 )
 
@@ -181,15 +181,10 @@ func engineCells(e engineLine) []string {
 	return []string{name, fmt.Sprint(e.Capacity), strings.Join(e.Features, " ")}
 }
 
-// orDash makes a cell of what a worker said: nothing that moves a cursor.
+// orDash makes a cell of what a worker said.
 func orDash(s string) string {
 	if s == "" {
 		return "-"
 	}
-	return strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return '?'
-		}
-		return r
-	}, s)
+	return terminal.Printable(s)
 }

@@ -132,14 +132,3 @@ func age(d time.Duration) string {
 	}
 	return fmt.Sprintf("%dd%02dh", d/day, d%day/time.Hour)
 }
-
-// printable makes text from another process safe for a terminal: control
-// characters in a process's name must not move the cursor.
-func printable(s string) string {
-	return strings.Map(func(r rune) rune {
-		if !strconv.IsPrint(r) {
-			return '?'
-		}
-		return r
-	}, s)
-}

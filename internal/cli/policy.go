@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"pno/internal/terminal"
 	adminv1 "pno/proto/pno/admin/v1"
 )
 
@@ -45,17 +46,17 @@ func (a *App) runPolicy(ctx context.Context) error {
 	if a.structured() {
 		return a.writeTree(treeOf(p.ProtoReflect()))
 	}
-	_, err = fmt.Fprintf(a.Stdout, "%s: without a DPU %s, loopback %s\n", printable(p.GetSource()), printable(p.GetNoDpu()),
+	_, err = fmt.Fprintf(a.Stdout, "%s: without a DPU %s, loopback %s\n", terminal.Printable(p.GetSource()), terminal.Printable(p.GetNoDpu()),
 		map[bool]string{true: "by the rules", false: "kernel"}[p.GetOffloadLoopback()])
 	if err != nil {
 		return err
 	}
 	t := table{titles: []string{">LINE", "PROCESS", "OPERATION", "PROTOCOL", "ADDRESS", "PORTS", "ACTION"}}
 	for _, r := range p.GetRules() {
-		t.add(strconv.FormatUint(uint64(r.GetLine()), 10), orStar(printable(r.GetProcess())), printable(r.GetOperation()),
-			printable(r.GetProtocol()), printable(r.GetAddress()), printable(r.GetPorts()), printable(r.GetAction()))
+		t.add(strconv.FormatUint(uint64(r.GetLine()), 10), orStar(terminal.Printable(r.GetProcess())), terminal.Printable(r.GetOperation()),
+			terminal.Printable(r.GetProtocol()), terminal.Printable(r.GetAddress()), terminal.Printable(r.GetPorts()), terminal.Printable(r.GetAction()))
 	}
-	t.add("-", "*", "any", "any", "any", "any", printable(p.GetDefaultAction()))
+	t.add("-", "*", "any", "any", "any", "any", terminal.Printable(p.GetDefaultAction()))
 	return t.write(a.Stdout)
 }
 
@@ -106,6 +107,6 @@ func (a *App) runExplain(ctx context.Context, f explainFlags) error {
 	if a.structured() {
 		return a.writeTree(treeOf(answer.GetDecision().ProtoReflect()))
 	}
-	_, err = fmt.Fprintf(a.Stdout, "%s: %s\n", printable(answer.GetDecision().GetAction()), printable(answer.GetDecision().GetReason()))
+	_, err = fmt.Fprintf(a.Stdout, "%s: %s\n", terminal.Printable(answer.GetDecision().GetAction()), terminal.Printable(answer.GetDecision().GetReason()))
 	return err
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"pno/internal/terminal"
 	adminv1 "pno/proto/pno/admin/v1"
 )
 
@@ -108,8 +109,8 @@ func (a *App) socketTable(sockets []*adminv1.Socket) *table {
 			recv, send = uint64(l.GetUnaccepted())+uint64(l.GetWaiting()), uint64(l.GetBacklog())
 		}
 		row := []string{
-			printable(s.GetState()), strconv.FormatUint(recv, 10), strconv.FormatUint(send, 10),
-			printable(s.GetLocal()), orStar(printable(s.GetPeer())), fmt.Sprintf("%s/%d", printable(s.GetProcess()), s.GetPid()),
+			terminal.Printable(s.GetState()), strconv.FormatUint(recv, 10), strconv.FormatUint(send, 10),
+			terminal.Printable(s.GetLocal()), orStar(terminal.Printable(s.GetPeer())), fmt.Sprintf("%s/%d", terminal.Printable(s.GetProcess()), s.GetPid()),
 		}
 		if a.output == formatWide {
 			row = append(row, enumText(s.GetKind()), strconv.FormatUint(s.GetSession(), 10),

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"pno/internal/terminal"
 	adminv1 "pno/proto/pno/admin/v1"
 )
 
@@ -114,7 +115,7 @@ func (v *view) dpu(d *adminv1.DpuStats) {
 func (v *view) counters(section string, all []*adminv1.Counter) {
 	v.begin(section)
 	for _, c := range all {
-		v.row(printable(c.GetName()), number(c.GetValue()))
+		v.row(terminal.Printable(c.GetName()), number(c.GetValue()))
 	}
 }
 
@@ -137,7 +138,7 @@ func byReason(m map[string]uint64) string {
 	var parts []string
 	for _, r := range reasons {
 		if m[r] > 0 {
-			parts = append(parts, printable(r)+" "+number(m[r]))
+			parts = append(parts, terminal.Printable(r)+" "+number(m[r]))
 		}
 	}
 	return strings.Join(parts, ", ")

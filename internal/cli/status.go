@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"pno/internal/terminal"
 	adminv1 "pno/proto/pno/admin/v1"
 )
 
@@ -72,12 +73,12 @@ func (a *App) writeStatus(d daemons) error {
 			state = "troubled"
 		}
 		for _, p := range s.GetProblems() {
-			notes = append(notes, fmt.Sprintf("%s: %s", one.name, printable(p)))
+			notes = append(notes, fmt.Sprintf("%s: %s", one.name, terminal.Printable(p)))
 		}
 		for _, n := range s.GetNotices() {
-			notes = append(notes, fmt.Sprintf("%s: notice: %s", one.name, printable(n)))
+			notes = append(notes, fmt.Sprintf("%s: notice: %s", one.name, terminal.Printable(n)))
 		}
-		t.add(one.name, state, printable(s.GetVersion()), printable(s.GetProtocol()), a.uptime(s),
+		t.add(one.name, state, terminal.Printable(s.GetVersion()), terminal.Printable(s.GetProtocol()), a.uptime(s),
 			strconv.FormatInt(s.GetPid(), 10), number(s.GetSessions()), number(uint64(s.GetShards())), peer(s))
 	}
 	if err := t.write(a.Stdout); err != nil {
@@ -86,7 +87,7 @@ func (a *App) writeStatus(d daemons) error {
 	if a.output == formatWide {
 		for _, one := range d.each() {
 			notes = append(notes, fmt.Sprintf("%s: %s, %s; %d CPUs, %s", one.name,
-				printable(one.status.GetPlatform()), printable(one.status.GetGoVersion()),
+				terminal.Printable(one.status.GetPlatform()), terminal.Printable(one.status.GetGoVersion()),
 				one.status.GetCpu().GetCount(), cpu(one.status.GetCpu())))
 		}
 	}
@@ -111,18 +112,18 @@ func peer(s *adminv1.Status) string {
 	case !s.GetPeerConnected():
 		return "not connected"
 	case s.GetPeer() != "":
-		return printable(s.GetPeer())
+		return terminal.Printable(s.GetPeer())
 	}
 	return "connected"
 }
 
 func cpu(c *adminv1.Cpu) string {
-	model := printable(c.GetModel())
+	model := terminal.Printable(c.GetModel())
 	if model == "" {
 		model = "unnamed processor"
 	}
 	if len(c.GetFeatures()) == 0 {
 		return model
 	}
-	return model + " [" + printable(strings.Join(c.GetFeatures(), " ")) + "]"
+	return model + " [" + terminal.Printable(strings.Join(c.GetFeatures(), " ")) + "]"
 }

@@ -12,6 +12,7 @@ import (
 
 	"pno/internal/buildinfo"
 	"pno/internal/cpufeat"
+	"pno/internal/terminal"
 	adminv1 "pno/proto/pno/admin/v1"
 )
 
@@ -47,7 +48,7 @@ func (a *App) runVersion(ctx context.Context) error {
 	}
 	t := table{titles: []string{"PROGRAM", "VERSION", "BUILT BY", "PLATFORM", "CPU"}}
 	row := func(name string, s *adminv1.Status) {
-		t.add(name, printable(s.GetVersion()), printable(s.GetGoVersion()), printable(s.GetPlatform()), a.cpuCell(s.GetCpu()))
+		t.add(name, terminal.Printable(s.GetVersion()), terminal.Printable(s.GetGoVersion()), terminal.Printable(s.GetPlatform()), a.cpuCell(s.GetCpu()))
 	}
 	row("offloadctl", own)
 	for _, one := range d.each() {
