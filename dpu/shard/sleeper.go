@@ -28,8 +28,11 @@ const (
 )
 
 // nap is how long a sleep blocks the shard's own thread before it turns into
-// one that leaves the thread to other goroutines.
-const nap = 250_000
+// one that leaves the thread to other goroutines. They, and the stack's timers,
+// wait as long at most. Each sleep that is longer stops the Go runtime's monitor
+// thread, which then begins anew to look around every 20 us, just when there is
+// work again.
+const nap = 1_000_000
 
 // sleeper lets the loop sleep on all its descriptors at once, which are in one
 // epoll instance. Between packets of a busy shard a sleep is short, and the
