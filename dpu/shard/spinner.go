@@ -13,11 +13,13 @@ type spinner struct {
 	most   int64 // nanoseconds
 	budget int64
 	rest   int // waits since the last attempt
+	doubts int // see overslept
 }
 
 const (
 	leastSpin  = 1_000 // a shorter attempt sees nothing
 	spinsAgain = 64    // waits after which an attempt is made again
+	doubtsMost = 4
 )
 
 // next is how long the next wait may poll.
@@ -40,6 +42,21 @@ func (s *spinner) hit(took int64) {
 
 // miss takes a failure into account.
 func (s *spinner) miss() { s.budget /= 2 }
+
+// overslept takes a wait into account that polling for took would have ended, by
+// what it seems, but not polling for limit, as was done. Who wakes up faster than it
+// seems has that wrong: where the longest attempts fail and the sleeps after them
+// seem short, one is believed no more until polling succeeds.
+func (s *spinner) overslept(took, limit int64) {
+	if limit >= s.most {
+		s.doubts++
+	}
+	if limit >= s.most || s.doubts >= doubtsMost {
+		s.miss()
+	} else {
+		s.hit(max(took, limit))
+	}
+}
 
 // idler decides whether the idle loop polls on or sleeps.
 //
@@ -78,6 +95,7 @@ func (i *idler) polls(now int64, owed bool) bool {
 // found notes that there is work.
 func (i *idler) found(now int64) {
 	if i.wait != nil && i.limit > 0 {
+		i.wait.doubts = 0
 		i.wait.hit(now - i.since)
 	}
 	i.wait = nil
@@ -87,7 +105,7 @@ func (i *idler) found(now int64) {
 func (i *idler) slept(now int64) {
 	if i.wait != nil {
 		if took := now - i.since - i.frame.most; took <= i.wait.most {
-			i.wait.hit(max(took, 0))
+			i.wait.overslept(took, i.limit)
 		} else if i.limit > 0 {
 			i.wait.miss()
 		}

@@ -4,12 +4,17 @@ package shard
 
 import "testing"
 
-// wakes is how long it takes to fall asleep and wake up.
+// wakes is how long it takes to fall asleep and wake up, by what the idler thinks.
 const wakes = 20_000
 
 // wait plays one wait: what is waited for comes after the given time. It
 // returns how long the loop polled, and whether it found it so.
 func wait(i *idler, owed bool, after int64) (polled int64, found bool) {
+	return waitOn(i, owed, after, wakes)
+}
+
+// waitOn is wait where falling asleep and waking up takes wakes.
+func waitOn(i *idler, owed bool, after, wakes int64) (polled int64, found bool) {
 	for now := int64(0); i.polls(now, owed); now += 100 {
 		if now >= after {
 			i.found(now)
@@ -108,5 +113,46 @@ func TestIdlerPollsOnAfterALateAnswer(t *testing.T) {
 	}
 	if polled, found := wait(&i, true, 25_000); !found {
 		t.Errorf("slept after %d ns for what takes 25,000, like the one before", polled)
+	}
+}
+
+// Where waking up is quick, a sleep seems to be one that polling would have spared.
+// What comes after the longest attempt must not be polled for again and again.
+func TestIdlerBelievesNoQuickSleeps(t *testing.T) {
+	const waits = 20 * spinsAgain
+	for _, after := range []int64{21_000, 25_000, 30_000, 34_000, 39_000} {
+		i := newIdler(20_000)
+		polled := int64(0)
+		for range waits {
+			n, _ := waitOn(&i, false, after, 1_000)
+			polled += n
+		}
+		if most := int64(waits / spinsAgain * 2 * 20_000); polled > most {
+			t.Errorf("polled %d ns in %d waits of %d ns for nothing, want %d at most", polled, waits, after, most)
+		}
+		for range spinsAgain {
+			waitOn(&i, false, 15_000, 1_000)
+		}
+		if _, found := waitOn(&i, false, 15_000, 1_000); !found {
+			t.Errorf("slept for what comes soon again, after waits of %d ns", after)
+		}
+	}
+}
+
+// A few that come just too late, among others, change nothing.
+func TestIdlerPollsOnBesideQuickSleeps(t *testing.T) {
+	i := newIdler(20_000)
+	missed := 0
+	for n := range 20 * spinsAgain {
+		after := int64(15_000)
+		if n%7 == 0 {
+			after = 22_000
+		}
+		if _, found := waitOn(&i, false, after, 1_000); !found && after == 15_000 && n > 2*spinsAgain {
+			missed++
+		}
+	}
+	if most := 20 * spinsAgain / 7; missed > most {
+		t.Errorf("%d waits for what comes soon were slept through, want %d at most", missed, most)
 	}
 }
