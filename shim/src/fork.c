@@ -15,6 +15,8 @@
  */
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
+#include <stdarg.h>
 #include <string.h>
 #include <sys/random.h>
 #include <unistd.h>
@@ -261,6 +263,60 @@ PNO_EXPORT pid_t _Fork(void)
 	PNO_ENTER();
 	before();
 	return forked(real._Fork());
+}
+
+struct entry {
+	int (*fn)(void *);
+	void *arg;
+};
+
+static int enter(void *arg)
+{
+	const struct entry *e = arg;
+
+	in_child();
+	return e->fn(e->arg);
+}
+
+/* What runs in this memory is a thread, or about to call exec; and who shares its
+ * descriptors must not close ours. A child of its own goes by us, on the copy that it
+ * has of our stack. The last three arguments are read, given or not. */
+static __attribute__((no_sanitize("address"))) int clone_with(int (*fn)(void *), void *stack, int flags, void *arg,
+							      va_list more)
+{
+	struct entry e = { fn, arg };
+	pid_t *parent = va_arg(more, pid_t *);
+	void *tls = va_arg(more, void *);
+	pid_t *child = va_arg(more, pid_t *);
+
+	if (flags & (CLONE_VM | CLONE_FILES) || !fn || !stack)
+		return real.clone(fn, stack, flags, arg, parent, tls, child);
+	before();
+	return forked(real.clone(enter, stack, flags, &e, parent, tls, child));
+}
+
+PNO_EXPORT int clone(int (*fn)(void *), void *stack, int flags, void *arg, ...)
+{
+	va_list more;
+	int pid;
+
+	PNO_ENTER();
+	va_start(more, arg);
+	pid = clone_with(fn, stack, flags, arg, more);
+	va_end(more);
+	return pid;
+}
+
+PNO_EXPORT int __clone(int (*fn)(void *), void *stack, int flags, void *arg, ...)
+{
+	va_list more;
+	int pid;
+
+	PNO_ENTER();
+	va_start(more, arg);
+	pid = clone_with(fn, stack, flags, arg, more);
+	va_end(more);
+	return pid;
 }
 
 /* A vfork child runs on its parent's memory, descriptor table and all: what it

@@ -50,7 +50,7 @@ static long do_pselect(int n, long r, long w, long x, long timeout, const struct
 }
 
 /*
- * A child with memory of its own is a fork, wherever it comes from: vsftpd makes
+ * A child with memory and descriptors of its own is a fork, wherever it comes from: vsftpd makes
  * its sessions so, in namespaces of their own. One that runs on another stack
  * does not come back here.
  */
@@ -58,7 +58,7 @@ static bool forks(long number, long flags, long stack)
 {
 	switch (number) {
 	case SYS_clone:
-		return !(flags & CLONE_VM) && !stack;
+		return !(flags & (CLONE_VM | CLONE_FILES)) && !stack;
 #ifdef SYS_fork
 	case SYS_fork:
 		return true;

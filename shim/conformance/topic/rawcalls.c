@@ -5,6 +5,7 @@
  * sockets, and a number that was closed so belongs to the next file. So do the C
  * library's other names for some of its calls.
  */
+#include <sched.h>
 #include <sys/epoll.h>
 #include <sys/syscall.h>
 
@@ -23,6 +24,7 @@ int __select(int n, fd_set *r, fd_set *w, fd_set *e, struct timeval *timeout);
 int __pipe(int fd[2]);
 pid_t __fork(void);
 pid_t _Fork(void);
+int __clone(int (*fn)(void *), void *stack, int flags, void *arg, ...);
 
 static void reused(void)
 {
@@ -125,21 +127,57 @@ static void readiness(void)
 	close(ep);
 }
 
-static void cloned(void)
+static int ends[2];
+
+/* Sends back what comes. */
+static int child(void *arg)
+{
+	char b[3000];
+	ssize_t n;
+
+	need(!strcmp(arg, "mine"), "argument");
+	close(ends[0]);
+	while ((n = read(ends[1], b, sizeof b)) > 0)
+		write_all(ends[1], b, n);
+	return n == 0 ? 3 : 2;
+}
+
+static pid_t by_syscall(void)
+{
+	pid_t pid = syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
+
+	if (pid == 0)
+		_exit(child("mine"));
+	return pid;
+}
+
+static char stack[1 << 18];
+
+static pid_t by_clone(void)
+{
+	return clone(child, stack + sizeof stack, SIGCHLD, "mine");
+}
+
+static pid_t by_other_name(void)
+{
+	pid_t told = -1, pid = __clone(child, stack + sizeof stack, CLONE_PARENT_SETTID | SIGCHLD, "mine", &told);
+
+	show("its number is told: %d", told == pid);
+	return pid;
+}
+
+static void cloned(pid_t (*make)(void))
 {
 	char sent[3000], back[3000];
 	int c, s, status;
-	ssize_t n;
 	pid_t pid;
 
 	pair(AF_INET, &c, &s);
-	pid = syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
-	if (pid == 0) {
-		close(c);
-		while ((n = read(s, back, sizeof back)) > 0)
-			write_all(s, back, n);
-		_exit(n == 0 ? 0 : 2);
-	}
+	ends[0] = c;
+	ends[1] = s;
+	fflush(stdout);
+	pid = make();
+	need(pid > 0, "clone");
 	R(close(s));
 	fill(sent, sizeof sent);
 	write_all(c, sent, sizeof sent);
@@ -223,7 +261,9 @@ int main(void)
 	SECTION("readiness");
 	readiness();
 	SECTION("clone");
-	cloned();
+	cloned(by_syscall);
+	cloned(by_clone);
+	cloned(by_other_name);
 	SECTION("other names");
 	names();
 	forks("__fork", __fork);
