@@ -128,3 +128,24 @@ func BenchmarkFrame(b *testing.B) {
 		tab.Frame(f)
 	}
 }
+
+// Every received frame is looked at, and every connection that is made.
+func TestAllocates(t *testing.T) {
+	tab := New(4, 32768, 60999)
+	src, dst := netip.MustParseAddrPort("198.18.0.1:4000"), netip.MustParseAddrPort("198.18.0.2:80")
+	src6, dst6 := netip.MustParseAddrPort("[2001:db8::1]:4000"), netip.MustParseAddrPort("[2001:db8::2]:80")
+	frame := tcp4(src, dst)
+	frame6 := make([]byte, 74)
+	binary.BigEndian.PutUint16(frame6[12:], etherIPv6)
+	frame6[14], frame6[20] = 0x60, protoTCP
+	if n := testing.AllocsPerRun(100, func() {
+		tab.Frame(frame)
+		tab.Frame(frame6)
+		tab.Shard(dst, src)
+		tab.Shard(dst6, src6)
+		tab.Port(dst.Addr(), src, 3, 7, 2)
+		tab.Port(dst6.Addr(), src6, 3, 7, 2)
+	}); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
