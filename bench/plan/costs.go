@@ -102,15 +102,3 @@ func (c Costs) constants() []Constant {
 	}
 	return all
 }
-
-// Measured are the costs of this tree: nginx 1.22 over AF_XDP on veth, one core
-// of an AMD EPYC virtual machine for each side, with nothing else to do.
-var Measured = Costs{
-	Host: Cost{Request: 1.36, Byte: 140.0 / (1 << 20), Conn: 0.9},
-	DPU:  Cost{Request: 5.6, Byte: 856.0 / (1 << 20), Conn: 39.5},
-	Source: Sources{
-		Request: "pno bench table of 2026-11-22, nginx from 64 B to 64 KiB and 1 MiB without sendfile, least squares",
-		Byte:    "the same",
-		Conn:    "the same table, 2.28 and 45.1 µs for nginx with a connection each, less a request",
-	},
-}

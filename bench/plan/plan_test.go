@@ -136,13 +136,13 @@ func TestFirst(t *testing.T) {
 }
 
 func TestRefused(t *testing.T) {
-	card, host, work := Cards[0], Host{1, 1}, Work{Mix{{64, 1}}, 0, 1, 0}
+	card, host, work, costs := Cards[0], Host{1, 1}, Work{Mix{{64, 1}}, 0, 1, 0}, measured(t)
 	for name, f := range map[string]func() (*Plan, error){
-		"no core":    func() (*Plan, error) { return Make(card, Host{0, 1}, Measured, work) },
-		"no shard":   func() (*Plan, error) { return Make(card.WithCores(1, 0), host, Measured, work) },
-		"slow card":  func() (*Plan, error) { return Make(card.WithCores(0, -1), host, Measured, work) },
-		"no mix":     func() (*Plan, error) { return Make(card, host, Measured, Work{Request: 1}) },
-		"no request": func() (*Plan, error) { return Make(card, host, Measured, Work{Mix: work.Mix}) },
+		"no core":    func() (*Plan, error) { return Make(card, Host{0, 1}, costs, work) },
+		"no shard":   func() (*Plan, error) { return Make(card.WithCores(1, 0), host, costs, work) },
+		"slow card":  func() (*Plan, error) { return Make(card.WithCores(0, -1), host, costs, work) },
+		"no mix":     func() (*Plan, error) { return Make(card, host, costs, Work{Request: 1}) },
+		"no request": func() (*Plan, error) { return Make(card, host, costs, Work{Mix: work.Mix}) },
 		"no cost":    func() (*Plan, error) { return Make(card, host, Costs{}, work) },
 	} {
 		if p, err := f(); err == nil {
@@ -154,7 +154,7 @@ func TestRefused(t *testing.T) {
 // Whoever reads a plan can see what it rests on.
 func TestSources(t *testing.T) {
 	for _, c := range Cards {
-		p, err := Make(c, Host{8, 1}, Measured, Work{Mix{{64, 1}}, 250, 100, 0})
+		p, err := Make(c, Host{8, 1}, measured(t), Work{Mix{{64, 1}}, 250, 100, 0})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -168,14 +168,43 @@ func TestSources(t *testing.T) {
 
 func FuzzParseMix(f *testing.F) {
 	f.Add("64:70%,16k:25%,1m:5%")
+	costs := measured(f)
 	f.Fuzz(func(t *testing.T, s string) {
 		m, err := ParseMix(s)
 		if err != nil {
 			return
 		}
-		p, err := Make(Cards[0], Host{1, 1}, Measured, Work{Mix: m, Request: 1})
+		p, err := Make(Cards[0], Host{1, 1}, costs, Work{Mix: m, Request: 1})
 		if err != nil || !(p.Rate > 0) || math.IsInf(p.Rate, 0) {
 			t.Errorf("%q: %+v, %v", s, p, err)
 		}
 	})
+}
+
+func measured(t testing.TB) Costs {
+	t.Helper()
+	c, err := Measured()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// The newest measurement is of use, and what is not is refused.
+func TestMeasured(t *testing.T) {
+	c := measured(t)
+	for _, s := range []Cost{c.Host, c.DPU} {
+		if s.Request <= 0 || s.Byte <= 0 || s.Conn <= 0 {
+			t.Errorf("a request, a byte or a connection costs nothing: %+v", s)
+		}
+	}
+	for _, table := range []string{
+		"", "{}", `{"rows": [{"benchmark": "conns", "close": true}]}`,
+		`{"sweep": [{"size": 64, "offload": {"host_process_us_per_req": 1, "dpu_cpu_us_per_req": 5}},
+			{"size": 65536, "offload": {"host_process_us_per_req": 9, "dpu_cpu_us_per_req": 70}}]}`,
+	} {
+		if c, err := fromTable([]byte(table)); err == nil {
+			t.Errorf("%q: %+v", table, c)
+		}
+	}
 }

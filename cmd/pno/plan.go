@@ -3,7 +3,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -12,7 +11,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"pno/bench"
 	"pno/bench/plan"
 )
 
@@ -43,11 +41,9 @@ func newPlanCmd() *cobra.Command {
 			if work.Mix, err = plan.ParseMix(mix); err != nil {
 				return fmt.Errorf("--mix: %w", err)
 			}
-			costs := plan.Measured
-			if len(measured) > 0 {
-				if costs, err = readCosts(measured); err != nil {
-					return err
-				}
+			costs, err := readCosts(measured)
+			if err != nil {
+				return err
 			}
 			p, err := plan.Make(k.WithCores(dpuCores, dpuSpeed), host, costs, work)
 			if err != nil {
@@ -72,25 +68,22 @@ func newPlanCmd() *cobra.Command {
 }
 
 // readCosts learns from results of pno bench: two sizes at least, and, for
-// connections, conns.
+// connections, conns. Without any, it takes the newest of this tree's.
 func readCosts(paths []string) (plan.Costs, error) {
+	if len(paths) == 0 {
+		return plan.Measured()
+	}
 	var points []plan.Point
 	for _, path := range paths {
 		b, err := os.ReadFile(path)
 		if err != nil {
 			return plan.Costs{}, fmt.Errorf("read a measurement: %w", err)
 		}
-		var c bench.Comparison
-		if err := json.Unmarshal(b, &c); err != nil {
+		point, err := plan.ReadPoint(b)
+		if err != nil {
 			return plan.Costs{}, fmt.Errorf("read the measurement %s: %w", path, err)
 		}
-		switch c.Benchmark {
-		case "nginx", "bulk", "conns":
-		default:
-			return plan.Costs{}, fmt.Errorf("%s has benchmark %q: nginx, bulk and conns are of use", path, c.Benchmark)
-		}
-		// On the host's core nothing of the offload runs outside processes.
-		points = append(points, plan.Point{Bytes: c.Size, Close: c.Close, Host: c.Offload.HostProcess, DPU: c.Offload.DPUCPU})
+		points = append(points, point)
 	}
 	costs, err := plan.Fit(points, "pno bench: "+strings.Join(paths, ", "))
 	if err != nil {
