@@ -35,6 +35,13 @@ type simulation struct {
 	request int // bytes
 	mix     atomic.Pointer[[]int]
 	done    atomic.Int64
+	bytes   atomic.Int64 // of answers, also of those that are not whole yet
+}
+
+// Write throws away what a client got.
+func (s *simulation) Write(b []byte) (int, error) {
+	s.bytes.Add(int64(len(b)))
+	return len(b), nil
 }
 
 func simulate(t *testing.T, profile pcie.Profile, request int) *simulation {
@@ -119,7 +126,7 @@ func (s *simulation) ask(first int, stop <-chan struct{}) {
 			s.t.Errorf("ask for %d bytes: %v", size, err)
 			return
 		}
-		if _, err := io.CopyN(io.Discard, c, int64(size)); err != nil {
+		if _, err := io.CopyN(s, c, int64(size)); err != nil {
 			s.t.Errorf("get %d bytes: %v", size, err)
 			return
 		}
@@ -177,9 +184,19 @@ func mix(t *testing.T, s string) Mix {
 	return m
 }
 
+// rate is how many requests of a mix are answered in a second, by the bytes that
+// come in two: of whole answers, which differ in size, there are too few.
+func (s *simulation) rate(m Mix) float64 {
+	before, begun := s.bytes.Load(), time.Now()
+	time.Sleep(2 * time.Second)
+	perSecond := float64(s.bytes.Load()-before) / time.Since(begun).Seconds()
+	return perSecond / m.Mean(func(n int) float64 { return float64(n) })
+}
+
 // The link is so slow that it is used up long before anything else, also on a
-// machine that has little time for us. A stall makes a run slower than it is, so
-// the first run that is near enough is believed; no stall makes it faster.
+// machine that has little time for us. A stall makes a run slower than the link is,
+// and the next one faster, if a client has it behind it; so the fastest run has to
+// be fast enough, and the median not too fast.
 func TestPCIeLimit(t *testing.T) {
 	for _, tc := range []struct {
 		name, mix string
@@ -207,11 +224,12 @@ func TestPCIeLimit(t *testing.T) {
 			s.serve(m)
 			s.count(clients) // what was asked for before
 			var rates []float64
-			for range 15 {
-				took, _ := s.count(int64(2 * want.Rate)) // two seconds
-				rates = append(rates, 1/took.Seconds())
-				if off(rates[len(rates)-1], want.Rate) <= within {
-					t.Logf("%.1f requests/s, predicted %.1f", rates[len(rates)-1], want.Rate)
+			for len(rates) < 15 {
+				rates = append(rates, s.rate(m))
+				slices.Sort(rates)
+				fastest, median := rates[len(rates)-1], rates[len(rates)/2]
+				if len(rates) >= 3 && fastest >= want.Rate*(1-within) && median <= want.Rate*(1+within) {
+					t.Logf("%.1f requests/s, predicted %.1f", rates, want.Rate)
 					return
 				}
 			}
