@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -10,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -106,6 +108,40 @@ func TestBenchCryptoRPC(t *testing.T) {
 	for _, c := range r.Cards { // a card is not faster than it is said to be
 		if c.Ops <= 0 || c.Efficient > 1.1 {
 			t.Errorf("%+v", c)
+		}
+	}
+}
+
+// TestBenchInterrupted ends one in the middle: it says so, and leaves nothing.
+func TestBenchInterrupted(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("benchmarks need root, for their network namespaces")
+	}
+	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGHUP} {
+		tmp := t.TempDir()
+		var said bytes.Buffer
+		c := exec.CommandContext(t.Context(), binary(t, "pno"), "bench", "nginx", "--duration", "2m")
+		c.Env, c.Stderr = append(os.Environ(), "TMPDIR="+tmp), &said
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		namespaces := func() []string {
+			list, _ := filepath.Glob(fmt.Sprintf("/run/netns/pnob%d-*", c.Process.Pid))
+			return list
+		}
+		for end := time.Now().Add(20 * time.Second); len(namespaces()) < 5 && time.Now().Before(end); {
+			time.Sleep(10 * time.Millisecond)
+		}
+		if len(namespaces()) < 5 {
+			t.Errorf("after 20 s it has only the namespaces %v", namespaces())
+		}
+		_ = c.Process.Signal(sig)
+		_ = c.Wait()
+		if code := c.ProcessState.ExitCode(); code != 130 || said.String() != "pno bench nginx: interrupted\n" {
+			t.Errorf("%v: exit status %d, %q", sig, code, said.String())
+		}
+		if left, err := os.ReadDir(tmp); err != nil || len(left) > 0 || len(namespaces()) > 0 {
+			t.Errorf("%v: files %v and namespaces %v are left, %v", sig, left, namespaces(), err)
 		}
 	}
 }

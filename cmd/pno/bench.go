@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -53,7 +54,22 @@ func newBenchCmd() *cobra.Command {
 		newLatencyBenchCmd(), newMemoryBenchCmd(), newHoldCmd(), newDrainCmd(),
 		newCeilingBenchCmd(), newShardsBenchCmd(), newLanesCmd(), newTableBenchCmd(),
 	)
+	for _, one := range c.Commands() {
+		one.RunE = interruptible(one.RunE)
+	}
 	return c
+}
+
+// interruptible has a command that was told to stop say so, and not how the tools
+// ended that it ran.
+func interruptible(run func(*cobra.Command, []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		err := run(cmd, args)
+		if err != nil && cmd.Context().Err() != nil {
+			return &statusError{code: 128 + int(syscall.SIGINT), err: errors.New("interrupted")}
+		}
+		return err
+	}
 }
 
 // webBench is a benchmark of answers over HTTP.

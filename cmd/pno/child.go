@@ -39,9 +39,6 @@ func (e *statusError) Error() string {
 }
 func (e *statusError) Unwrap() error { return e.err }
 
-// ExitCode is what main exits with.
-func (e *statusError) ExitCode() int { return e.code }
-
 // forwarded are the signals that pno passes on to the program.
 var forwarded = []os.Signal{
 	syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGQUIT,

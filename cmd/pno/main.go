@@ -28,7 +28,7 @@ func main() { os.Exit(Main()) }
 func Main() int {
 	root := newRootCmd()
 	cmd, err := root.ExecuteContextC(context.Background())
-	var exit interface{ ExitCode() int }
+	var exit *statusError // and not what a tool exited with that a benchmark ran
 	switch {
 	case err == nil:
 		return 0
@@ -36,7 +36,7 @@ func Main() int {
 		if text := err.Error(); text != "" {
 			fmt.Fprintf(os.Stderr, "%s: %s\n", cmd.CommandPath(), text)
 		}
-		return exit.ExitCode()
+		return exit.code
 	default:
 		fmt.Fprintf(os.Stderr, "%s: %v\n", cmd.CommandPath(), err)
 		return 1
