@@ -329,11 +329,16 @@ func TestMovedIsAcknowledgedInCompany(t *testing.T) {
 		})
 		expect(t, sink, sent[at:at+window/8])
 	}
+	// Half of the window is worth a record, in company.
+	more := pattern(16, offload.MoveWindow/2)
+	go func() { _, _ = source.Write(more) }()
+	a.moveAll(b, len(more), 1<<17)
+	expect(t, sink, more)
 	if _, err := source.Write(body[:1000]); err != nil {
 		t.Fatal(err)
 	}
-	a.awaitHeld(uint64(len(body)) + 1000)
-	h.until("the acknowledgement", func() bool { return b.taken == b.tx })
+	a.awaitHeld(uint64(len(body)+len(more)) + 1000)
+	h.until("the acknowledgement", func() bool { return b.tx-b.taken < offload.MoveWindow/2 })
 }
 
 // Who has filled his window with moves is told of room without anything else.

@@ -27,7 +27,7 @@ type keep struct {
 	b          backlog
 	told       uint64
 
-	tellBy int64 // when to tell at the latest, 0 if there is nothing to tell
+	since  int64 // since when there is something to tell, 0 if there is nothing
 	first  int64 // when this message began
 	last   int64 // when something last came
 	size   int   // how much has come of it
@@ -45,6 +45,10 @@ type keep struct {
 // Of bulk, a pause says nothing: the others have their turn, or the sender has a
 // small window. The host is told every tellEvery, or when all of its sockets are
 // silent, but of a message that may still turn out small, firstEvery.
+//
+// Where a crowd of sockets shares the wire, each gets its bytes that much more
+// slowly, and what waits on the DPU keeps the wire busy. There the host is told
+// every crowdEvery after the first of it, or of three quarters of a window.
 const (
 	largeSize  = 16 << 10
 	bulkSize   = 128 << 10
@@ -54,6 +58,19 @@ const (
 	firstEvery = 2e6
 	tellEvery  = 8e6
 	gatherMost = 10e6
+
+	crowd       = 6 // sockets told of at a time
+	companyMost = 8 // which that many tells of one forget
+	crowdEvery  = 16e6
+	crowdMost   = 18e6
+)
+
+// A host that has just been woken for bulk answers within answerWithin. Until then
+// the loop looks every answerPoll instead of asking for the doorbell, which is a
+// write over the bus, or a system call, on the side that is to do nothing.
+const (
+	answerWithin = 500e3
+	answerPoll   = 100e3
 )
 
 // heldMax bounds what a shard keeps: beyond it, a socket's window is what it
@@ -201,7 +218,7 @@ func (t *Table) tellHeld(s *socket, q *queue) bool {
 	if untold == 0 {
 		return true
 	}
-	if k.large() && !s.eof && untold < t.holdWindow(s)/2 && !t.overdue(s, q) {
+	if k.large() && !s.eof && untold < q.enoughHeld(t.holdWindow(s)) && !t.overdue(s, q) {
 		return false
 	}
 	if len(q.overflow) > 0 || q.qp.Emit(offload.OpHeld, k.generation, s.at.handle, uint32(s.end()), t.ack(s.at), 0) == nil {
@@ -209,17 +226,44 @@ func (t *Table) tellHeld(s *socket, q *queue) bool {
 		return false
 	}
 	t.emitted(q)
-	k.told, k.tellBy = s.end(), 0
-	q.telling, q.toldAt = true, t.now
+	k.told, k.since = s.end(), 0
+	q.tells(t.now)
 	return true
+}
+
+// tells notes that the host is told of another socket.
+func (q *queue) tells(now int64) {
+	if !q.telling {
+		q.company, q.told = q.company-1, 0
+	}
+	q.told++
+	q.company = min(max(q.company, q.told), companyMost)
+	q.telling, q.toldAt = true, now
+}
+
+// crowded tells whether the host has lately been told of many sockets at a time.
+func (q *queue) crowded() bool { return q.company >= crowd }
+
+// enoughHeld is how much of one socket, of this window, the host is told at once.
+func (q *queue) enoughHeld(window uint64) uint64 {
+	if q.crowded() {
+		return window / 4 * 3
+	}
+	return window / 2
+}
+
+// answers tells whether a host that is told of what is on hold has just been
+// woken. The loop looks soon, so that it need not ring.
+func (q *queue) answers(now int64) bool {
+	return q.toldAt > 0 && now-q.toldAt < restAfter && now-q.lastIntr < answerWithin
 }
 
 // overdue tells whether s has gathered for long enough, and else has it looked
 // at in time.
 func (t *Table) overdue(s *socket, q *queue) bool {
 	k := s.keep
-	if k.tellBy == 0 {
-		k.tellBy = t.now + gatherMost
+	if k.since == 0 {
+		k.since = t.now
 	}
 	t.list(s)
 	return t.now >= s.due() || q.telling && s.worthTelling()
@@ -244,15 +288,21 @@ func quiet(first, last int64) int64 { return min(max((last-first)/2, leastQuiet)
 // due is when the host is to be told of what s has gathered.
 func (s *socket) due() int64 {
 	k, q := s.keep, s.home
-	at := k.last + quiet(k.first, k.last)
+	at, most := k.last+quiet(k.first, k.last), int64(gatherMost)
 	if max(k.size, k.before) >= bulkSize {
-		every := int64(tellEvery)
-		if k.size < bulkSize {
+		every, from := int64(tellEvery), q.toldAt
+		switch {
+		case q.crowded() && k.size >= largeSize:
+			every, most = crowdEvery, crowdMost
+		case k.size < bulkSize:
 			every = firstEvery
 		}
-		at = max(at, min(q.toldAt+every, q.cameAt+quiet(k.first, q.cameAt)))
+		if q.crowded() {
+			from = max(from, k.since)
+		}
+		at = max(at, min(from+every, q.cameAt+quiet(k.first, q.cameAt)))
 	}
-	return min(at, k.tellBy)
+	return min(at, k.since+most)
 }
 
 // worthTelling tells whether there is enough to tell for a host that is awake
@@ -293,7 +343,7 @@ func (t *Table) tellAll() {
 
 // gathers tells whether there is something on hold that the host has not been
 // told yet.
-func (s *socket) gathers() bool { return s.keep != nil && s.keep.tellBy != 0 }
+func (s *socket) gathers() bool { return s.keep != nil && s.keep.since != 0 }
 
 // tellIn is when tellAll has something to do for s, -1 if never.
 func (s *socket) tellIn(now int64) int64 {
@@ -356,7 +406,8 @@ func (h *hold) moveWindow() uint64 {
 }
 
 // creditMoved is credit for who has Moves under way, and waits for none as long
-// as there is window left: it goes along with what the host is told next.
+// as there is window left: half of it goes along with what the host is told next.
+// Of less, what comes for the host on this connection tells: the next request.
 func (t *Table) creditMoved(h *hold) {
 	s, window := h.sock, h.moveWindow()
 	open := h.txSeq - h.txAcked
@@ -364,8 +415,8 @@ func (t *Table) creditMoved(h *hold) {
 	// To the host a connection is writable as long as a quarter of TxWindow is left.
 	short := window - max(window/8, h.txWindow()/4)
 	switch {
-	case free == 0:
-	case free >= window/2 && open > short:
+	case free < window/2:
+	case open > short:
 		t.acknowledge(h)
 	case s.unacked == 0:
 		q := s.home

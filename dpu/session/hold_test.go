@@ -26,8 +26,8 @@ func (a *arrivals) socket() *socket {
 func (a *arrivals) come(s *socket, n int) {
 	s.keep.came(a.now, n)
 	a.q.cameAt = a.now
-	if s.keep.tellBy == 0 {
-		s.keep.tellBy = a.now + gatherMost
+	if s.keep.since == 0 {
+		s.keep.since = a.now
 	}
 }
 
@@ -37,10 +37,13 @@ func (a *arrivals) pass(d int64, socks ...*socket) {
 		for _, s := range socks {
 			if s.gathers() && a.now >= s.due() {
 				a.tells++
-				a.q.toldAt = a.now
 				for _, s := range socks {
-					s.keep.tellBy = 0
+					if s.gathers() {
+						s.keep.since = 0
+						a.q.tells(a.now)
+					}
 				}
+				a.q.telling = false
 				break
 			}
 		}
@@ -67,6 +70,57 @@ func TestBulkInPiecesIsToldSeldom(t *testing.T) {
 	}
 	if most := int(turns*ms/tellEvery) + 1; a.tells > most || a.tells < most/2 {
 		t.Errorf("told %d times in %d ms of bulk, want %d at most", a.tells, turns, most)
+	}
+}
+
+// A crowd that shares the wire is told of more seldom still, by what was told
+// lately: when one of it is left, it is no crowd any more.
+func TestCrowdIsToldSeldom(t *testing.T) {
+	a := &arrivals{q: &queue{}, now: 100 * ms}
+	var socks []*socket
+	for range 2 * crowd {
+		s := a.socket()
+		for range 8 {
+			a.come(s, 64<<10)
+		}
+		socks = append(socks, s)
+	}
+	a.pass(20*ms, socks...)
+	stream := func(socks ...*socket) (tells int) {
+		a.tells = 0
+		for i := range 400 {
+			a.come(socks[i%len(socks)], 64<<10)
+			a.pass(ms/2, socks...)
+		}
+		return a.tells
+	}
+	if n, most := stream(socks...), int(200*ms/crowdEvery)+1; n > most || n < most/2 {
+		t.Errorf("a crowd was told of %d times in 200 ms, want %d at most", n, most)
+	}
+	stream(socks[0]) // what is left of it
+	if n, most := stream(socks[0]), int(200*ms/tellEvery)+1; n > most || n < most*2/3 {
+		t.Errorf("one was told of %d times in 200 ms, want about %d", n, most)
+	}
+}
+
+// Only a host that was just woken while it is told of what is on hold is looked
+// after without its doorbell.
+func TestAnswersAreLookedFor(t *testing.T) {
+	const now = 1000 * ms
+	for name, c := range map[string]struct {
+		toldAt, lastIntr int64
+		want             bool
+	}{
+		"nothing on hold":   {0, now - 1, false},
+		"just told":         {now - ms/10, now - ms/10, true},
+		"woken for another": {now - 10*ms, now - ms/10, true},
+		"woken long ago":    {now - answerWithin, now - answerWithin, false},
+		"told long ago":     {now - restAfter, now - ms/10, false},
+	} {
+		q := &queue{toldAt: c.toldAt, lastIntr: c.lastIntr}
+		if got := q.answers(now); got != c.want {
+			t.Errorf("%s: looked for %v, want %v", name, got, c.want)
+		}
 	}
 }
 
@@ -114,7 +168,7 @@ func TestWhoLeavesWaitsForNoHeld(t *testing.T) {
 	table, hosts := served(t, 2)
 	sess := table.sessions[1]
 	q, other := sess.queues[0], sess.queues[1]
-	const moved = 1000
+	const moved = offload.MoveWindow / 2
 	var holds []*hold
 	for i := range uint32(10) {
 		full := uint64(sess.l.RxWindow) // so that nobody looks for more

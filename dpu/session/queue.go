@@ -26,6 +26,8 @@ type queue struct {
 	held      *record
 	asked     int       // pieces of data that the host may be about to answer
 	telling   bool      // a Held was emitted in this turn
+	told      int       // of how many sockets in it
+	company   int       // the most lately, one less with each turn
 	toldAt    int64     // when the last one was
 	cameAt    int64     // when something last came for a socket on hold
 	unacked   []*socket // of which Moves have been taken, and the host not told

@@ -244,6 +244,8 @@ func (t *Table) cool(q *queue, all bool) (work bool, after int64) {
 		return false, spacePoll
 	case !all && t.now-q.lastWork < coolAfter:
 		return false, coolAfter
+	case q.answers(t.now):
+		return false, answerPoll
 	}
 	if err := t.arm(q); err != nil {
 		t.fail(q.s, err)
