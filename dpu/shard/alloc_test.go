@@ -41,7 +41,8 @@ func TestTurnAllocates(t *testing.T) {
 		},
 		"sleep, woken before":    func() { s.prepare(); s.wake(); s.park(-1) },
 		"sleep of a nap":         func() { s.prepare(); s.park(1000) },
-		"sleep by the netpoller": func() { s.prepare(); s.park(3 * nap) },
+		"sleep of naps":          func() { s.brief = true; s.prepare(); s.park(3 * firstNap) },
+		"sleep by the netpoller": func() { s.brief = false; s.prepare(); s.park(3 * firstNap) },
 		"look":                   func() { s.poll() },
 	} {
 		f()

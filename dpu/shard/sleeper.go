@@ -5,8 +5,10 @@ package shard
 import (
 	"fmt"
 	"os"
+	"runtime"
 	"sync/atomic"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -27,12 +29,18 @@ const (
 	woken
 )
 
-// nap is how long a sleep blocks the shard's own thread before it turns into
-// one that leaves the thread to other goroutines. They, and the stack's timers,
-// wait as long at most. Each sleep that is longer stops the Go runtime's monitor
-// thread, which then begins anew to look around every 20 us, just when there is
-// work again.
-const nap = 1_000_000
+// A sleep blocks the shard's own thread for a nap, before it turns into one that
+// leaves the thread to others; they, and the stack's timers, wait as long. The
+// change is dear: the runtime takes the processor for idle, its monitor thread
+// goes to sleep, too, and the first system call afterwards wakes it. It then
+// looks around every 70 us for some 4 ms, and each look takes the core from the
+// loop, just when there is work again. So if the last long sleep ended before
+// napsEnd, the next goes on as longer naps, between which others have their turn.
+const (
+	firstNap   = 1_000_000
+	longestNap = 4_000_000
+	napsEnd    = 16_000_000 // from the beginning of the sleep
+)
 
 // sleeper lets the loop sleep on all its descriptors at once, which are in one
 // epoll instance. Between packets of a busy shard a sleep is short, and the
@@ -56,6 +64,7 @@ type sleeper struct {
 	state atomic.Int32
 
 	armed  bool
+	brief  bool // the last sleep that was longer than a nap ended before napsEnd
 	look   func(fd uintptr) bool
 	events [64]unix.EpollEvent
 	rung   []uint64
@@ -143,33 +152,59 @@ func (s *sleeper) park(nanos int64) []uint64 {
 		return s.rung
 	}
 	if nanos >= 0 {
-		s.setTimer(max(nanos-nap, 1))
+		s.setTimer(max(nanos-s.naps(), 1))
 	} else if s.armed {
 		s.setTimer(0)
 	}
+	start := time.Now()
 	_ = s.conn.Read(s.look) // fails only once the sleeper is closed
+	s.brief = int64(time.Since(start))+s.naps() < napsEnd
 	s.cancel()
 	return s.rung
 }
 
-// nap waits on this thread, for at most nap. It reports whether the sleep is
-// over; a signal, as of the garbage collector that wants the world to stop,
-// ends it too.
-func (s *sleeper) nap(nanos int64) bool {
-	limit := unix.Timespec{Nsec: nap}
-	if nanos >= 0 && nanos < nap {
-		limit.Nsec = nanos
+// naps is for how long a sleep blocks the thread.
+func (s *sleeper) naps() int64 {
+	if s.brief {
+		return napsEnd
 	}
-	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT2, uintptr(s.epfd), uintptr(unsafe.Pointer(&s.events)),
+	return firstNap
+}
+
+// nap waits on this thread, for as long as naps says. It reports whether the
+// sleep is over.
+func (s *sleeper) nap(nanos int64) (over bool) {
+	end := s.naps()
+	if nanos >= 0 && nanos < end {
+		end = nanos
+	}
+	for slept, length := int64(0), int64(firstNap); ; length = min(2*length, longestNap) {
+		length = min(length, end-slept)
+		if n, ok := s.block(length); n > 0 || !ok {
+			return ok
+		}
+		if slept += length; slept == end {
+			return end == nanos
+		}
+		runtime.Gosched()
+	}
+}
+
+// block waits on this thread, and returns the number of ready descriptors. A
+// signal, as of the garbage collector that wants the world to stop, ends it, too,
+// and then counts as one. ok is false if the system cannot do this.
+func (s *sleeper) block(nanos int64) (n int, ok bool) {
+	limit := unix.NsecToTimespec(nanos)
+	r, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT2, uintptr(s.epfd), uintptr(unsafe.Pointer(&s.events)),
 		uintptr(len(s.events)), uintptr(unsafe.Pointer(&limit)), 0, 0)
 	switch errno {
 	case 0:
-		s.take(int(n))
-		return n > 0 || nanos >= 0 && nanos <= nap
+		s.take(int(r))
+		return int(r), true
 	case unix.ENOSYS: // before Linux 5.11
-		return false
+		return 0, false
 	default:
-		return true
+		return 1, true
 	}
 }
 
