@@ -72,12 +72,15 @@ func pattern(seq uint32, n int) []byte {
 // TestRingsCarryRecordsInOrder drives both directions with random sizes over
 // many wraps of the ring.
 func TestRingsCarryRecordsInOrder(t *testing.T) {
-	t.Run("small", func(t *testing.T) { carryRecords(t, smallLayout()) })
-	t.Run("large", func(t *testing.T) { carryRecords(t, largeLayout()) })
+	for name, l := range map[string]offload.Layout{"small": smallLayout(), "large": largeLayout()} {
+		t.Run(name, func(t *testing.T) { carryRecords(t, l, false) })
+		t.Run(name+", slow DMA", func(t *testing.T) { carryRecords(t, l, true) })
+	}
 }
 
-func carryRecords(t *testing.T, l offload.Layout) {
+func carryRecords(t *testing.T, l offload.Layout, slow bool) {
 	p := newPair(t, l)
+	p.dma.slow = slow
 	rnd := rand.New(rand.NewSource(1))
 	sizes := []int{0, 1, 15, 16, 17, 64, 1000, 9000, offload.MaxPayload}
 	var out, in, dout, din uint32
@@ -93,6 +96,9 @@ func carryRecords(t *testing.T, l offload.Layout) {
 			}
 		}
 		p.host.Publish()
+		if rnd.Intn(2) == 0 {
+			p.dma.Poll()
+		}
 		if err := p.dev.Pump(); err != nil {
 			t.Fatal(err)
 		}
