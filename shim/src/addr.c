@@ -91,3 +91,12 @@ bool pno_addr_to_many(const struct pno_addr *a)
 		return a->ip[0] == 0xff;
 	return (a->ip[0] & 0xf0) == 0xe0 || !memcmp(a->ip, all, sizeof all);
 }
+
+bool pno_addr_loopback(const struct pno_addr *a)
+{
+	static const uint8_t one[16] = { [15] = 1 };
+
+	if (a->family == 4)
+		return a->ip[0] == 127;
+	return a->family == 6 && !memcmp(a->ip, one, sizeof one);
+}

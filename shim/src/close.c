@@ -18,6 +18,7 @@
 
 #include "epoll.h"
 #include "hostd.h"
+#include "listener.h"
 #include "log.h"
 #include "sock.h"
 #include "stats.h"

@@ -19,6 +19,7 @@
 #include <string.h>
 
 #include "epoll.h"
+#include "listener.h"
 #include "log.h"
 #include "relay.h"
 #include "sock.h"

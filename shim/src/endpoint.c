@@ -16,6 +16,7 @@
 #include "affinity.h"
 #include "epoll.h"
 #include "interrupt.h"
+#include "listener.h"
 #include "log.h"
 #include "pass.h"
 #include "policy.h"

@@ -36,6 +36,7 @@
 #include <string.h>
 
 #include "fault.h"
+#include "listener.h"
 #include "log.h"
 #include "real.h"
 #include "stats.h"

@@ -15,6 +15,7 @@
 
 #include "epoll.h"
 #include "fault.h"
+#include "listener.h"
 #include "log.h"
 #include "memory.h"
 #include "quiet.h"

@@ -25,6 +25,7 @@
 #include "filestream.h"
 #include "hostd.h"
 #include "interrupt.h"
+#include "listener.h"
 #include "log.h"
 #include "memory.h"
 #include "real.h"

@@ -17,6 +17,7 @@
 
 #include "filestream.h"
 #include "hostd.h"
+#include "listener.h"
 #include "log.h"
 #include "pass.h"
 #include "real.h"

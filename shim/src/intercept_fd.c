@@ -19,6 +19,7 @@
 #include "epoll.h"
 #include "fault.h"
 #include "filestream.h"
+#include "listener.h"
 #include "log.h"
 #include "real.h"
 #include "relay.h"

@@ -12,6 +12,7 @@
 #include "affinity.h"
 #include "epoll.h"
 #include "fault.h"
+#include "listener.h"
 #include "log.h"
 #include "quiet.h"
 #include "real.h"

@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "listener.h"
 #include "options.h"
 #include "real.h"
 #include "sock.h"

@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "listener.h"
 #include "sock.h"
 #include "memory.h"
 

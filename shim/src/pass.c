@@ -31,6 +31,7 @@
 #include <unistd.h>
 
 #include "hostd.h"
+#include "listener.h"
 #include "log.h"
 #include "quiet.h"
 #include "real.h"

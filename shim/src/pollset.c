@@ -16,6 +16,7 @@
 
 #include "epoll.h"
 #include "fault.h"
+#include "listener.h"
 #include "memory.h"
 #include "real.h"
 #include "stats.h"

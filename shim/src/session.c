@@ -18,6 +18,7 @@
 #include "fault.h"
 #include "fdtable.h"
 #include "hostd.h"
+#include "listener.h"
 #include "log.h"
 #include "memory.h"
 #include "quiet.h"

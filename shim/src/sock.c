@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "epoll.h"
+#include "listener.h"
 #include "log.h"
 #include "memory.h"
 #include "stats.h"

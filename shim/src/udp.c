@@ -2,55 +2,18 @@
 
 /*
  * The life of a datagram socket: whose it is, its names, its end.
- *
- * Requests wait for the DPU, one shard after the other: the first one chooses
- * what was left open, the others get the same. They are rare, a datagram
- * itself asks nobody.
  */
 #include "udp.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "epoll.h"
 #include "log.h"
-#include "memory.h"
 #include "policy.h"
 #include "quiet.h"
 #include "real.h"
 #include "stats.h"
-
-bool pno_udp_new(struct pno_sock *s)
-{
-	s->udp = pno_calloc(1, sizeof *s->udp);
-	return s->udp;
-}
-
-static void drop_parts(struct pno_udp *u)
-{
-	for (unsigned i = 0; i < PNO_MAX_SHARDS; i++) {
-		pno_free(u->leg[i].part);
-		u->leg[i].part = NULL;
-	}
-}
-
-void pno_udp_free(struct pno_sock *s)
-{
-	drop_parts(s->udp);
-	pno_udp_cork_drop(s);
-	pno_free(s->udp);
-	s->udp = NULL;
-}
-
-static bool loopback(const struct pno_addr *a)
-{
-	static const uint8_t one[16] = { [15] = 1 };
-
-	if (a->family == 4)
-		return a->ip[0] == 127;
-	return a->family == 6 && !memcmp(a->ip, one, sizeof one);
-}
 
 /* The unspecified address as a destination is this host. */
 static void settle_peer(struct pno_addr *a)
@@ -102,111 +65,11 @@ static enum pno_way decide(struct pno_session *ses, int op, const struct pno_add
 	return PNO_WAY_KERNEL;
 }
 
-static void close_legs(struct pno_sock *s)
-{
-	struct pno_udp *u = s->udp;
-
-	for (unsigned i = 0; i < u->legs; i++)
-		pno_sock_record(s, pno_udp_qp(s, i), (struct pno_record){
-			.op = PNO_OP_CLOSE, .sock = u->leg[i].handle, .seq = u->leg[i].tx_sent, .ack = u->leg[i].rx_read }, NULL);
-}
-
-static void forget_legs(struct pno_sock *s)
-{
-	struct pno_udp *u = s->udp;
-
-	if (s->ring_full)
-		pno_sock_leave_space(s);
-	pno_rx_drop_all(s);
-	drop_parts(u);
-	memset(u->leg, 0, sizeof u->leg);
-	u->legs = 0;
-	u->used = false;
-	memset(&u->fine, 0, sizeof u->fine);
-	pno_sock_set_peer(s, &(struct pno_addr){ 0 });
-	s->handle = 0;
-	s->away = s->claiming = false;
-}
-
-/* Takes in what a Reply tells: the names, and the MTU. */
-static void learn(struct pno_sock *s, const struct pno_call *c)
-{
-	struct pno_dgram_info info;
-
-	if (c->len < sizeof info)
-		return;
-	memcpy(&info, c->payload, sizeof info);
-	pno_sock_set_local(s, &info.local);
-	pno_sock_set_peer(s, &info.peer);
-	s->udp->mtu = info.mtu;
-	s->udp->doubt = loopback(&info.peer);
-}
-
-/* One request on one shard: Bind if peer is NULL, else Connect, which binds
- * a socket that is not bound yet. */
-static int ask_leg(struct pno_sock *s, unsigned leg, uint32_t flags, const struct pno_addr *local,
-		   const struct pno_addr *peer)
-{
-	struct pno_bind_req bind = { .local = *local, .proto = PNO_PROTO_UDP, .flags = flags };
-	struct pno_connect_req conn = { .local = *local, .proto = PNO_PROTO_UDP, .flags = flags };
-	struct pno_record r = { .op = PNO_OP_BIND, .len = sizeof bind, .sock = s->udp->leg[leg].handle };
-	struct pno_call call;
-	int err;
-
-	if (peer) {
-		conn.peer = *peer;
-		r.op = PNO_OP_CONNECT;
-		r.len = sizeof conn;
-	}
-	err = pno_sock_ask(s, pno_udp_qp(s, leg), r, peer ? (void *)&conn : (void *)&bind, &call);
-	if (!err && !leg)
-		learn(s, &call);
-	return err;
-}
-
-/* A new socket on every shard. */
-static int open_legs(struct pno_sock *s, int fd, struct pno_session *ses, struct pno_addr local,
-		     const struct pno_addr *peer)
-{
-	struct pno_udp *u = s->udp;
-	uint32_t flags = pno_sock_bind_flags(s, fd), generation = s->generation;
-	int err = 0;
-
-	if (u->asking)
-		return EALREADY;
-	s->handle = pno_handle_new(ses, s);
-	if (!s->handle)
-		return ENOBUFS;
-	s->ses = ses;
-	s->qp = &pno_thread_chan(ses)->qp[0];
-	u->asking = true;
-	for (unsigned i = 0; i < ses->shards && !err; i++) {
-		u->leg[i].handle = s->handle;
-		err = ask_leg(s, i, flags, &local, peer);
-		if (s->generation != generation)
-			return EBADF; /* closed meanwhile */
-		local = pno_sock_local(s);
-		if (!err)
-			u->legs++;
-	}
-	u->asking = false;
-	if (!err)
-		return 0;
-	close_legs(s);
-	pno_handle_drop(ses, 0, s->handle); /* of the leg that failed, too */
-	forget_legs(s);
-	if (!u->lost) {
-		s->ses = NULL;
-		s->qp = NULL;
-	}
-	return err;
-}
-
 static int offload(struct pno_sock *s, int fd, struct pno_session *ses, const struct pno_addr *local,
 		   const struct pno_addr *peer)
 {
 	static const struct pno_addr open;
-	int err = open_legs(s, fd, ses, local ? *local : open, peer);
+	int err = pno_udp_open(s, fd, ses, local ? *local : open, peer);
 
 	if (err)
 		return err;
@@ -220,18 +83,6 @@ static int offload(struct pno_sock *s, int fd, struct pno_session *ses, const st
 	pno_epoll_convert(s);
 	pno_sock_event(s, EPOLLIN | EPOLLRDNORM | EPOLLOUT | EPOLLWRNORM);
 	return 0;
-}
-
-void pno_udp_lose(struct pno_sock *s)
-{
-	struct pno_addr peer = pno_sock_peer(s);
-
-	forget_legs(s);
-	pno_sock_set_peer(s, &peer);
-	s->udp->lost = true;
-	s->kept = false;
-	s->cookie = 0;
-	pno_sock_event(s, EPOLLOUT | EPOLLWRNORM);
 }
 
 int pno_udp_revive(struct pno_sock *s, int fd)
@@ -253,7 +104,7 @@ int pno_udp_revive(struct pno_sock *s, int fd)
 		return ENETDOWN;
 	if (s->udp->loose)
 		local.port = 0;
-	err = open_legs(s, fd, ses, local, peer.family ? &peer : NULL);
+	err = pno_udp_open(s, fd, ses, local, peer.family ? &peer : NULL);
 	if (s->generation != generation)
 		return EBADF;
 	if (err) {
@@ -378,7 +229,7 @@ static enum pno_way way_offloaded(struct pno_sock *s, const struct pno_addr *to,
 	if (pno_addr_to_many(to))
 		return PNO_WAY_KERNEL;
 	action = pno_policy(s->ses, PNO_RULE_CONNECT, PNO_PROTO_UDP, to);
-	if (action == PNO_ACTION_OFFLOAD || (!s->udp->chosen && !loopback(to)))
+	if (action == PNO_ACTION_OFFLOAD || (!s->udp->chosen && !pno_addr_loopback(to)))
 		return PNO_WAY_DPU;
 	*err = EACCES;
 	return action == PNO_ACTION_KERNEL ? PNO_WAY_KERNEL : PNO_WAY_ERROR;
@@ -437,25 +288,6 @@ enum pno_way pno_udp_way(struct pno_sock *s, int fd, const struct pno_addr *to, 
 	return *err ? PNO_WAY_ERROR : PNO_WAY_KERNEL;
 }
 
-static int connect_legs(struct pno_sock *s, const struct pno_addr *peer)
-{
-	struct pno_addr local = { 0 };
-	uint32_t generation = s->generation;
-	int err = 0;
-
-	if (s->udp->asking)
-		return EALREADY;
-	s->udp->asking = true;
-	for (unsigned i = 0; i < s->udp->legs && !err; i++) {
-		err = ask_leg(s, i, 0, &local, peer);
-		local = pno_sock_local(s); /* which the first shard has chosen */
-		if (s->generation != generation)
-			return EBADF;
-	}
-	s->udp->asking = false;
-	return err;
-}
-
 static int disconnect(struct pno_sock *s, int fd, const struct sockaddr *sa, socklen_t len)
 {
 	static const struct pno_addr none;
@@ -475,7 +307,7 @@ static int disconnect(struct pno_sock *s, int fd, const struct sockaddr *sa, soc
 		pno_sock_refresh(s);
 		err = 0;
 	} else if (s->state == PNO_DGRAM) {
-		err = connect_legs(s, &none);
+		err = pno_udp_aim(s, &none);
 	} else {
 		err = quiet_connect(fd, sa, len) < 0 ? errno : 0;
 	}
@@ -514,7 +346,7 @@ int pno_udp_connect(struct pno_sock *s, int fd, struct pno_session *ses, const s
 	} else {
 		way = pno_udp_way(s, fd, &peer, &err);
 		if (way == PNO_WAY_DPU)
-			err = connect_legs(s, &peer);
+			err = pno_udp_aim(s, &peer);
 	}
 	if (way == PNO_WAY_KERNEL)
 		return quiet_connect(fd, sa, len) < 0 ? errno : 0;
@@ -531,117 +363,4 @@ int pno_udp_shutdown(struct pno_sock *s, int how)
 	s->shut_wr |= how != SHUT_RD;
 	pno_sock_event(s, EPOLLIN | EPOLLRDNORM | EPOLLRDHUP | EPOLLOUT | (s->shut_rd && s->shut_wr ? EPOLLHUP : 0));
 	return s->peer.family ? 0 : ENOTCONN;
-}
-
-uint32_t pno_udp_mask(const struct pno_sock *s)
-{
-	const struct pno_udp *u = s->udp;
-	uint64_t least = s->ses ? s->ses->tx_window / 4 : 0;
-	bool room = !s->ring_full;
-	uint32_t m = 0;
-
-	/* Who sends or receives brings it home; whether there is anything to
-	 * receive, its home knows. */
-	if (s->away || u->lost)
-		return EPOLLOUT | EPOLLWRNORM;
-	if (least < u->need)
-		least = u->need;
-	for (unsigned i = 0; i < u->legs && room; i++)
-		room = u->leg[i].tx_sent - u->leg[i].tx_acked <= s->ses->tx_window - least;
-	if (room || s->shut_wr)
-		m |= EPOLLOUT | EPOLLWRNORM;
-	if (s->rx_head || s->shut_rd)
-		m |= EPOLLIN | EPOLLRDNORM;
-	if (s->shut_rd)
-		m |= EPOLLRDHUP;
-	if (s->shut_rd && s->shut_wr)
-		m |= EPOLLHUP;
-	return m;
-}
-
-uint64_t pno_udp_unread(const struct pno_sock *s)
-{
-	return s->rx_head && s->rx_head->len >= PNO_FRAME(0) ? s->rx_head->len - PNO_FRAME(0) : 0;
-}
-
-uint64_t pno_udp_unsent(const struct pno_sock *s)
-{
-	uint64_t sum = 0;
-
-	for (unsigned i = 0; i < s->udp->legs; i++)
-		sum += s->udp->leg[i].tx_sent - s->udp->leg[i].tx_acked;
-	return sum;
-}
-
-void pno_udp_release(struct pno_sock *s)
-{
-	if (s->ses && s->handle && !atomic_load_explicit(&s->ses->lost, memory_order_relaxed)) {
-		close_legs(s);
-		for (unsigned i = 0; i < s->udp->legs; i++)
-			pno_handle_drop(s->ses, i, s->udp->leg[i].handle);
-	}
-	forget_legs(s);
-}
-
-void pno_udp_claim(struct pno_sock *s, struct pno_chan *c)
-{
-	struct pno_udp *u = s->udp;
-	bool ours = s->qp->chan->ses == c->ses;
-
-	for (unsigned i = 0; i < u->legs; i++) {
-		if (ours)
-			u->leg[i].former |= 1ull << s->qp->chan->index;
-		u->leg[i].claiming = true;
-	}
-	s->qp = &c->qp[0];
-	s->claiming = true;
-	pno_count(claims);
-	for (unsigned i = 0; i < u->legs; i++)
-		pno_sock_record(s, pno_udp_qp(s, i), (struct pno_record){
-			.op = PNO_OP_CLAIM, .sock = u->leg[i].handle }, NULL);
-	pno_epoll_follow(s);
-}
-
-void pno_udp_child(struct pno_sock *s)
-{
-	for (unsigned i = 0; i < s->udp->legs; i++) {
-		s->udp->leg[i].away = true;
-		s->udp->leg[i].claiming = false;
-		s->udp->leg[i].former = 0;
-	}
-	s->udp->asking = false;
-}
-
-void pno_udp_adopted(struct pno_sock *s)
-{
-	for (unsigned i = 0; i < s->udp->legs; i++) {
-		struct pno_leg *l = &s->udp->leg[i];
-
-		l->rx_told = l->rx_read;
-		pno_handle_enter(s->ses, i, l->handle, s);
-	}
-}
-
-bool pno_udp_inherit(struct pno_sock *s, const struct pno_msg_socket *m)
-{
-	if (!pno_udp_new(s))
-		return false;
-	for (unsigned i = 0; i < s->ses->shards; i++) {
-		struct pno_leg *l = &s->udp->leg[i];
-
-		l->handle = m->handle[i];
-		l->away = l->stranger = true;
-		if (!l->handle || !pno_handle_enter(s->ses, i, l->handle, s))
-			return false;
-		s->udp->legs++;
-	}
-	s->handle = m->handle[0];
-	s->qp = &s->ses->chan[0]->qp[0];
-	pno_sock_set_peer(s, &m->peer);
-	s->away = true;
-	s->udp->used = true; /* by somebody */
-	s->udp->mtu = UINT16_MAX; /* not known here: the DPU decides */
-	s->state = PNO_DGRAM;
-	pno_count(sockets_udp);
-	return true;
 }

@@ -98,6 +98,12 @@ enum pno_way pno_udp_way(struct pno_sock *s, int fd, const struct pno_addr *to, 
 ssize_t pno_udp_recv(struct pno_sock *s, int fd, struct msghdr *m, int flags);
 ssize_t pno_udp_send(struct pno_sock *s, int fd, const struct msghdr *m, int flags);
 
+/* udp_legs.c; locked, but not meanwhile: 0 or an errno. A new socket on every
+ * shard, bound, and connected if there is a peer; another peer, or none. */
+int pno_udp_open(struct pno_sock *s, int fd, struct pno_session *ses, struct pno_addr local,
+		 const struct pno_addr *peer);
+int pno_udp_aim(struct pno_sock *s, const struct pno_addr *peer);
+
 /* udp_cork.c; locked throughout. What is corked already: its length, header and
  * destination. */
 size_t pno_udp_corked(const struct pno_sock *s, struct pno_dgram *h, struct pno_addr *to);

@@ -28,6 +28,7 @@
 
 #include "fdtable.h"
 #include "interrupt.h"
+#include "listener.h"
 #include "log.h"
 #include "quiet.h"
 #include "real.h"
