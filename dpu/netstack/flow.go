@@ -418,6 +418,13 @@ func (t *flows) drop(f *flow) {
 	}
 }
 
+// Holds reports whether acknowledgements are held back, or were a moment ago.
+func (s *Stack) Holds() bool {
+	s.flows.mu.Lock()
+	defer s.flows.mu.Unlock()
+	return len(s.flows.due) > 0
+}
+
 // Tick sets the loop's clock and queues the acknowledgements that have waited
 // for data long enough. It returns when the next one will have, 0 if none
 // waits. Called by the loop only.

@@ -28,7 +28,7 @@ const learnDelay = int64(100 * time.Millisecond)
 // pattern is what a flow's segments have before the TCP header.
 type pattern struct {
 	port  *Endpoint // nil: not known
-	until int64     // on the loop's clock
+	until int64     // on the loop's clock, which stands still while the loop sleeps
 	route stack.RouteInfo
 	bytes [ethLen + ipv4Len]byte // without the length and the checksum
 	sum   uint16                 // of the IP header in bytes
@@ -101,9 +101,13 @@ func (t *flows) short(fl *flow, r *stack.Route, params *stack.NetworkHeaderParam
 	}
 	t.mu.Unlock()
 	if hold {
+		e.wake() // the loop has to learn when it must go
 		return true, nil
 	}
 	if !e.enqueue(p.IncRef()) {
+		stats := e.stack.Stats()
+		stats.NICs.TxPacketsDroppedNoBufferSpace.Increment()
+		stats.IP.OutgoingPacketErrors.Increment()
 		return true, &tcpip.ErrNoBufferSpace{}
 	}
 	e.cuts[1].Increment()

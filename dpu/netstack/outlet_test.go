@@ -135,6 +135,7 @@ func TestHeldWithoutHeaders(t *testing.T) {
 			d.head(func(h *pattern) { h.until = math.MaxInt64 })
 			fs := d.s.flows
 			before := d.long()
+			d.woken.Store(0)
 			d.port.Deliver(d.frame(ack, peerNext, []byte("request")))
 			held := func() bool {
 				fs.mu.Lock()
@@ -145,6 +146,11 @@ func TestHeldWithoutHeaders(t *testing.T) {
 			for end := time.Now().Add(20 * time.Second); !held(); time.Sleep(50 * time.Microsecond) { // the loop's clock stands still
 				if time.Now().After(end) {
 					t.Fatal("nothing is held back within 20 s")
+				}
+			}
+			for end := time.Now().Add(20 * time.Second); d.woken.Load() == 0; time.Sleep(50 * time.Microsecond) {
+				if time.Now().After(end) {
+					t.Fatal("the loop does not learn that something is held back")
 				}
 			}
 			c.goes(d)

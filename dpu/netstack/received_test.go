@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"math/rand/v2"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,6 +26,7 @@ type dialogue struct {
 	sequence uint32 // of the stack's next byte
 	got      []byte
 	ended    bool
+	woken    atomic.Int32 // times that the stack woke the loop
 }
 
 const peerNext = uint32(5000)
@@ -33,6 +35,7 @@ func accepted(t testing.TB) *dialogue {
 	t.Helper()
 	s, port := onePort(t)
 	d := &dialogue{t: t, s: s, port: port, now: int64(time.Second)}
+	port.wake = func() { d.woken.Add(1) }
 	peer := tcpip.AddrFrom4(waitingOne.peer)
 	if err := s.AddStaticNeighbor(1, header.IPv4ProtocolNumber, peer, tcpip.LinkAddress(peerMAC[:])); err != nil {
 		t.Fatal(err)

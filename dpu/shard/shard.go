@@ -310,12 +310,11 @@ func (s *Shard) sleep() bool {
 	if busy {
 		return false
 	}
-	full := false
+	full := s.waiting()
 	for _, p := range s.ports {
 		for _, q := range p.Queues {
 			full = full || q.TxPending()
 		}
-		full = full || p.Endpoint.Waiting()
 	}
 	if full && (again < 0 || again > linkRetry) {
 		again = linkRetry
@@ -327,7 +326,7 @@ func (s *Shard) sleep() bool {
 		return false
 	}
 	s.sleeper.prepare()
-	if s.pending() {
+	if s.pending() || !full && s.waiting() || s.ackDue == 0 && s.Stack.Holds() {
 		s.sleeper.cancel()
 		return false
 	}
@@ -348,6 +347,16 @@ const (
 	linkRetry = 20_000 // a full link is tried again after this time
 	shortest  = 3_000  // a shorter sleep is not worth its system calls
 )
+
+// waiting tells whether the stack has something for the link.
+func (s *Shard) waiting() bool {
+	for _, p := range s.ports {
+		if p.Endpoint.Waiting() {
+			return true
+		}
+	}
+	return false
+}
 
 // pending looks for work that arrived without waking a loop that had not
 // announced its sleep yet.
