@@ -258,6 +258,22 @@ func (q *queue) answers(now int64) bool {
 	return q.toldAt > 0 && now-q.toldAt < restAfter && now-q.lastIntr < answerWithin
 }
 
+// answerIn is when the loop looks for such an answer: no later than the transport
+// or an interrupt that was put off needs it.
+func (q *queue) answerIn(t *Table) int64 {
+	in := int64(answerPoll)
+	if q.due {
+		in = min(in, q.dueIn(t))
+	}
+	if d := q.s.t.Poll(); d > 0 {
+		in = min(in, d)
+	}
+	if q.s.t.DoorbellFD() < 0 {
+		in = min(in, blindPoll)
+	}
+	return in
+}
+
 // overdue tells whether s has gathered for long enough, and else has it looked
 // at in time.
 func (t *Table) overdue(s *socket, q *queue) bool {

@@ -161,6 +161,11 @@ func (t *Table) flush(q *queue) {
 	}
 }
 
+// dueIn is when an interrupt that was put off must go.
+func (q *queue) dueIn(t *Table) int64 {
+	return max(q.lastIntr+int64(t.Moderation.MaxDelay)-t.now, 1)
+}
+
 // interrupts wakes the hosts that sleep with something to see.
 func (t *Table) interrupts() {
 	for _, q := range t.hot {
@@ -245,14 +250,14 @@ func (t *Table) cool(q *queue, all bool) (work bool, after int64) {
 	case !all && t.now-q.lastWork < coolAfter:
 		return false, coolAfter
 	case q.answers(t.now):
-		return false, answerPoll
+		return false, q.answerIn(t)
 	}
 	if err := t.arm(q); err != nil {
 		t.fail(q.s, err)
 		return false, -1
 	}
 	if q.due {
-		return false, max(q.lastIntr+int64(t.Moderation.MaxDelay)-t.now, 1)
+		return false, q.dueIn(t)
 	}
 	if d := q.s.t.Poll(); d > 0 {
 		return false, d

@@ -147,18 +147,19 @@ func (s *sleeper) cancel() {
 // doorbell rang, valid until the next call.
 func (s *sleeper) park(nanos int64) []uint64 {
 	s.rung = s.rung[:0]
-	if s.nap(nanos) {
+	over, napped := s.nap(nanos)
+	if over {
 		s.cancel()
 		return s.rung
 	}
 	if nanos >= 0 {
-		s.setTimer(max(nanos-s.naps(), 1))
+		s.setTimer(max(nanos-napped, 1))
 	} else if s.armed {
 		s.setTimer(0)
 	}
 	start := time.Now()
 	_ = s.conn.Read(s.look) // fails only once the sleeper is closed
-	s.brief = int64(time.Since(start))+s.naps() < napsEnd
+	s.brief = int64(time.Since(start))+napped < napsEnd
 	s.cancel()
 	return s.rung
 }
@@ -171,20 +172,20 @@ func (s *sleeper) naps() int64 {
 	return firstNap
 }
 
-// nap waits on this thread, for as long as naps says. It reports whether the
-// sleep is over.
-func (s *sleeper) nap(nanos int64) (over bool) {
+// nap waits on this thread, for as long as naps says, or not at all if the system
+// cannot. It reports whether the sleep is over, and how long it waited if not.
+func (s *sleeper) nap(nanos int64) (over bool, slept int64) {
 	end := s.naps()
 	if nanos >= 0 && nanos < end {
 		end = nanos
 	}
-	for slept, length := int64(0), int64(firstNap); ; length = min(2*length, longestNap) {
+	for length := int64(firstNap); ; length = min(2*length, longestNap) {
 		length = min(length, end-slept)
 		if n, ok := s.block(length); n > 0 || !ok {
-			return ok
+			return ok, slept
 		}
 		if slept += length; slept == end {
-			return end == nanos
+			return end == nanos, slept
 		}
 		runtime.Gosched()
 	}
@@ -201,10 +202,10 @@ func (s *sleeper) block(nanos int64) (n int, ok bool) {
 	case 0:
 		s.take(int(r))
 		return int(r), true
-	case unix.ENOSYS: // before Linux 5.11
-		return 0, false
-	default:
+	case unix.EINTR:
 		return 1, true
+	default: // Linux before 5.11, or a filter that does not know the call
+		return 0, false
 	}
 }
 
