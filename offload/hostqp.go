@@ -157,15 +157,15 @@ func (q *HostQP) Next() (rec Record, payload []byte, ok bool, err error) {
 		}
 		b := q.d2h[q.seen&(size-1):]
 		rec = GetRecord(b)
-		space := uint64(RecordSpace(int(rec.Len)))
-		if rec.Op == OpPad {
+		space, pad := uint64(RecordSpace(int(rec.Len))), rec.Op == OpPad
+		if pad {
 			space = uint64(len(b))
 		}
-		if rec.Len > MaxPayload || space > uint64(len(b)) || space > q.dprod-q.seen {
+		if !pad && rec.Len > MaxPayload || space > uint64(len(b)) || space > q.dprod-q.seen {
 			return rec, nil, false, fmt.Errorf("D2H record %d of %d bytes does not fit: %w", rec.Op, rec.Len, ErrProtocol)
 		}
 		q.seen += space
-		if rec.Op != OpPad {
+		if !pad {
 			n := int(rec.Len)
 			return rec, b[RecordHdr : RecordHdr+n : RecordHdr+n], true, nil
 		}

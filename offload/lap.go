@@ -13,6 +13,7 @@ package offload
 //
 // A producer looks whether a lap is over once in LapStep bytes, or where it is
 // told of the consumer's position anyway.
+
 // lap is what a producer knows of its way round the ring.
 type lap struct {
 	least uint64 // room that has to be left when one ends early
