@@ -153,8 +153,9 @@ soak: build ## race tests and the end-to-end suite again and again for SOAK (1h)
 bench: build ## offload and crypto cluster against doing without: into bench/results/ (root, under 20 min)
 	@scripts/deps.sh test
 	$(BIN)/pno bench table --pairs 5 --duration 2s --readme README.md
-	$(BIN)/pno bench handshake --duration 3s -o json >bench/results/handshake.json
-	$(BIN)/pno bench cryptorpc --duration 2s -o json >bench/results/cryptorpc.json
+	$(BIN)/pno bench handshake --duration 3s -o json >$(BIN)/handshake.json
+	$(BIN)/pno bench cryptorpc --duration 2s -o json >$(BIN)/cryptorpc.json
+	mv $(BIN)/handshake.json $(BIN)/cryptorpc.json bench/results/
 
 .PHONY: bench-go
 bench-go: ## every Go benchmark

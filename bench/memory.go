@@ -123,8 +123,8 @@ func MeasureMemory(ctx context.Context, o Options, conns int) (*Memory, error) {
 	if err != nil {
 		return nil, err
 	}
-	if m.Offload.HostBytes > 0 {
-		m.Ratio = m.Kernel.HostBytes / m.Offload.HostBytes
+	if m.Offload.WithRings > 0 {
+		m.Ratio = m.Kernel.WithRings / m.Offload.WithRings
 	}
 	return m, nil
 }

@@ -82,8 +82,9 @@ func thousands(f float64) string {
 		unit *= 10
 	}
 	n := int(f/float64(unit)+0.5) * unit
-	if n < 1000 {
-		return fmt.Sprint(n)
+	text := ""
+	for ; n >= 1000; n /= 1000 {
+		text = fmt.Sprintf(",%03d", n%1000) + text
 	}
-	return fmt.Sprintf("%d,%03d", n/1000, n%1000)
+	return fmt.Sprint(n) + text
 }

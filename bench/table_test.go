@@ -71,7 +71,7 @@ func TestReadmePlace(t *testing.T) {
 }
 
 func TestThousands(t *testing.T) {
-	for f, want := range map[float64]string{0: "0", 472.3: "472", 999.6: "1,000", 1004: "1,000", 16925: "16,900", 63168: "63,200", 123456: "123,000"} {
+	for f, want := range map[float64]string{0: "0", 472.3: "472", 999.6: "1,000", 1004: "1,000", 16925: "16,900", 63168: "63,200", 123456: "123,000", 1234567: "1,230,000"} {
 		if got := thousands(f); got != want {
 			t.Errorf("%v: %s, want %s", f, got, want)
 		}

@@ -31,7 +31,11 @@ func newBenchCmd() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		// Whoever interrupts it wants the namespaces and processes gone too.
 		PersistentPreRun: func(cmd *cobra.Command, _ []string) {
-			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+			end := []os.Signal{os.Interrupt, syscall.SIGTERM}
+			if !signal.Ignored(syscall.SIGHUP) { // nohup
+				end = append(end, syscall.SIGHUP)
+			}
+			ctx, stop := signal.NotifyContext(cmd.Context(), end...)
 			context.AfterFunc(ctx, stop)
 			cmd.SetContext(ctx)
 		},

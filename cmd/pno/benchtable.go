@@ -29,6 +29,9 @@ func newTableBenchCmd() *cobra.Command {
 			if err := bench.CanWrite(dir); err != nil { // it would be a pity afterwards
 				return err
 			}
+			if err := canShow(readme); err != nil {
+				return err
+			}
 			r, err := measured(cmd.Context(), from, b.Options, idle)
 			if err != nil {
 				return err
@@ -63,16 +66,34 @@ func show(r *bench.Report, readme string) error {
 	if readme == "" {
 		return nil
 	}
-	b, err := os.ReadFile(readme)
+	text, err := shown(r, readme)
 	if err != nil {
-		return fmt.Errorf("show the figures: %w", err)
-	}
-	text, err := r.InReadme(string(b))
-	if err != nil {
-		return fmt.Errorf("show the figures in %s: %w", readme, err)
+		return err
 	}
 	if err := os.WriteFile(readme, []byte(text), 0o644); err != nil {
 		return fmt.Errorf("show the figures: %w", err)
 	}
 	return nil
+}
+
+// canShow looks whether a README has a place for figures.
+func canShow(readme string) error {
+	if readme == "" {
+		return nil
+	}
+	_, err := shown(&bench.Report{}, readme)
+	return err
+}
+
+// shown is a README's text with the report's figures.
+func shown(r *bench.Report, readme string) (string, error) {
+	b, err := os.ReadFile(readme)
+	if err != nil {
+		return "", fmt.Errorf("show the figures: %w", err)
+	}
+	text, err := r.InReadme(string(b))
+	if err != nil {
+		return "", fmt.Errorf("show the figures in %s: %w", readme, err)
+	}
+	return text, nil
 }
