@@ -148,7 +148,12 @@ func TestHeldWithoutHeaders(t *testing.T) {
 					t.Fatal("nothing is held back within 20 s")
 				}
 			}
-			for end := time.Now().Add(20 * time.Second); d.woken.Load() == 0; time.Sleep(50 * time.Microsecond) {
+			queued := func() int32 { // each of which wakes the loop as well
+				d.port.mu.Lock()
+				defer d.port.mu.Unlock()
+				return int32(len(d.port.queue))
+			}
+			for end := time.Now().Add(20 * time.Second); d.woken.Load() <= queued(); time.Sleep(50 * time.Microsecond) {
 				if time.Now().After(end) {
 					t.Fatal("the loop does not learn that something is held back")
 				}
