@@ -112,14 +112,20 @@ func (d *dialogue) read() {
 	d.got = append(d.got, b.Bytes()...)
 }
 
-// A connection whose peer takes its time to close is a record in TIME-WAIT like any
-// other, and one that knows what came last.
-func TestTimeWaitOfASlowPeer(t *testing.T) {
-	d := accepted(t)
+// leave has the host close the connection, which goes as far as our FIN.
+func (d *dialogue) leave() {
+	d.t.Helper()
 	d.s.Leave(d.ep)
 	d.ep.Close()
 	d.answer(func(h header.TCP) bool { return h.Flags()&fin != 0 })
 	d.sequence++
+}
+
+// A connection whose peer takes its time to close is a record in TIME-WAIT like any
+// other, and one that knows what came last.
+func TestTimeWaitOfASlowPeer(t *testing.T) {
+	d := accepted(t)
+	d.leave()
 	d.port.Deliver(d.frame(ack, peerNext, nil))
 	ep := d.ep.(*tcp.Endpoint)
 	d.until("the FIN is acknowledged", func() bool { return ep.EndpointState() == tcp.StateFinWait2 })
@@ -146,10 +152,7 @@ func TestTimeWaitOfASlowPeer(t *testing.T) {
 // recognised, must not be taken for another one that comes to it.
 func TestTimeWaitIsNotTakenForAnothers(t *testing.T) {
 	d := accepted(t)
-	d.s.Leave(d.ep)
-	d.ep.Close()
-	d.answer(func(h header.TCP) bool { return h.Flags()&fin != 0 })
-	d.sequence++
+	d.leave()
 	fs := d.s.flows
 	fs.mu.Lock()
 	fl := fs.table[waitingOne]
