@@ -39,8 +39,8 @@ func (r *Report) summary() string {
 		}
 		c := r.Rows[i]
 		k, o := c.Kernel, c.Offload
-		fmt.Fprintf(&b, "| %s | %s | %.3g (%.0f %%) | %.3g (%.0f %%) | %.1f | %.3g | %.0f, %.0f | %.0f, %.0f |\n", row.what, c.rates(),
-			k.HostCPU, 100*k.Spread, o.HostCPU, 100*o.Spread, c.Ratio, o.DPUCPU, k.P50, o.P50, k.P99, o.P99)
+		fmt.Fprintf(&b, "| %s | %s | %s (%.0f %%) | %s (%.0f %%) | %.1f | %s | %.0f, %.0f | %.0f, %.0f |\n", row.what, c.rates(),
+			digits(k.HostCPU), 100*k.Spread, digits(o.HostCPU), 100*o.Spread, c.Ratio, digits(o.DPUCPU), k.P50, o.P50, k.P99, o.P99)
 	}
 	if r.Ceiling != nil && r.Proxy != nil {
 		fmt.Fprintf(&b, "\nWith a DPU that answers at once (`pno bench ceiling`), nginx and its side of the offload take %.2f µs a request, "+
@@ -73,6 +73,14 @@ func (c *Comparison) rates() string {
 		return thousands(o)
 	}
 	return thousands(k) + ", " + thousands(o)
+}
+
+// digits writes a figure's three digits that count, 1.64 or 1,240.
+func digits(f float64) string {
+	if f >= 999.5 {
+		return thousands(f)
+	}
+	return fmt.Sprintf("%.3g", f)
 }
 
 // thousands writes a number of three digits that count: 63,200.
